@@ -1,0 +1,1 @@
+"""ganc: make trained GANs small and fast."""
