@@ -1,0 +1,47 @@
+"""What every reader of a foreign checkpoint gives back, and the table of readers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ganc.models.network import Network
+
+
+@dataclass
+class Conversion:
+    """The networks of a foreign checkpoint, and what had to be inferred to build them.
+
+    Attributes:
+        networks: By their name in ``Model`` ("generator", "discriminator", …).
+        inferred: What the file does not say but its tensors show, for the user to check.
+        settings: More for the provenance (a licence note, a training step).
+    """
+
+    networks: dict[str, Network]
+    inferred: dict[str, Any]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+class Reader(NamedTuple):
+    """How one foreign layout is recognised and converted.
+
+    Attributes:
+        architecture: The family it holds.
+        recognises: Whether an unpickled tree of plain containers and tensors is this layout.
+        convert: The conversion; raises CheckpointError at the first key that does not fit.
+    """
+
+    architecture: str
+    recognises: Callable[[Any], bool]
+    convert: Callable[[Any], Conversion]
+
+
+def is_state_dict(tree: Any) -> bool:
+    """Whether ``tree`` maps names to tensors and nothing else."""
+    return (
+        isinstance(tree, Mapping)
+        and bool(tree)
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in tree.items())
+    )

@@ -1,0 +1,184 @@
+"""The header of a ganc checkpoint: everything but the weights, read without torch.
+
+A ganc checkpoint is a safetensors file: eight bytes of length, a JSON table of tensors with a
+``__metadata__`` object of strings, the tensors' bytes. ``docs/checkpoints.md`` has the format.
+"""
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ganc.errors import CheckpointError
+
+FORMAT = 1
+"""Version of the layout below; a file of a later one is refused."""
+
+_MAX_HEADER_BYTES = 100 * 2**20
+_DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+
+TensorTable = dict[str, tuple[str, tuple[int, ...]]]
+"""Tensor name → (safetensors dtype name, shape)."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a checkpoint says about itself.
+
+    Attributes:
+        architecture: Public name of the family.
+        config: What rebuilds the networks (``Model.config``).
+        provenance: One object per step that led here.
+        params, macs: Of the generator (of the discriminator where it is alone).
+        content_hash: ``Model.content_hash`` when the file was saved.
+        tensors: The table of tensors.
+    """
+
+    architecture: str
+    config: dict[str, Any]
+    provenance: list[dict[str, Any]]
+    params: int
+    macs: int
+    content_hash: str
+    tensors: TensorTable
+
+    @property
+    def resolution(self) -> int | None:
+        """Height and width of the images, where the config fixes one."""
+        for config in network_configs(self.config).values():
+            if "img_resolution" in config:
+                return int(config["img_resolution"])
+        return None
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Group name → number of channels, over all networks of the file."""
+        return {
+            ("" if network == "generator" else f"{network}.") + group: width
+            for network, config in network_configs(self.config).items()
+            for group, width in config.get("widths", {}).items()
+        }
+
+
+def network_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Split a model's config into one per network: "generator", "discriminator", …"""
+    others = {
+        name: value["config"]
+        for name, value in config.items()
+        if name in ("discriminator", "generator_b", "discriminator_b")
+    }
+    own = {name: value for name, value in config.items() if name not in others}
+    return ({"generator": own} if own else {}) | others
+
+
+def metadata(header: Header, version: str) -> dict[str, str]:
+    """Return the ``__metadata__`` of a file with this header.
+
+    ``header_sha256`` covers the table of tensors and all other entries, so that damage to the
+    header is found without reading the weights.
+    """
+    entries = {
+        "ganc_format": str(FORMAT),
+        "ganc_version": version,
+        "architecture": header.architecture,
+        "config": json.dumps(header.config),
+        "provenance": json.dumps(header.provenance),
+        "params": str(header.params),
+        "macs": str(header.macs),
+        "content_hash": header.content_hash,
+    }
+    return {**entries, "header_sha256": _checksum(entries, header.tensors)}
+
+
+def _checksum(entries: Mapping[str, str], tensors: TensorTable) -> str:
+    table = {name: [dtype, list(shape)] for name, (dtype, shape) in tensors.items()}
+    content = {key: value for key, value in entries.items() if key != "header_sha256"}
+    return hashlib.sha256(json.dumps([content, table], sort_keys=True).encode()).hexdigest()
+
+
+def read_header(path: Path) -> Header:
+    """Read a ganc checkpoint's header; the weights are not touched.
+
+    Raises:
+        CheckpointError: The file cannot be read, is truncated or damaged, is another program's
+            safetensors file, or was written in a later format.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
+            text = file.read(length) if 0 <= length <= min(size, _MAX_HEADER_BYTES) else b""
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not text.startswith(b"{"):
+        raise CheckpointError(f"{path} is not a safetensors file", "check what the file is")
+    return parse_header(text, size - 8 - length, str(path))
+
+
+def parse_header(text: bytes, data_bytes: int, where: str) -> Header:
+    """Check and interpret a header.
+
+    Args:
+        text: The JSON.
+        data_bytes: Bytes that follow it in the file.
+        where: The file, as error messages name it.
+    Raises:
+        CheckpointError: See ``read_header``.
+    """
+    try:
+        table = json.loads(text)
+        entries = table.pop("__metadata__", {})
+        tensors = {name: (row["dtype"], tuple(row["shape"])) for name, row in table.items()}
+        end = max((row["data_offsets"][1] for row in table.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise damaged(where, "its header is not valid") from error
+    if end != data_bytes:
+        raise damaged(where, f"it holds {data_bytes} bytes of weights, its header says {end}")
+    if "ganc_format" not in entries:
+        raise CheckpointError(
+            f"{where} is a safetensors file without ganc metadata",
+            "import the original checkpoint instead: ganc import SRC -o OUT",
+        )
+    _check_format(entries, where)
+    if entries.get("header_sha256") != _checksum(entries, tensors):
+        raise damaged(where, "its header does not match its checksum")
+    _check_sizes(tensors, data_bytes, where)
+    return Header(
+        architecture=entries["architecture"],
+        config=json.loads(entries["config"]),
+        provenance=json.loads(entries["provenance"]),
+        params=int(entries["params"]),
+        macs=int(entries["macs"]),
+        content_hash=entries["content_hash"],
+        tensors=tensors,
+    )
+
+
+def _check_format(entries: Mapping[str, str], where: str) -> None:
+    version = entries["ganc_format"]
+    if not version.isdecimal():
+        raise damaged(where, f"its format `{version}` is not a number")
+    if int(version) > FORMAT:
+        raise CheckpointError(
+            f"{where} has format {version}, this ganc reads up to {FORMAT}",
+            f"pip install 'ganc>={entries.get('ganc_version', '?')}'",
+        )
+
+
+def _check_sizes(tensors: TensorTable, data_bytes: int, where: str) -> None:
+    try:
+        total = sum(math.prod(shape) * _DTYPE_BYTES[dtype] for dtype, shape in tensors.values())
+    except KeyError as error:
+        raise CheckpointError(f"{where}: tensors of type {error} are not known to ganc") from error
+    if total != data_bytes:
+        raise damaged(where, f"its tensors need {total} bytes, the file holds {data_bytes}")
+
+
+def damaged(where: str, finding: str) -> CheckpointError:
+    """Say that a file is damaged, and how."""
+    return CheckpointError(f"{where} is damaged: {finding}", "copy or download the file again")

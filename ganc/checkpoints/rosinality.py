@@ -1,0 +1,246 @@
+"""Reader for StyleGAN2 checkpoints in the layout of rosinality/stylegan2-pytorch.
+
+Takes what its training saves (g, d, g_ema, optimisers, arguments), what its converter writes
+(g_ema, latent_avg), and generators pruned by code that keeps its names. Up-convolution kernels are
+stored the same way round as ours; noise maps and modulated weights have extra leading dimensions.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganc import seeds
+from ganc.checkpoints.foreign import Conversion, is_state_dict
+from ganc.errors import CheckpointError
+from ganc.models import stylegan2, stylegan2_discriminator
+from ganc.models.model import build_network
+
+W_AVG_SAMPLES = 10_000
+# The layout's training fixes the mapping network's learning-rate multiplier; no file records it.
+LR_MULTIPLIER = 0.01
+
+_Names = list[tuple[str, Callable[[re.Match[str]], str]]]
+
+
+def recognises(tree: Any) -> bool:
+    """Whether a tree is this layout: a dict of its networks, or one network's tensors alone."""
+    return any(networks_of(tree))
+
+
+def networks_of(tree: Any) -> tuple[Mapping[str, Tensor] | None, Mapping[str, Tensor] | None]:
+    """Return the generator's (g_ema before g) and the discriminator's tensors, where present."""
+    if not isinstance(tree, Mapping):
+        return None, None
+    candidates = [tree.get("g_ema"), tree.get("g"), tree.get("d"), tree]
+    states = [strip_module(state) for state in candidates if is_state_dict(state)]
+    generator = next((s for s in states if "input.input" in s), None)
+    discriminator = next((s for s in states if "final_linear.1.weight" in s), None)
+    return generator, discriminator
+
+
+def strip_module(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the prefix that data-parallel training puts before every name."""
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def convert(tree: Any) -> Conversion:
+    """Build the networks of a recognised tree.
+
+    Raises:
+        CheckpointError: A tensor's name or shape does not fit; the message names the first.
+    """
+    generator, discriminator = networks_of(tree)
+    result = Conversion({}, {})
+    if generator is not None:
+        _add_generator(result, generator, tree.get("latent_avg"))
+    if discriminator is not None:
+        config, tensors = convert_discriminator(discriminator)
+        result.networks["discriminator"] = build_network(
+            "stylegan2", "discriminator", config, tensors
+        )
+    return result
+
+
+def _add_generator(result: Conversion, state: Mapping[str, Tensor], latent_avg: Any) -> None:
+    config, tensors = convert_generator(state)
+    if isinstance(latent_avg, Tensor):
+        tensors["mapping.w_avg"] = latent_avg.reshape(-1).float()
+    else:
+        tensors["mapping.w_avg"] = mean_w(tensors, config)
+        result.inferred["w_avg"] = f"mean of {W_AVG_SAMPLES} mapped latents, seed 0"
+    result.networks["generator"] = build_network("stylegan2", "generator", config, tensors)
+    result.inferred |= {
+        "img_resolution": config["img_resolution"],
+        "w_dim": config["w_dim"],
+        "mapping_layers": config["mapping_kwargs"]["num_layers"],
+        "lr_multiplier": LR_MULTIPLIER,
+    }
+
+
+def mean_w(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Tensor:
+    """Return the mean of w over the latents of seed 0: [D_w], float32.
+
+    Computed in float64: the checkpoint's content hash includes it and must not depend on the
+    machine's order of summation.
+    """
+    mapping = stylegan2.MappingNetwork(
+        config["z_dim"], config["c_dim"], config["w_dim"], 1, **config["mapping_kwargs"]
+    ).double()
+    own = {k.removeprefix("mapping."): t for k, t in tensors.items() if k.startswith("mapping.")}
+    mapping.load_state_dict({**own, "w_avg": mapping.w_avg})
+    z = seeds.normal(0, "w_avg", range(W_AVG_SAMPLES), (config["z_dim"],)).double()
+    with torch.no_grad():
+        return mapping(z)[:, 0].mean(dim=0).float()
+
+
+def _block(index: int) -> str:
+    """Return the block that convolution ``index`` after the first belongs to, with its layer."""
+    return f"synthesis.b{8 * 2 ** (index // 2)}.conv{index % 2}"
+
+
+_LAYER_PARTS = {
+    "conv.weight": "weight",
+    "conv.modulation.weight": "affine.weight",
+    "conv.modulation.bias": "affine.bias",
+    "noise.weight": "noise_strength",
+    "activate.bias": "bias",
+    "bias": "bias",
+}
+_PARTS = "|".join(map(re.escape, _LAYER_PARTS))
+
+_GENERATOR_NAMES: _Names = [
+    (r"style\.(\d+)\.(weight|bias)", lambda m: f"mapping.fc{int(m[1]) - 1}.{m[2]}"),
+    (r"input\.input", lambda m: "synthesis.b4.const"),
+    (rf"conv1\.({_PARTS})", lambda m: f"synthesis.b4.conv1.{_LAYER_PARTS[m[1]]}"),
+    (rf"convs\.(\d+)\.({_PARTS})", lambda m: f"{_block(int(m[1]))}.{_LAYER_PARTS[m[2]]}"),
+    (rf"to_rgb1\.({_PARTS})", lambda m: f"synthesis.b4.torgb.{_LAYER_PARTS[m[1]]}"),
+    (
+        rf"to_rgbs\.(\d+)\.({_PARTS})",
+        lambda m: f"synthesis.b{8 * 2 ** int(m[1])}.torgb.{_LAYER_PARTS[m[2]]}",
+    ),
+    (r"noises\.noise_0", lambda m: "synthesis.b4.conv1.noise_const"),
+    (r"noises\.noise_(\d+)", lambda m: f"{_block(int(m[1]) - 1)}.noise_const"),
+]  # fmt: skip
+
+
+def _discriminator_names(img_resolution: int) -> _Names:
+    def side(match: re.Match[str]) -> int:
+        return img_resolution >> (int(match[1]) - 1)
+
+    top = f"b{img_resolution}.fromrgb"
+    return [
+        (r"convs\.0\.0\.weight", lambda m: f"{top}.weight"),
+        (r"convs\.0\.1\.bias", lambda m: f"{top}.bias"),
+        (r"convs\.(\d+)\.conv1\.0\.weight", lambda m: f"b{side(m)}.conv0.weight"),
+        (r"convs\.(\d+)\.conv1\.1\.bias", lambda m: f"b{side(m)}.conv0.bias"),
+        (r"convs\.(\d+)\.conv2\.1\.weight", lambda m: f"b{side(m)}.conv1.weight"),
+        (r"convs\.(\d+)\.conv2\.2\.bias", lambda m: f"b{side(m)}.conv1.bias"),
+        (r"convs\.(\d+)\.skip\.1\.weight", lambda m: f"b{side(m)}.skip.weight"),
+        (r"final_conv\.0\.weight", lambda m: "b4.conv.weight"),
+        (r"final_conv\.1\.bias", lambda m: "b4.conv.bias"),
+        (r"final_linear\.0\.(weight|bias)", lambda m: f"b4.fc.{m[1]}"),
+        (r"final_linear\.1\.(weight|bias)", lambda m: f"b4.out.{m[1]}"),
+    ]
+
+
+def _rename(state: Mapping[str, Tensor], names: _Names, what: str) -> dict[str, Tensor]:
+    """Translate every name; FIR kernels go into the config instead."""
+    renamed = {}
+    for name, tensor in state.items():
+        if name.endswith(".kernel"):
+            continue
+        for pattern, translate in names:
+            if match := re.fullmatch(pattern, name):
+                renamed[translate(match)] = tensor.float()
+                break
+        else:
+            raise CheckpointError(f"{what}: {name} does not fit rosinality's StyleGAN2 layout")
+    return renamed
+
+
+def _drop_leading(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name, tensor in tensors.items():
+        if name.endswith(("conv0.weight", "conv1.weight", "torgb.weight", "b4.const")):
+            tensors[name] = tensor[0]
+        elif name.endswith("noise_const"):
+            tensors[name] = tensor[0, 0]
+        elif name.endswith(("noise_strength", "torgb.bias")):
+            tensors[name] = tensor.reshape([] if name.endswith("strength") else [-1])
+    return tensors
+
+
+def convert_generator(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return config and tensors of our generator, ``mapping.w_avg`` left out.
+
+    Raises:
+        CheckpointError: A name or size does not fit.
+    """
+    tensors = _drop_leading(_rename(state, _GENERATOR_NAMES, "generator"))
+    num_convs = sum(name.endswith(".noise_strength") for name in tensors)
+    num_layers = sum(re.fullmatch(r"mapping\.fc\d+\.weight", name) is not None for name in tensors)
+    img_resolution = 4 * 2 ** (num_convs // 2)
+    try:
+        names = stylegan2.generator_group_names(img_resolution)
+        widths = {
+            name: len(tensors[f"synthesis.{name}" + ("" if name.endswith("const") else ".bias")])
+            for name in names
+        }
+        config = {
+            "z_dim": tensors["mapping.fc0.weight"].shape[1],
+            "c_dim": 0,
+            "w_dim": tensors["mapping.fc0.weight"].shape[0],
+            "img_resolution": img_resolution,
+            "img_channels": len(tensors["synthesis.b4.torgb.bias"]),
+            "mapping_kwargs": {"num_layers": num_layers, "lr_multiplier": LR_MULTIPLIER},
+            "widths": widths,
+            "resample_filter": fir_taps(state),
+            "conv_clamp": None,
+        }
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"generator: its layers do not fit StyleGAN2: {error}") from error
+    return config, tensors
+
+
+def convert_discriminator(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return config and tensors of our discriminator.
+
+    Raises:
+        CheckpointError: A name or size does not fit.
+    """
+    num_blocks = sum(re.fullmatch(r"convs\.\d+\.skip\.1\.weight", name) is not None for name in state)
+    img_resolution = 4 * 2**num_blocks
+    tensors = _rename(state, _discriminator_names(img_resolution), "discriminator")
+    try:
+        names = list(stylegan2_discriminator.group_resolutions(img_resolution))
+        config = {
+            "c_dim": 0,
+            "img_resolution": img_resolution,
+            "img_channels": tensors[f"b{img_resolution}.fromrgb.weight"].shape[1],
+            "widths": {name: len(tensors[f"{name}.bias"]) for name in names},
+            "resample_filter": fir_taps(state),
+        }
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"discriminator: its layers do not fit StyleGAN2: {error}") from error
+    return config, tensors
+
+
+def fir_taps(state: Mapping[str, Tensor]) -> list[float]:
+    """Return the taps of the blur kernel that the file stores many times; [1, 3, 3, 1] as such.
+
+    Raises:
+        CheckpointError: The file mixes kernels, or holds one that is not separable.
+    """
+    kernels = [tensor / tensor.sum() for name, tensor in state.items() if name.endswith(".kernel")]
+    if not kernels:
+        return list(stylegan2.RESAMPLE_FILTER)
+    taps = kernels[0].sum(dim=0)
+    for kernel in kernels:
+        if kernel.shape != kernels[0].shape or not torch.allclose(kernel, taps.outer(taps)):
+            raise CheckpointError("its blur kernels differ, or are not separable")
+    usual = torch.tensor(stylegan2.RESAMPLE_FILTER, dtype=taps.dtype)
+    if taps.shape == usual.shape and torch.allclose(taps, usual / usual.sum()):
+        return list(stylegan2.RESAMPLE_FILTER)
+    return taps.tolist()

@@ -1,0 +1,159 @@
+"""Loading and saving checkpoints: ganc's own and everybody else's, recognised from content."""
+
+import argparse
+import hashlib
+import io
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from ganc.checkpoints import native, rosinality
+from ganc.checkpoints.foreign import Conversion, Reader
+from ganc.checkpoints.header import damaged
+from ganc.errors import CheckpointError, unknown_name
+from ganc.files import atomic_write
+from ganc.models.model import ARCHITECTURES, Model
+from ganc.version import __version__
+
+READERS: dict[str, Reader] = {
+    "rosinality": Reader("stylegan2", rosinality.recognises, rosinality.convert),
+}
+
+_ZIP_MAGIC = b"PK\x03\x04"
+# What torch.save wrote before it used zip files: a pickle of this number comes first.
+_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+def load(source: str | Path | BinaryIO, *, architecture: str | None = None) -> Model:
+    """Load a checkpoint: ganc's own format or a foreign one. No code from the file ever runs.
+
+    Args:
+        source: A path, or a binary stream to read to its end.
+        architecture: Overrides the detection of a foreign layout.
+    Returns:
+        The model, all networks in eval mode on the CPU.
+    Raises:
+        CheckpointError: The file cannot be read, is damaged, or is of no known layout.
+        UsageError: ``architecture`` is not known.
+    """
+    where, content = _read(source)
+    if architecture is not None and architecture not in ARCHITECTURES:
+        raise unknown_name("architecture", architecture, ARCHITECTURES)
+    if content[8:9] == b"{":
+        return native.from_bytes(content, where)
+    conversion, layout = _convert(_read_tree(content, where), architecture, where)
+    step = {
+        "command": "import",
+        "layout": layout,
+        "source": Path(where).name,
+        "source_sha256": hashlib.sha256(content).hexdigest(),
+        "inferred": conversion.inferred,
+        **conversion.settings,
+        "ganc": __version__,
+    }
+    return Model(**conversion.networks, provenance=[step])
+
+
+def import_checkpoints(
+    sources: Sequence[str | Path | BinaryIO], *, architecture: str | None = None
+) -> Model:
+    """Load one checkpoint, or join several that hold different networks of one model.
+
+    Raises:
+        CheckpointError: See ``load``; or two files hold the same network.
+    """
+    joined: dict[str, Any] = {}
+    provenance: list[dict[str, Any]] = []
+    for source in sources:
+        model = load(source, architecture=architecture)
+        for name, network in model.networks():
+            if name in joined:
+                raise CheckpointError(
+                    f"{source} holds a {name}, and so does a file before it",
+                    "import them into separate checkpoints",
+                )
+            joined[name] = network
+        provenance += model.provenance
+    return Model(**joined, provenance=provenance)
+
+
+def save(model: Model, path: str | Path | BinaryIO, *, force: bool = False) -> None:
+    """Save a model as one ganc checkpoint, atomically.
+
+    Args:
+        path: Where to, usually ``*.safetensors``; or a binary stream.
+        force: Overwrite a file that exists.
+    Raises:
+        OutputError: The file exists, or cannot be written; nothing is left half-written.
+    """
+    content = native.to_bytes(model)
+    if not isinstance(path, str | Path):
+        path.write(content)
+        return
+    with atomic_write(Path(path), force=force) as temporary:
+        temporary.write_bytes(content)
+
+
+def _read(source: str | Path | BinaryIO) -> tuple[str, bytes]:
+    if not isinstance(source, str | Path):
+        return getattr(source, "name", "the stream"), source.read()
+    path = Path(source)
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, expected a checkpoint file")
+    try:
+        return str(path), path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist", "check the path") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _read_tree(content: bytes, where: str) -> Any:
+    """Unpickle a torch file into plain containers and tensors; refuse every other global."""
+    if content.startswith(_ZIP_MAGIC) or content.startswith(_LEGACY_MAGIC):
+        return _read_torch(content, where)
+    if content[:1] == b"\x80":
+        raise CheckpointError(
+            f"{where} is a Python pickle, not a checkpoint that torch.save wrote",
+            "pickles are never executed; NVIDIA's are not supported yet",
+        )
+    start = "empty" if not content else f"starting with {content[:8]!r}"
+    raise CheckpointError(
+        f"{where} is no checkpoint ({start})", "expected a .safetensors, .pt or .pth file"
+    )
+
+
+def _read_torch(content: bytes, where: str) -> Any:
+    try:
+        # A training checkpoint holds its arguments as a Namespace: plain data, so allowed.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        finding = " ".join(str(error).split())
+        if "Unsupported global" in finding or "GLOBAL" in finding:
+            name = finding.split("GLOBAL ")[-1].split(" ")[0]
+            raise CheckpointError(
+                f"{where} refers to the global {name}, which is not allowed in a checkpoint",
+                "no code from a checkpoint is ever run; save its state_dict instead",
+            ) from error
+        raise damaged(where, finding[:120]) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, OSError,
+            IndexError, AssertionError, OverflowError, MemoryError) as error:  # fmt: skip
+        # torch reports a damaged archive through whichever of these its parser happens to hit.
+        raise damaged(where, str(error).splitlines()[0][:120] if str(error) else "") from error
+
+
+def _convert(tree: Any, architecture: str | None, where: str) -> tuple[Conversion, str]:
+    for layout, reader in READERS.items():
+        if architecture in (None, reader.architecture) and reader.recognises(tree):
+            try:
+                return reader.convert(tree), layout
+            except CheckpointError as error:
+                raise CheckpointError(f"{where}: {error}", error.hint) from error
+    keys = ", ".join(sorted(map(str, tree))[:4]) if isinstance(tree, dict) else type(tree).__name__
+    raise CheckpointError(
+        f"{where} is of no known layout (it holds {keys})", f"known: {', '.join(READERS)}"
+    )

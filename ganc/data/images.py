@@ -1,0 +1,152 @@
+"""One image file → one uint8 tensor, and uint8 ↔ the range [-1, 1] that the networks see.
+
+What happens to each kind of image (docs/data.md says the same to the user):
+
+- The first frame of PNG, JPEG, WebP, BMP and TIFF is decoded completely; nothing else is tried.
+- The EXIF orientation is applied, colour profiles and gamma are not.
+- 16-bit grey samples are scaled to 8 bits, v·255/65535 rounded. 16-bit colour keeps its high byte
+  (all that Pillow offers), at most one level away from that. 32-bit samples have no known range
+  and are refused.
+- Three channels: RGB; grey is repeated, CMYK and YCbCr are converted. One channel: ITU-R 601 luma.
+- Transparency is composited onto white for one and three channels; four channels keep it as it is,
+  not premultiplied, and an opaque image gets alpha 255.
+- Another size than the set's is refused, or, with ``resize``, scaled with an antialiased Lanczos
+  filter. Nothing is ever cropped; a rectangle is refused either way.
+"""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ganc.errors import DataError, UsageError
+
+CHANNELS = (1, 3, 4)
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+# An explicit list: Pillow also knows formats that start other programs (EPS → Ghostscript).
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+
+
+class BrokenImageError(DataError):
+    """An image whose bytes are damaged: training skips a few of them, evaluation none."""
+
+
+def to_float(images: torch.Tensor) -> torch.Tensor:
+    """Map uint8 to the nominal range [-1, 1].
+
+    Args:
+        images: uint8, any shape.
+    Returns:
+        float32, the same shape and device, x/127.5 - 1.
+    """
+    return images.to(torch.float32) / 127.5 - 1
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Map the nominal range [-1, 1] to uint8, rounding and clamping as StyleGAN does.
+
+    Args:
+        images: Floating point, any shape.
+    Returns:
+        uint8, the same shape and device. Guarantees: ``to_uint8(to_float(x)) == x``.
+    """
+    return (images.to(torch.float32) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+
+
+def decode_image(
+    data: bytes,
+    where: str,
+    *,
+    channels: int,
+    resolution: int | None = None,
+    resize: bool = False,
+) -> torch.Tensor:
+    """Decode one image file completely, by the rules at the top of this module.
+
+    Args:
+        data: The whole file.
+        where: What errors call it: a path, with the zip's name in front for a member.
+        channels: 1 (grey), 3 (RGB) or 4 (RGBA).
+        resolution: Height and width that the image must have; None takes any size.
+        resize: Scale a square image of another size to ``resolution`` instead of refusing it.
+    Returns:
+        [channels, H, W], uint8.
+    Raises:
+        BrokenImageError: The bytes are damaged or of no known format.
+        DataError: The image is sound but its size or sample format is not allowed.
+    """
+    if channels not in CHANNELS:
+        raise UsageError(f"channels is {channels}, allowed are 1, 3 and 4")
+    image = _upright(data, where)
+    image = _with_channels(_to_8bit(image, where), channels)
+    if resolution is not None and image.size != (resolution, resolution):
+        image = _scaled(image, where, resolution, resize)
+    return _to_tensor(image)
+
+
+def _upright(data: bytes, where: str) -> Image.Image:
+    """Decode every pixel and apply the EXIF orientation."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            image.verify()  # PNG checksums, which decoding alone does not look at
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except UnidentifiedImageError as error:
+        raise _broken(where, "not a PNG, JPEG, WebP, BMP or TIFF image") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # on damaged bytes Pillow's decoders raise errors of any class
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _broken(where, reason) from error
+
+
+def _broken(where: str, reason: str) -> BrokenImageError:
+    return BrokenImageError(
+        f"{where}: broken image ({reason})", "replace the file or remove it from the set"
+    )
+
+
+def _to_8bit(image: Image.Image, where: str) -> Image.Image:
+    """Bring 16-bit grey down to 8 bits; refuse samples whose range nobody knows."""
+    if image.mode.startswith("I;16"):
+        samples = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((samples + 128) // 257).astype(np.uint8))  # 65535 = 257 * 255
+    if image.mode not in _MODES:
+        raise DataError(
+            f"{where}: pixel format `{image.mode}` has no known range, "
+            "allowed are 8 and 16 bits a sample",
+            "save the image as an 8-bit PNG",
+        )
+    return image
+
+
+def _with_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Convert to L, RGB or RGBA; transparency goes onto white unless it is kept."""
+    if channels == 4:
+        return image.convert("RGBA")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB" if channels == 3 else "L")
+
+
+def _scaled(image: Image.Image, where: str, resolution: int, resize: bool) -> Image.Image:
+    """Scale a square to the set's size, or say why not."""
+    width, height = image.size
+    found = f"{where}: size {width}x{height}, allowed is {resolution}x{resolution}"
+    if width != height:
+        raise DataError(found, "crop or pad it to a square first; images are never cropped here")
+    if not resize:
+        raise DataError(found, f"--resize scales every image to {resolution}x{resolution}")
+    return image.resize((resolution, resolution), Image.Resampling.LANCZOS)
+
+
+def _to_tensor(image: Image.Image) -> torch.Tensor:
+    pixels = np.array(image)  # a copy: Pillow's own buffer is read-only
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # [C, H, W]

@@ -1,0 +1,93 @@
+"""Writing files so that a reader never meets half of one."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ganc.errors import InputError, OutputError
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Refuse an output that exists, or whose folder does not; call it before the slow part.
+
+    Raises:
+        OutputError: ``path`` exists and ``force`` is off, is a folder, or has no parent folder.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder, expected a file name", "name a file inside it")
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists already", "pass --force to overwrite it")
+    if not path.parent.is_dir():
+        raise OutputError(f"folder {path.parent} does not exist", f"mkdir -p {path.parent}")
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary file beside ``path``; move it into place when the body succeeds.
+
+    The file is fsynced before the rename, so after a crash ``path`` holds the old content or the
+    new, never a part. When the body fails the temporary file is gone and ``path`` is untouched.
+
+    Raises:
+        OutputError: ``path`` may not be written (see ``check_output``), or the disk is full.
+    """
+    check_output(path, force=force)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(descriptor)
+    except OSError as error:
+        raise write_error(path, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        _finish(temporary, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _finish(temporary: Path, path: Path) -> None:
+    # mkstemp makes files private; the result gets the permissions any new file would have.
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside ``folder`` durable, where the platform can open folders."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_error(path: Path, error: OSError) -> OutputError:
+    """Say why ``path`` could not be written, and what helps."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(
+            f"{path}: no space left on the device, nothing was written", "free some space"
+        )
+    return OutputError(
+        f"{path} cannot be written: {error.strerror or error}", "check its permissions"
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error

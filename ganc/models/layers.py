@@ -1,0 +1,136 @@
+"""Layers that several StyleGAN families share.
+
+Source: Karras et al. 2018, Section 4.1 (equalised learning rate); Karras et al. 2019, Section 2
+(mapping network). Weights are stored without their gain, which is applied at run time.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ganc.errors import ShapeError
+from ganc.ops.bias_act import bias_act
+
+
+def shape_of(x: Tensor | None) -> str:
+    """Return the shape as an error message shows it."""
+    return "None" if x is None else str(list(x.shape))
+
+
+def normalize_2nd_moment(x: Tensor) -> Tensor:
+    """Scale each row of [N, D] to unit mean square."""
+    return x * (x.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+class FullyConnectedLayer(nn.Module):
+    """Linear layer with equalised learning rate: [N, D_in] → [N, D_out].
+
+    Args:
+        in_features, out_features: Sizes.
+        act: Activation applied to the result.
+        lr_multiplier: Relative learning rate; stored weights are 1 / lr_multiplier larger.
+        bias_init: Initial bias as it acts (styles start at 1).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        act: str = "linear",
+        lr_multiplier: float = 1.0,
+        bias_init: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.act = act
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((out_features,), bias_init / lr_multiplier))
+        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.to(x.dtype) * self.weight_gain
+        bias = self.bias.to(x.dtype) * self.bias_gain
+        if self.act == "linear":
+            return torch.addmm(bias, x, weight.t())
+        return bias_act(x @ weight.t(), bias, act=self.act)
+
+
+class MappingNetwork(nn.Module):
+    """Map latents and labels to w.
+
+    Args:
+        z_dim: Size of z; 0 maps labels alone (the conditional discriminator's head).
+        c_dim: Size of the label; 0 for none.
+        w_dim: Size of w.
+        num_ws: Copies of w that the synthesis network reads; None returns w itself.
+        num_layers: Fully connected layers.
+        lr_multiplier: Relative learning rate of all of them.
+    """
+
+    w_avg: Tensor
+
+    def __init__(
+        self,
+        z_dim: int,
+        c_dim: int,
+        w_dim: int,
+        num_ws: int | None,
+        *,
+        num_layers: int = 8,
+        lr_multiplier: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.z_dim, self.c_dim, self.num_ws, self.num_layers = z_dim, c_dim, num_ws, num_layers
+        embed_dim = w_dim if c_dim else 0
+        if c_dim:
+            self.embed = FullyConnectedLayer(c_dim, embed_dim)
+        sizes = [z_dim + embed_dim] + [w_dim] * num_layers
+        for i, (before, after) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            layer = FullyConnectedLayer(before, after, act="lrelu", lr_multiplier=lr_multiplier)
+            self.add_module(f"fc{i}", layer)
+        if num_ws is not None:
+            self.register_buffer("w_avg", torch.zeros(w_dim))
+
+    def forward(
+        self,
+        z: Tensor | None,
+        c: Tensor | None = None,
+        *,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+    ) -> Tensor:
+        """Return ws [N, num_ws, D_w] (or w [N, D_w] where ``num_ws`` is None).
+
+        Args:
+            z: [N, D_z].
+            c: [N, D_c], or None for an unconditional network.
+            truncation_psi: 1 changes nothing, 0 gives ``w_avg``.
+            truncation_cutoff: Number of leading ws that are truncated; None for all.
+        Raises:
+            ShapeError: z or c is missing or of another size.
+        """
+        w = self._inputs(z, c)
+        for i in range(self.num_layers):
+            w = self.get_submodule(f"fc{i}")(w)
+        if self.num_ws is None:
+            return w
+        ws = w[:, None].expand(-1, self.num_ws, -1)
+        if truncation_psi == 1:
+            return ws
+        cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
+        head = torch.lerp(self.w_avg.to(ws), ws[:, :cutoff], truncation_psi)
+        return torch.cat([head, ws[:, cutoff:]], dim=1)
+
+    def _inputs(self, z: Tensor | None, c: Tensor | None) -> Tensor:
+        parts = []
+        if self.z_dim:
+            if z is None or z.ndim != 2 or z.shape[1] != self.z_dim:
+                raise ShapeError(f"z must be [N, {self.z_dim}], got {shape_of(z)}")
+            parts.append(normalize_2nd_moment(z))
+        if self.c_dim:
+            if c is None or c.ndim != 2 or c.shape[1] != self.c_dim:
+                raise ShapeError(f"c must be [N, {self.c_dim}], got {shape_of(c)}")
+            parts.append(normalize_2nd_moment(self.embed(c)))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]

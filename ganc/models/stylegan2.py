@@ -1,0 +1,440 @@
+"""StyleGAN2 generator with output skips.
+
+Source: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN"; tensor names
+are those of NVIDIA's PyTorch release. Weights are stored without their equalised-learning-rate
+gain, which is applied at run time.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ganc.errors import ShapeError, UsageError, unknown_name
+from ganc.groups import ChannelGroup, Slice
+from ganc.models.layers import FullyConnectedLayer, MappingNetwork, shape_of
+from ganc.models.network import LatentGenerator
+from ganc.ops.bias_act import bias_act
+from ganc.ops.modulated_conv2d import modulated_conv2d
+from ganc.ops.upfirdn2d import setup_filter, upsample2d
+
+NOISE_MODES = ("random", "const", "none")
+RESAMPLE_FILTER = (1, 3, 3, 1)
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated 3x3 convolution, noise, bias, leaky ReLU: [N, C_in, H, W] → [N, C_out, H·up, W·up].
+
+    Args:
+        in_channels, out_channels, w_dim: Sizes.
+        resolution: Height and width of the result.
+        up: 2 in the first layer of a block.
+        resample_filter: FIR taps of the upsampling.
+        conv_clamp: Limit of the absolute activation, None for none.
+    """
+
+    resample_filter: Tensor
+    noise_const: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        w_dim: int,
+        resolution: int,
+        *,
+        up: int,
+        resample_filter: Sequence[float],
+        conv_clamp: float | None,
+    ) -> None:
+        super().__init__()
+        self.resolution, self.up, self.conv_clamp = resolution, up, conv_clamp
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, 3, 3))
+        self.register_buffer("resample_filter", setup_filter(resample_filter), persistent=False)
+        self.register_buffer("noise_const", torch.randn(resolution, resolution))
+        self.noise_strength = nn.Parameter(torch.zeros([]))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, noise_mode: str) -> Tensor:
+        styles = self.affine(w)
+        x = modulated_conv2d(
+            x, self.weight, styles, up=self.up, resample_filter=self.resample_filter
+        )
+        noise = self._noise(x, noise, noise_mode)
+        if noise is not None:
+            x = x + (noise * self.noise_strength).to(x.dtype)
+        return bias_act(x, self.bias.to(x.dtype), act="lrelu", clamp=self.conv_clamp)
+
+    def _noise(self, x: Tensor, noise: Tensor | None, noise_mode: str) -> Tensor | None:
+        if noise is not None:
+            if noise.shape[1:] != (1, self.resolution, self.resolution):
+                raise ShapeError(
+                    f"noise must be [N, 1, {self.resolution}, {self.resolution}],"
+                    f" got {list(noise.shape)}"
+                )
+            return noise
+        if noise_mode == "random":
+            return torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device)
+        return self.noise_const if noise_mode == "const" else None
+
+
+class ToRGBLayer(nn.Module):
+    """Modulated 1x1 convolution to the image, without demodulation: [N, C, R, R] → [N, 3, R, R]."""
+
+    def __init__(
+        self, in_channels: int, img_channels: int, w_dim: int, *, conv_clamp: float | None
+    ) -> None:
+        super().__init__()
+        self.conv_clamp = conv_clamp
+        self.affine = FullyConnectedLayer(w_dim, in_channels, bias_init=1.0)
+        self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
+        self.bias = nn.Parameter(torch.zeros(img_channels))
+        self.weight_gain = 1 / math.sqrt(in_channels)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        styles = self.affine(w) * self.weight_gain
+        x = modulated_conv2d(x, self.weight, styles, demodulate=False)
+        return bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
+
+
+class SynthesisBlock(nn.Module):
+    """The layers of one resolution: [N, C_in, R/2, R/2] → [N, C_out, R, R], and the image so far.
+
+    Args:
+        widths: Channels of "const", "conv0", "conv1" at this block, as far as it has them.
+        in_channels: Channels of the block before; 0 in the first.
+        resolution: Height and width of the result.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        widths: Mapping[str, int],
+        w_dim: int,
+        resolution: int,
+        img_channels: int,
+        *,
+        resample_filter: Sequence[float],
+        conv_clamp: float | None,
+    ) -> None:
+        super().__init__()
+        layer = {"resample_filter": resample_filter, "conv_clamp": conv_clamp}
+        self.is_first = in_channels == 0
+        self.num_convs = 1 if self.is_first else 2
+        if self.is_first:
+            in_channels = widths["const"]
+            self.const = nn.Parameter(torch.randn(in_channels, resolution, resolution))
+        else:
+            self.conv0 = SynthesisLayer(
+                in_channels, widths["conv0"], w_dim, resolution, up=2, **layer
+            )
+            in_channels = widths["conv0"]
+        self.conv1 = SynthesisLayer(in_channels, widths["conv1"], w_dim, resolution, up=1, **layer)
+        self.torgb = ToRGBLayer(widths["conv1"], img_channels, w_dim, conv_clamp=conv_clamp)
+        self.register_buffer("resample_filter", setup_filter(resample_filter), persistent=False)
+
+    def forward(
+        self,
+        x: Tensor | None,
+        img: Tensor | None,
+        ws: Sequence[Tensor],
+        noise: Sequence[Tensor | None],
+        noise_mode: str,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the block.
+
+        Args:
+            x: Features of the block before, None in the first.
+            img: Image so far [N, img_channels, R/2, R/2], None in the first.
+            ws: One w [N, D_w] per convolution, then torgb's.
+            noise: One map [N, 1, R, R] or None per convolution.
+        """
+        if x is None:
+            x = self.const[None].expand(ws[0].shape[0], -1, -1, -1)
+            x = self.conv1(x, ws[0], noise[0], noise_mode)
+        else:
+            x = self.conv0(x, ws[0], noise[0], noise_mode)
+            x = self.conv1(x, ws[1], noise[1], noise_mode)
+        rgb = self.torgb(x, ws[-1]).float()
+        return x, rgb if img is None else upsample2d(img, self.resample_filter) + rgb
+
+
+class SynthesisNetwork(nn.Module):
+    """Turn ws into an image: [N, num_ws, D_w] → [N, img_channels, R, R], nominal range [-1, 1]."""
+
+    def __init__(
+        self,
+        w_dim: int,
+        img_resolution: int,
+        img_channels: int,
+        widths: Mapping[str, int],
+        *,
+        resample_filter: Sequence[float],
+        conv_clamp: float | None,
+    ) -> None:
+        super().__init__()
+        self.w_dim, self.img_resolution = w_dim, img_resolution
+        self.resolutions = block_resolutions(img_resolution)
+        self.num_ws = 2 * len(self.resolutions)
+        in_channels = 0
+        for resolution in self.resolutions:
+            prefix = f"b{resolution}."
+            own = {k.removeprefix(prefix): n for k, n in widths.items() if k.startswith(prefix)}
+            block = SynthesisBlock(
+                in_channels, own, w_dim, resolution, img_channels,
+                resample_filter=resample_filter, conv_clamp=conv_clamp,
+            )  # fmt: skip
+            self.add_module(f"b{resolution}", block)
+            in_channels = own["conv1"]
+
+    def blocks(self) -> list[tuple[str, SynthesisBlock]]:
+        """Return (name, block) from 4 px up."""
+        blocks = ((f"b{r}", self.get_submodule(f"b{r}")) for r in self.resolutions)
+        return [(name, block) for name, block in blocks if isinstance(block, SynthesisBlock)]
+
+    def noise_shapes(self) -> list[tuple[int, ...]]:
+        """Return one sample's noise map per layer: (1, R, R)."""
+        return [
+            (1, resolution, resolution)
+            for resolution in self.resolutions
+            for _ in range(1 if resolution == 4 else 2)
+        ]
+
+    def forward(
+        self, ws: Tensor, *, noise_mode: str = "const", noise: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Run all blocks.
+
+        Args:
+            ws: [N, num_ws, D_w]; a block's torgb shares the w of the next block's first layer.
+            noise_mode: "const" (stored), "random" (the global generator) or "none".
+            noise: Explicit maps [N, 1, R, R] in layer order; overrides ``noise_mode``.
+        Raises:
+            ShapeError: ws or noise is of another size.
+            UsageError: noise_mode is not known.
+        """
+        return self.run(ws, noise_mode=noise_mode, noise=noise)[0]
+
+    def run(
+        self, ws: Tensor, *, noise_mode: str = "const", noise: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run all blocks; return the image and each block's features [N, C, R, R]."""
+        maps = self._check(ws, noise_mode, noise)
+        w = ws.unbind(dim=1)
+        x: Tensor | None = None
+        img: Tensor | None = None
+        features: list[Tensor] = []
+        at = 0
+        for _, block in self.blocks():
+            n = block.num_convs
+            x, img = block(x, img, w[at : at + n + 1], maps[at : at + n], noise_mode)
+            features.append(x)
+            at += n
+        assert img is not None
+        return img, features
+
+    def _check(
+        self, ws: Tensor, noise_mode: str, noise: Sequence[Tensor] | None
+    ) -> Sequence[Tensor | None]:
+        if ws.ndim != 3 or ws.shape[1:] != (self.num_ws, self.w_dim):
+            raise ShapeError(f"ws must be [N, {self.num_ws}, {self.w_dim}], got {shape_of(ws)}")
+        if noise_mode not in NOISE_MODES:
+            raise unknown_name("noise_mode", noise_mode, NOISE_MODES)
+        count = self.num_ws - 1
+        if noise is not None and len(noise) != count:
+            raise ShapeError(f"noise must hold {count} maps, got {len(noise)}")
+        return [None] * count if noise is None else noise
+
+
+class Generator(LatentGenerator):
+    """StyleGAN2 generator: latents and labels to images.
+
+    Args:
+        z_dim, c_dim, w_dim: Sizes of latent, label (0 for none) and w.
+        img_resolution: Height and width, a power of two from 16 to 1024 (8 and 4 work as well).
+        img_channels: 1, 3 or 4.
+        mapping_kwargs: ``num_layers`` and ``lr_multiplier`` of the mapping network.
+        widths: Channels per group; None takes ``min(channel_base / resolution, channel_max)``.
+        channel_base, channel_max: Rule for widths that are not given.
+        resample_filter: FIR taps.
+        conv_clamp: Limit of the absolute activation, None for none.
+    Raises:
+        UsageError: A value is out of range, or ``widths`` misses or invents a group.
+    """
+
+    architecture = "stylegan2"
+
+    def __init__(
+        self,
+        z_dim: int,
+        c_dim: int,
+        w_dim: int,
+        img_resolution: int,
+        img_channels: int,
+        *,
+        mapping_kwargs: Mapping[str, Any] | None = None,
+        widths: Mapping[str, int] | None = None,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        resample_filter: Sequence[float] = RESAMPLE_FILTER,
+        conv_clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        names = generator_group_names(img_resolution)
+        widths = resolve_widths(names, widths, channel_base, channel_max)
+        mapping_kwargs = {"num_layers": 8, "lr_multiplier": 0.01, **(mapping_kwargs or {})}
+        self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
+        self.img_resolution, self.img_channels = img_resolution, img_channels
+        self.config = {
+            "z_dim": z_dim,
+            "c_dim": c_dim,
+            "w_dim": w_dim,
+            "img_resolution": img_resolution,
+            "img_channels": img_channels,
+            "mapping_kwargs": mapping_kwargs,
+            "widths": widths,
+            "resample_filter": list(resample_filter),
+            "conv_clamp": conv_clamp,
+        }
+        self.synthesis = SynthesisNetwork(
+            w_dim, img_resolution, img_channels, widths,
+            resample_filter=resample_filter, conv_clamp=conv_clamp,
+        )  # fmt: skip
+        self.num_ws = self.synthesis.num_ws
+        self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **mapping_kwargs)
+
+    @property
+    def w_avg(self) -> Tensor:
+        """Mean of w, [D_w]: where truncation leads to. Writable."""
+        return self.mapping.w_avg
+
+    @w_avg.setter
+    def w_avg(self, value: Tensor) -> None:
+        if value.shape != self.mapping.w_avg.shape:
+            raise ShapeError(f"w_avg must be [{self.w_dim}], got {shape_of(value)}")
+        with torch.no_grad():
+            self.mapping.w_avg.copy_(value)
+
+    def noise_shapes(self) -> list[tuple[int, ...]]:
+        return self.synthesis.noise_shapes()
+
+    def forward(
+        self,
+        z: Tensor,
+        c: Tensor | None = None,
+        *,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
+        noise_mode: str = "const",
+        noise: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """Generate images [N, img_channels, R, R], nominal range [-1, 1], not clamped.
+
+        Args:
+            z: [N, D_z], standard normal.
+            c: [N, D_c], or None where ``c_dim`` is 0.
+            truncation_psi, truncation_cutoff: See ``MappingNetwork.forward``.
+            noise_mode, noise: See ``SynthesisNetwork.forward``.
+        """
+        ws = self.mapping(
+            z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff
+        )
+        return self.synthesis(ws, noise_mode=noise_mode, noise=noise)
+
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        widths = self.config["widths"]
+        names = list(widths)
+        made = []
+        for name, after in zip(names, [*names[1:], None], strict=True):
+            consumers = [] if after is None else [f"synthesis.{after}"]
+            if name.endswith("conv1"):
+                consumers.append(f"synthesis.{name.removesuffix('conv1')}torgb")
+            # Importance is read where the main path goes on: the next convolution, at last torgb.
+            main = _modulated_input(consumers[0])
+            slices = [*_produced(f"synthesis.{name}")]
+            for consumer in consumers:
+                slices += [_modulated_input(consumer), *_style_input(consumer)]
+            made.append(ChannelGroup(name, widths[name], tuple(slices), (main,)))
+        return tuple(made)
+
+    def mac_positions(self) -> dict[str, int]:
+        positions = {
+            f"{name}.weight": 1
+            for name, layer in self.named_modules()
+            if isinstance(layer, FullyConnectedLayer)
+        }
+        for name, layer in self.synthesis.named_modules():
+            if isinstance(layer, SynthesisLayer):
+                side = layer.resolution // layer.up  # a transposed convolution: its input
+                positions[f"synthesis.{name}.weight"] = side * side
+        for name, block in self.synthesis.blocks():
+            positions[f"synthesis.{name}.torgb.weight"] = block.conv1.resolution**2
+        return positions
+
+
+def _produced(layer: str) -> tuple[Slice, ...]:
+    if layer.endswith("const"):
+        return (Slice(layer, 0, "out"),)
+    return (Slice(f"{layer}.weight", 0, "out"), Slice(f"{layer}.bias", 0, "out"))
+
+
+def _modulated_input(layer: str) -> Slice:
+    # torgb divides its styles by sqrt(fan-in); the other layers demodulate, which cancels any gain.
+    return Slice(f"{layer}.weight", 1, "in", fan_in_gain=layer.endswith("torgb"))
+
+
+def _style_input(layer: str) -> tuple[Slice, ...]:
+    affine = f"{layer}.affine"
+    return (Slice(f"{affine}.weight", 0, "style"), Slice(f"{affine}.bias", 0, "style"))
+
+
+def block_resolutions(img_resolution: int) -> list[int]:
+    """Return 4, 8, … up to ``img_resolution``.
+
+    Raises:
+        UsageError: It is not a power of two from 4 to 1024.
+    """
+    if img_resolution not in (4, 8, 16, 32, 64, 128, 256, 512, 1024):
+        raise UsageError(
+            f"img_resolution {img_resolution} is not a power of two from 4 to 1024"
+        )
+    return [2**i for i in range(2, img_resolution.bit_length())]
+
+
+def generator_group_names(img_resolution: int) -> list[str]:
+    """Return b4.const, b4.conv1, b8.conv0, b8.conv1, …"""
+    first, *rest = block_resolutions(img_resolution)
+    names = [f"b{first}.const", f"b{first}.conv1"]
+    return names + [f"b{r}.{conv}" for r in rest for conv in ("conv0", "conv1")]
+
+
+def resolve_widths(
+    names: Sequence[str],
+    widths: Mapping[str, int] | None,
+    channel_base: int,
+    channel_max: int,
+    resolution_of: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+    """Return every group's width, from ``widths`` or from the usual rule.
+
+    Raises:
+        UsageError: ``widths`` misses or invents a group, or holds a number below 1.
+    """
+    if widths is None:
+        of = resolution_of or {name: _resolution(name) for name in names}
+        return {name: min(channel_base // of[name], channel_max) for name in names}
+    problems = [f"misses {name}" for name in names if name not in widths]
+    problems += [f"names unknown group {name}" for name in widths if name not in names]
+    problems += [f"gives {name} {n} channels" for name, n in widths.items() if n < 1]
+    if problems:
+        raise UsageError("widths " + ", ".join(problems))
+    return {name: int(widths[name]) for name in names}
+
+
+def _resolution(name: str) -> int:
+    return int(name.split(".")[0].removeprefix("b"))

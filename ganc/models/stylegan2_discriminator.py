@@ -1,0 +1,296 @@
+"""Residual discriminator of StyleGAN2, which StyleGAN3 uses as well.
+
+Source: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", Section 4.1;
+tensor names are those of NVIDIA's PyTorch release.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganc.errors import ShapeError, UsageError
+from ganc.groups import ChannelGroup, Slice
+from ganc.models.layers import FullyConnectedLayer, MappingNetwork, shape_of
+from ganc.models.network import Network
+from ganc.models.stylegan2 import RESAMPLE_FILTER, block_resolutions, resolve_widths
+from ganc.ops.bias_act import bias_act
+from ganc.ops.conv2d_resample import conv2d_down
+from ganc.ops.upfirdn2d import setup_filter
+
+
+class Conv2dLayer(nn.Module):
+    """Convolution with equalised learning rate: [N, C_in, H, W] → [N, C_out, H/down, W/down].
+
+    Args:
+        kernel_size: 1 or 3.
+        act: Activation.
+        bias: Whether there is one.
+        down: 1, or 2 to low-pass filter and shrink.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        act: str = "lrelu",
+        bias: bool = True,
+        down: int = 1,
+        resample_filter: Sequence[float] = RESAMPLE_FILTER,
+        conv_clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.act, self.down, self.conv_clamp = act, down, conv_clamp
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.register_buffer("resample_filter", setup_filter(resample_filter), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = (self.weight * self.weight_gain).to(x.dtype)
+        if self.down == 2:
+            x = conv2d_down(x, weight, self.resample_filter)
+        else:
+            x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return bias_act(x, bias, act=self.act, clamp=self.conv_clamp)
+
+
+class DiscriminatorBlock(nn.Module):
+    """Residual block of one resolution: [N, C, R, R] → [N, C_out, R/2, R/2]."""
+
+    def __init__(
+        self, in_channels: int, hidden_channels: int, out_channels: int, **layer: Any
+    ) -> None:
+        super().__init__()
+        self.conv0 = Conv2dLayer(in_channels, hidden_channels, 3, **layer)
+        self.conv1 = Conv2dLayer(hidden_channels, out_channels, 3, down=2, **layer)
+        self.skip = Conv2dLayer(in_channels, out_channels, 1, act="linear", bias=False, down=2,
+                                **layer)  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.conv1(self.conv0(x)) + self.skip(x)) / math.sqrt(2)
+
+
+def minibatch_std(x: Tensor, group_size: int, num_channels: int = 1) -> Tensor:
+    """Append the standard deviation over groups of the batch as extra channels.
+
+    Sample i belongs to group i % (N / group size): groups are interleaved.
+    Source: Karras et al. 2018 (progressive growing), Section 3.
+
+    Args:
+        x: [N, C, H, W]; N is at most ``group_size`` or a multiple of it.
+        group_size: Samples that share one statistic.
+        num_channels: Channels of statistics; each averages over its share of C.
+    Returns:
+        [N, C + num_channels, H, W].
+    Raises:
+        ShapeError: N is neither.
+    """
+    batch, channels, height, width = x.shape
+    size = min(group_size, batch)
+    if size == 0 or batch % size:
+        raise ShapeError(f"batch must be a multiple of {group_size}, or less, got {batch}")
+    y = x.reshape(size, -1, num_channels, channels // num_channels, height, width)
+    y = (y - y.mean(dim=0)).square().mean(dim=0)  # [N / size, F, C / F, H, W]
+    y = (y + 1e-8).sqrt().mean(dim=(2, 3, 4))  # [N / size, F]
+    y = y[:, :, None, None].repeat(size, 1, height, width)
+    return torch.cat([x, y.to(x.dtype)], dim=1)
+
+
+class DiscriminatorEpilogue(nn.Module):
+    """Last layers at 4 px: [N, C, 4, 4] → [N, cmap_dim or 1]."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        widths: Mapping[str, int],
+        cmap_dim: int,
+        *,
+        mbstd_group_size: int,
+        mbstd_num_channels: int,
+        conv_clamp: float | None,
+    ) -> None:
+        super().__init__()
+        self.mbstd_group_size, self.mbstd_num_channels = mbstd_group_size, mbstd_num_channels
+        conv, fc = widths["b4.conv"], widths["b4.fc"]
+        self.conv = Conv2dLayer(in_channels + mbstd_num_channels, conv, 3, conv_clamp=conv_clamp)
+        self.fc = FullyConnectedLayer(conv * 16, fc, act="lrelu")
+        self.out = FullyConnectedLayer(fc, cmap_dim or 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mbstd_num_channels:
+            x = minibatch_std(x, self.mbstd_group_size, self.mbstd_num_channels)
+        return self.out(self.fc(self.conv(x).flatten(1)))
+
+
+class Discriminator(Network):
+    """StyleGAN2 discriminator: images (and labels) to logits.
+
+    Args:
+        c_dim: Size of the label; 0 for none.
+        img_resolution: Height and width, a power of two from 8 to 1024.
+        img_channels: 1, 3 or 4.
+        cmap_dim: Size of the label's embedding; None takes the width at 4 px.
+        mapping_kwargs: ``num_layers`` and ``lr_multiplier`` of the label's mapping network.
+        widths: Channels per group; None takes ``min(channel_base / resolution, channel_max)``.
+        mbstd_group_size, mbstd_num_channels: See ``minibatch_std``.
+    Raises:
+        UsageError: A value is out of range, or ``widths`` misses or invents a group.
+    """
+
+    architecture = "stylegan2"
+
+    def __init__(
+        self,
+        c_dim: int,
+        img_resolution: int,
+        img_channels: int,
+        *,
+        cmap_dim: int | None = None,
+        mapping_kwargs: Mapping[str, Any] | None = None,
+        widths: Mapping[str, int] | None = None,
+        channel_base: int = 32768,
+        channel_max: int = 512,
+        mbstd_group_size: int = 4,
+        mbstd_num_channels: int = 1,
+        resample_filter: Sequence[float] = RESAMPLE_FILTER,
+        conv_clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        sides = group_resolutions(img_resolution)
+        widths = resolve_widths(list(sides), widths, channel_base, channel_max, sides)
+        mapping_kwargs = {"num_layers": 8, "lr_multiplier": 0.01, **(mapping_kwargs or {})}
+        if cmap_dim is None or c_dim == 0:
+            cmap_dim = widths["b4.conv"] if c_dim else 0
+        self.c_dim, self.cmap_dim = c_dim, cmap_dim
+        self.img_resolution, self.img_channels = img_resolution, img_channels
+        self.config = {
+            "c_dim": c_dim,
+            "img_resolution": img_resolution,
+            "img_channels": img_channels,
+            "cmap_dim": cmap_dim,
+            "mapping_kwargs": mapping_kwargs,
+            "widths": widths,
+            "mbstd_group_size": mbstd_group_size,
+            "mbstd_num_channels": mbstd_num_channels,
+            "resample_filter": list(resample_filter),
+            "conv_clamp": conv_clamp,
+        }
+        self._build_blocks(widths, resample_filter, conv_clamp)
+        self.b4 = DiscriminatorEpilogue(
+            widths["b8.conv1"], widths, cmap_dim, mbstd_group_size=mbstd_group_size,
+            mbstd_num_channels=mbstd_num_channels, conv_clamp=conv_clamp,
+        )  # fmt: skip
+        if c_dim:
+            self.mapping = MappingNetwork(0, c_dim, cmap_dim, None, **mapping_kwargs)
+
+    def _build_blocks(
+        self, widths: Mapping[str, int], resample_filter: Sequence[float], clamp: float | None
+    ) -> None:
+        in_channels = widths[f"b{self.img_resolution}.fromrgb"]
+        fromrgb = Conv2dLayer(self.img_channels, in_channels, 1, conv_clamp=clamp)
+        for resolution in self.resolutions():
+            name = f"b{resolution}"
+            block = DiscriminatorBlock(
+                in_channels, widths[f"{name}.conv0"], widths[f"{name}.conv1"],
+                resample_filter=resample_filter, conv_clamp=clamp,
+            )  # fmt: skip
+            if resolution == self.img_resolution:
+                block.fromrgb = fromrgb
+            self.add_module(name, block)
+            in_channels = widths[f"{name}.conv1"]
+
+    def resolutions(self) -> list[int]:
+        """Return the residual blocks' resolutions, from the image down to 8."""
+        return block_resolutions(self.img_resolution)[:0:-1]
+
+    def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
+        """Judge images.
+
+        Args:
+            img: [N, img_channels, R, R], nominal range [-1, 1].
+            c: [N, D_c], or None where ``c_dim`` is 0.
+        Returns:
+            Logits, [N, 1]; higher is more real.
+        Raises:
+            ShapeError: The image or label is of another size, or N does not fit ``minibatch_std``.
+        """
+        expected = (self.img_channels, self.img_resolution, self.img_resolution)
+        if img.ndim != 4 or img.shape[1:] != expected:
+            raise ShapeError(f"img must be [N, {', '.join(map(str, expected))}], got {shape_of(img)}")
+        x = self.get_submodule(f"b{self.img_resolution}.fromrgb")(img)
+        for resolution in self.resolutions():
+            x = self.get_submodule(f"b{resolution}")(x)
+        x = self.b4(x)
+        if not self.c_dim:
+            return x
+        cmap = self.mapping(None, c)
+        return (x * cmap).sum(dim=1, keepdim=True) / math.sqrt(self.cmap_dim)
+
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        widths = self.config["widths"]
+        made = []
+        into = [f"b{self.img_resolution}.conv0.weight", f"b{self.img_resolution}.skip.weight"]
+        made.append(_group(f"b{self.img_resolution}.fromrgb", widths, [], into))
+        for resolution in self.resolutions():
+            name = f"b{resolution}"
+            made.append(_group(f"{name}.conv0", widths, [], [f"{name}.conv1.weight"]))
+            # The residual sum ties conv1 to the skip; both layers of the next block read it.
+            nxt = f"b{resolution // 2}"
+            into = [f"{nxt}.conv.weight"] if resolution == 8 else [
+                f"{nxt}.conv0.weight", f"{nxt}.skip.weight",
+            ]  # fmt: skip
+            # minibatch_std averages over all channels at 4 px: removing one changes the average.
+            fixed = resolution == 8 and self.config["mbstd_num_channels"] > 0
+            made.append(_group(f"{name}.conv1", widths, [f"{name}.skip.weight"], into, not fixed))
+        made.append(_group("b4.conv", widths, [], ["b4.fc.weight"], repeat=16))
+        made.append(_group("b4.fc", widths, [], ["b4.out.weight"]))
+        return tuple(made)
+
+    def mac_positions(self) -> dict[str, int]:
+        positions = {}
+        for name, layer in self.named_modules():
+            if isinstance(layer, FullyConnectedLayer):
+                positions[f"{name}.weight"] = 1
+            elif isinstance(layer, Conv2dLayer):
+                side = int(name.split(".")[0].removeprefix("b")) // layer.down
+                positions[f"{name}.weight"] = side * side
+        return positions
+
+
+def _group(
+    name: str,
+    widths: Mapping[str, int],
+    tied: Sequence[str],
+    consumers: Sequence[str],
+    prunable: bool = True,
+    *,
+    repeat: int = 1,
+) -> ChannelGroup:
+    produced = [f"{name}.weight", f"{name}.bias", *tied]
+    into = tuple(Slice(t, 1, "in", repeat=repeat, fan_in_gain=True) for t in consumers)
+    slices = tuple(Slice(t, 0, "out") for t in produced) + into
+    return ChannelGroup(name, widths[name], slices, into, prunable)
+
+
+def group_resolutions(img_resolution: int) -> dict[str, int]:
+    """Return group name → the resolution whose usual width it takes, in network order.
+
+    Raises:
+        UsageError: The resolution is not a power of two from 8 to 1024.
+    """
+    if img_resolution < 8:
+        raise UsageError(f"img_resolution {img_resolution} is not a power of two from 8 to 1024")
+    sides = {f"b{img_resolution}.fromrgb": img_resolution}
+    for resolution in block_resolutions(img_resolution)[:0:-1]:
+        sides[f"b{resolution}.conv0"] = resolution
+        sides[f"b{resolution}.conv1"] = resolution // 2
+    return {**sides, "b4.conv": 4, "b4.fc": 4}

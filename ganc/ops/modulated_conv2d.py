@@ -1,0 +1,85 @@
+"""Weight modulation and demodulation. Source: Karras et al. 2020 (StyleGAN2), Section 2.2."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganc.errors import ShapeError, unknown_name
+from ganc.ops.conv2d_resample import conv2d_up
+
+IMPLEMENTATIONS = ("auto", "grouped", "shared")
+
+
+def modulated_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    *,
+    up: int = 1,
+    resample_filter: Tensor | None = None,
+    demodulate: bool = True,
+    impl: str = "auto",
+) -> Tensor:
+    """Modulate, convolve and optionally demodulate a batch of feature maps.
+
+    Scales the input channels of one shared kernel per sample, then rescales each output channel to
+    unit expected deviation.
+
+    Args:
+        x: Features, [N, C_in, H, W].
+        weight: Shared kernel, [C_out, C_in, K, K], K odd.
+        styles: Scale per sample and input channel, [N, C_in], near 1 at initialisation.
+        up: 1, or 2 to enlarge the image with a transposed convolution.
+        resample_filter: FIR filter [F, F] of sum 1, needed where ``up`` is 2.
+        demodulate: Off for torgb.
+        impl: "shared" scales activations around one dense convolution; "grouped" gives every
+            sample its own kernel; "auto" takes the faster of the two.
+    Returns:
+        [N, C_out, H·up, W·up], dtype of x.
+    Raises:
+        ShapeError: styles disagrees with x on N or with weight on C_in.
+    Guarantees: twice differentiable; arguments unchanged; a sample does not depend on its batch.
+    """
+    if impl not in IMPLEMENTATIONS:
+        raise unknown_name("impl", impl, IMPLEMENTATIONS)
+    if styles.shape != (x.shape[0], weight.shape[1]):
+        raise ShapeError(
+            f"styles must be [{x.shape[0]}, {weight.shape[1]}], got {list(styles.shape)}"
+        )
+    convolve = _grouped if impl == "grouped" else _shared
+    return convolve(x, weight, styles, up, resample_filter, demodulate)
+
+
+def demodulation_coefficients(weight: Tensor, styles: Tensor) -> Tensor:
+    """Return the inverse norm of each sample's modulated output filters: [N, C_out]."""
+    energy = weight.square().sum(dim=(2, 3))  # [C_out, C_in]
+    return (styles.square() @ energy.t() + 1e-8).rsqrt()
+
+
+def _convolve(x: Tensor, weight: Tensor, up: int, kernel: Tensor | None, groups: int = 1) -> Tensor:
+    if up == 1:
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2, groups=groups)
+    if kernel is None:
+        raise ShapeError("resample_filter must be given where up is 2")
+    return conv2d_up(x, weight, kernel, groups=groups)
+
+
+def _shared(
+    x: Tensor, weight: Tensor, styles: Tensor, up: int, kernel: Tensor | None, demodulate: bool
+) -> Tensor:
+    x = _convolve(x * styles[:, :, None, None].to(x.dtype), weight.to(x.dtype), up, kernel)
+    if demodulate:
+        x = x * demodulation_coefficients(weight, styles)[:, :, None, None].to(x.dtype)
+    return x
+
+
+def _grouped(
+    x: Tensor, weight: Tensor, styles: Tensor, up: int, kernel: Tensor | None, demodulate: bool
+) -> Tensor:
+    batch, out_channels = x.shape[0], weight.shape[0]
+    kernels = weight[None] * styles[:, None, :, None, None]  # [N, C_out, C_in, K, K]
+    if demodulate:
+        kernels = kernels * demodulation_coefficients(weight, styles)[:, :, None, None, None]
+    x = x.reshape(1, -1, *x.shape[2:])
+    x = _convolve(x, kernels.flatten(0, 1).to(x.dtype), up, kernel, groups=batch)
+    return x.reshape(batch, out_channels, *x.shape[2:])
