@@ -1,0 +1,137 @@
+"""Images from latents: sample i of a seed is the same in every command.
+
+Latent, label and noise of sample i depend only on (seed, i) and are drawn on the CPU in float32,
+so batch size, device and the other samples change nothing. Two generators with the same latent and
+noise sizes (teacher and student) get the same inputs.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ganc import seeds
+from ganc.errors import UsageError, unknown_name
+from ganc.models.network import LatentGenerator
+from ganc.models.stylegan2 import NOISE_MODES
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a generator turns into N images.
+
+    Attributes:
+        z: [N, D_z], standard normal.
+        c: [N, D_c], one-hot, or None where the generator takes no label. Replace it
+            (``dataclasses.replace``) to ask for labels of your own.
+        noise: One map [N, 1, R, R] per layer where ``noise_mode`` is "random", else None.
+        noise_mode: "random" (drawn per sample, here), "const" (the generator's stored maps) or
+            "none".
+    """
+
+    z: Tensor
+    c: Tensor | None
+    noise: list[Tensor] | None
+    noise_mode: str
+
+    def to(self, device: torch.device | str) -> "Inputs":
+        """Return a copy on another device."""
+        return replace(
+            self,
+            z=self.z.to(device),
+            c=None if self.c is None else self.c.to(device),
+            noise=None if self.noise is None else [maps.to(device) for maps in self.noise],
+        )
+
+
+def latent_inputs(
+    generator: LatentGenerator,
+    indices: Sequence[int] | range,
+    seed: int,
+    *,
+    noise_mode: str = "random",
+) -> Inputs:
+    """Draw the inputs of some samples.
+
+    Args:
+        generator: Says the sizes; its weights are not looked at.
+        indices: Which samples of the seed.
+        seed: Feeds the streams "latents", "labels" and "noise".
+        noise_mode: See ``Inputs``.
+    Returns:
+        Inputs on the CPU. A conditional generator gets one class per sample, uniform over its
+        ``c_dim``.
+    Raises:
+        UsageError: ``noise_mode`` is not known.
+    """
+    if noise_mode not in NOISE_MODES:
+        raise unknown_name("noise_mode", noise_mode, NOISE_MODES)
+    noise = None
+    if noise_mode == "random":
+        noise = seeds.noise_maps(seed, "noise", indices, generator.noise_shapes())
+    return Inputs(
+        z=seeds.normal(seed, "latents", indices, (generator.z_dim,)),
+        c=_labels(seed, indices, generator.c_dim) if generator.c_dim else None,
+        noise=noise,
+        noise_mode=noise_mode,
+    )
+
+
+def _labels(seed: int, indices: Sequence[int] | range, c_dim: int) -> Tensor:
+    classes = [int(seeds.generator(seed, "labels", i).integers(c_dim)) for i in indices]
+    return torch.eye(c_dim)[classes]
+
+
+@torch.no_grad()
+def generate(
+    generator: LatentGenerator,
+    inputs: Inputs,
+    *,
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
+) -> Tensor:
+    """Run a generator on inputs, on the generator's device, without gradient.
+
+    Returns:
+        [N, img_channels, R, R], float32, nominal range [-1, 1], not clamped.
+    """
+    on_device = inputs.to(next(generator.parameters()).device)
+    images: Tensor = generator(
+        on_device.z,
+        on_device.c,
+        truncation_psi=truncation_psi,
+        truncation_cutoff=truncation_cutoff,
+        noise_mode=on_device.noise_mode,
+        noise=on_device.noise,
+    )
+    return images
+
+
+def iterate_samples(
+    generator: LatentGenerator,
+    num: int,
+    seed: int,
+    *,
+    batch: int,
+    noise_mode: str = "random",
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
+) -> Iterator[Tensor]:
+    """Yield samples 0 … ``num`` - 1 of a seed, in order, ``batch`` at a time.
+
+    Returns:
+        Batches [n, img_channels, R, R] as ``generate`` gives them; the last may be smaller.
+    Raises:
+        UsageError: ``batch`` is below 1, or ``noise_mode`` is not known.
+    """
+    if batch < 1:
+        raise UsageError(f"batch must be at least 1, got {batch}")
+    for start in range(0, num, batch):
+        indices = range(start, min(start + batch, num))
+        yield generate(
+            generator,
+            latent_inputs(generator, indices, seed, noise_mode=noise_mode),
+            truncation_psi=truncation_psi,
+            truncation_cutoff=truncation_cutoff,
+        )
