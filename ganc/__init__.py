@@ -1,1 +1,43 @@
-"""ganc: make trained GANs small and fast."""
+"""ganc: make trained GANs small and fast without losing their quality and diversity.
+
+The public API is resolved on first use, so that importing the package loads no torch::
+
+    model = ganc.load("faces.pt")
+    scores = ganc.score(model, "diversity", samples=1000)
+    student = ganc.prune(model, scores, macs=4.1e9)
+    ganc.save(student, "student.safetensors")
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ganc.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from ganc.checkpoints.store import load as load
+    from ganc.checkpoints.store import save as save
+    from ganc.models.model import Model as Model
+    from ganc.pruning import prune as prune
+    from ganc.scoring.score import score as score
+    from ganc.scores import Scores as Scores
+
+_PUBLIC = {
+    "load": "ganc.checkpoints.store",
+    "save": "ganc.checkpoints.store",
+    "score": "ganc.scoring.score",
+    "prune": "ganc.pruning",
+    "Model": "ganc.models.model",
+    "Scores": "ganc.scores",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'ganc' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PUBLIC])

@@ -27,7 +27,7 @@ DECODE_THREADS = min(8, os.cpu_count() or 1)
 _DECODING_RULES = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageDataset:
     """A set of images of one size. Made by ``open_dataset``; every read decodes afresh.
 

@@ -5,7 +5,6 @@ image; ``{"labels": null}`` means that there are none. Entries of other files ar
 """
 
 import json
-import math
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from ganc.errors import DataError
 
 LABELS_FILE = "dataset.json"
 
+_LARGEST = torch.finfo(torch.float32).max
 _HINT = 'it must read {"labels": [[file name, class number or list of numbers], ...]}'
 
 
@@ -71,12 +71,12 @@ def _is_pair(pair: object) -> bool:
 
 
 def _is_class(label: object) -> bool:
-    return type(label) is int and label >= 0
+    return type(label) is int and 0 <= label < 2**31
 
 
 def _is_vector(label: object, first: object) -> bool:
     if not isinstance(label, list) or not isinstance(first, list):
         return False
     return len(label) == len(first) > 0 and all(
-        type(value) in (int, float) and math.isfinite(value) for value in label
+        type(value) in (int, float) and abs(value) <= _LARGEST for value in label
     )

@@ -38,7 +38,7 @@ class Samples(Protocol):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class UsableImages:
     """The images of a set that decode, in memory where they fit. Made by ``usable_images``.
 

@@ -17,7 +17,7 @@ from ganc.groups import ChannelGroup, Slice
 from ganc.models.layers import FullyConnectedLayer, MappingNetwork, shape_of
 from ganc.models.network import LatentGenerator
 from ganc.ops.bias_act import bias_act
-from ganc.ops.modulated_conv2d import modulated_conv2d
+from ganc.ops.modulated_conv2d import demodulation_coefficients, modulated_conv2d
 from ganc.ops.upfirdn2d import setup_filter, upsample2d
 
 NOISE_MODES = ("random", "const", "none")
@@ -68,6 +68,12 @@ class SynthesisLayer(nn.Module):
             x = x + (noise * self.noise_strength).to(x.dtype)
         return bias_act(x, self.bias.to(x.dtype), act="lrelu", clamp=self.conv_clamp)
 
+    def effective_weight(self, w: Tensor) -> Tensor:
+        """Return the weight as it acts for each w [N, D_w]: [N, C_out, C_in, 3, 3]."""
+        styles = self.affine(w)
+        dcoefs = demodulation_coefficients(self.weight, styles)
+        return self.weight * styles[:, None, :, None, None] * dcoefs[:, :, None, None, None]
+
     def _noise(self, x: Tensor, noise: Tensor | None, noise_mode: str) -> Tensor | None:
         if noise is not None:
             if noise.shape[1:] != (1, self.resolution, self.resolution):
@@ -93,6 +99,11 @@ class ToRGBLayer(nn.Module):
         self.weight = nn.Parameter(torch.randn(img_channels, in_channels, 1, 1))
         self.bias = nn.Parameter(torch.zeros(img_channels))
         self.weight_gain = 1 / math.sqrt(in_channels)
+
+    def effective_weight(self, w: Tensor) -> Tensor:
+        """Return the weight as it acts for each w [N, D_w]: [N, img_channels, C_in, 1, 1]."""
+        styles = self.affine(w) * self.weight_gain
+        return self.weight * styles[:, None, :, None, None]
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         styles = self.affine(w) * self.weight_gain
@@ -196,6 +207,17 @@ class SynthesisNetwork(nn.Module):
         """Return (name, block) from 4 px up."""
         blocks = ((f"b{r}", self.get_submodule(f"b{r}")) for r in self.resolutions)
         return [(name, block) for name, block in blocks if isinstance(block, SynthesisBlock)]
+
+    def modulated_layers(self) -> list[tuple[str, SynthesisLayer | ToRGBLayer, int]]:
+        """Return (name, layer, index of its w in ws), in the order they run."""
+        layers: list[tuple[str, SynthesisLayer | ToRGBLayer, int]] = []
+        at = 0
+        for name, block in self.blocks():
+            convs = [conv for conv in ("conv0", "conv1") if hasattr(block, conv)]
+            layers += [(f"{name}.{c}", getattr(block, c), at + i) for i, c in enumerate(convs)]
+            at += len(convs)
+            layers.append((f"{name}.torgb", block.torgb, at))
+        return layers
 
     def noise_shapes(self) -> list[tuple[int, ...]]:
         """Return one sample's noise map per layer: (1, R, R)."""

@@ -1,0 +1,6 @@
+"""``python -m ganc``."""
+
+from ganc.cli import main
+
+if __name__ == "__main__":
+    main()

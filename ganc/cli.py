@@ -1,0 +1,138 @@
+"""The command line: one table of commands, and what each failure prints and exits with.
+
+Nothing here or in ``ganc.commands`` imports torch at the top: ``ganc --help`` answers at once.
+"""
+
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from ganc import errors
+from ganc.commands.import_ import import_
+from ganc.commands.info import info
+from ganc.commands.prune import prune
+from ganc.commands.score import score
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "import": import_,
+    "info": info,
+    "score": score,
+    "prune": prune,
+}
+
+app = typer.Typer(
+    name="ganc",
+    help="Make trained GANs small and fast without losing their quality and diversity.",
+    epilog="Exit codes: 0 done, 1 a --require was not met, 2 wrong usage, 3 bad input or state,"
+    " 4 the computation failed, 130 Ctrl-C, 143 SIGTERM.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from ganc.version import __version__
+
+        typer.echo(f"ganc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> NoReturn:
+    """Run the command line of this process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: As in ``sys.argv[1:]``; ``--debug`` may stand anywhere.
+    Returns:
+        The exit code (design section 4).
+    """
+    debug = "--debug" in arguments
+    rest = [argument for argument in arguments if argument != "--debug"]
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        # Out of standalone mode typer raises its errors and returns what a command returned.
+        code = typer.main.get_command(app).main(rest, prog_name="ganc", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BaseException as error:
+        if debug:
+            traceback.print_exc()
+        code, message, hint = explain(error)
+        _print_error(message, hint)
+        return code
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise errors.Interrupted("terminated", errors.EXIT_TERMINATED)
+
+
+def explain(error: BaseException) -> tuple[int, str | None, str | None]:
+    """Return exit code, message and hint for whatever ended a command."""
+    if isinstance(error, errors.GancError):
+        return error.exit_code, error.message, error.hint
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return errors.EXIT_INTERRUPTED, "interrupted", None
+    if isinstance(error, typer.Exit):
+        return error.exit_code, None, None
+    if isinstance(error, SystemExit):
+        return int(error.code or 0), None, None
+    if isinstance(error, BrokenPipeError):
+        # The reader went away (`| head`): nobody is left to tell. Keep the flush at exit quiet.
+        sys.stdout = None  # type: ignore[assignment]
+        return errors.EXIT_INPUT, None, None
+    if hasattr(error, "format_message"):
+        return errors.EXIT_USAGE, *_usage(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return errors.EXIT_COMPUTATION, "out of memory", "halve --batch"
+    what = f"{type(error).__name__}: {error}"
+    return (
+        errors.EXIT_COMPUTATION,
+        f"internal error: {what}",
+        "this is a bug in ganc: run again with --debug and report it",
+    )
+
+
+def _usage(error: Any) -> tuple[str, str | None]:
+    possibilities = getattr(error, "possibilities", None)
+    if possibilities:
+        return f"unknown option `{error.option_name}`", f"did you mean `{possibilities[0]}`?"
+    message = error.format_message().strip().rstrip(".")
+    context = getattr(error, "ctx", None)
+    hint = f"see {context.command_path} --help" if context is not None else "see ganc --help"
+    if not message:  # `ganc` alone: the help was printed already
+        return "a command is missing", hint
+    return message[0].lower() + message[1:], hint
+
+
+def _print_error(message: str | None, hint: str | None) -> None:
+    if message is not None:
+        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    if hint is not None:
+        print(f"hint: {' '.join(hint.split())}", file=sys.stderr)

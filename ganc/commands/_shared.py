@@ -1,0 +1,153 @@
+"""What several commands share: options, output, progress, reading a checkpoint."""
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ganc.models.model import Model
+    from ganc.progress import Progress
+
+Checkpoint = Annotated[
+    str, typer.Argument(metavar="CKPT", help="Checkpoint, ours or foreign; - reads stdin.")
+]
+Output = Annotated[str, typer.Option("--output", "-o", help="Where to write; - is stdout.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved settings and stop before any work.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite outputs that exist.")]
+
+
+def emit(result: Mapping[str, Any], as_json: bool, tables: Callable[[], Iterable["Table"]]) -> None:
+    """Print a result on stdout: one JSON document, or tables for a person."""
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    from rich.console import Console
+
+    # Off a terminal rich assumes 80 columns and folds; a pipe has no width.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for table in tables():
+        console.print(table)
+
+
+def emit_settings(command: str, settings: Mapping[str, Any], as_json: bool) -> None:
+    """Print what ``--dry-run`` resolved."""
+    emit({"command": command, "settings": settings}, as_json, lambda: [key_values(settings)])
+
+
+def key_values(rows: Mapping[str, Any], title: str | None = None) -> "Table":
+    """Return a two-column table."""
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, format_value(value))
+    return table
+
+
+def format_value(value: Any) -> str:
+    """Return a value as a person reads it: thousands grouped, four significant digits."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", " ")
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {format_value(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(format_value, value))
+    return str(value)
+
+
+def note(message: str, quiet: bool = False) -> None:
+    """Say something on stderr."""
+    if not quiet:
+        print(message, file=sys.stderr)
+
+
+def warner(quiet: bool) -> Callable[[str], None]:
+    """Return a ``warn`` callable for the library."""
+    return lambda message: note(f"warning: {message}", quiet)
+
+
+@contextlib.contextmanager
+def progress_bar(quiet: bool) -> Iterator["Progress"]:
+    """Yield a ``progress`` callable for the library: a bar on a terminal, nothing elsewhere."""
+    from ganc.progress import silent
+
+    if quiet or not sys.stderr.isatty():
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+def load_model(path: str, quiet: bool = False) -> "Model":
+    """Load a checkpoint; say on stderr what was inferred from a foreign one."""
+    from ganc.checkpoints.store import load
+
+    model = load(sys.stdin.buffer if path == "-" else path)
+    report_inferred(path, model, quiet)
+    return model
+
+
+def report_inferred(path: str, model: "Model", quiet: bool) -> None:
+    """Say which layout a foreign file had and what it did not say itself."""
+    for step in model.provenance[:1]:
+        if len(model.provenance) == 1 and step["command"] == "import":
+            note(f"{path}: {step['layout']}; inferred {format_value(step['inferred'])}", quiet)
+
+
+def check_output(path: str, force: bool) -> None:
+    """Refuse an output that exists before the slow part; - is stdout."""
+    from pathlib import Path
+
+    from ganc.files import check_output as check
+
+    if path != "-":
+        check(Path(path), force=force)
+
+
+def forbid_json_on_stdout(output: str, as_json: bool) -> None:
+    """Refuse to mix a result and a file on one stdout."""
+    from ganc.errors import UsageError
+
+    if output == "-" and as_json:
+        raise UsageError("-o - and --json both write stdout", "name a file with -o, or drop --json")
+
+
+def save_model(model: "Model", output: str, force: bool) -> None:
+    """Save a checkpoint to a path, or to stdout for -."""
+    from ganc.checkpoints.store import save
+
+    if output == "-":
+        save(model, sys.stdout.buffer)
+    else:
+        save(model, output, force=force)

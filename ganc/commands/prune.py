@@ -1,0 +1,113 @@
+"""``ganc prune``."""
+
+import re
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ganc.commands import _shared as shared
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def _count(text: str) -> float:
+    """Parse a count such as 4.1G, 5.6M or 30000."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([kKMGT]?)", text.strip())
+    if match is None:
+        raise typer.BadParameter(f"`{text}` is not a count; allowed: a number, with K, M, G or T")
+    return float(match[1]) * {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[match[2].upper()]
+
+
+def prune(
+    ckpt: shared.Checkpoint,
+    scores: Annotated[
+        str, typer.Option("--scores", help="Scores of this checkpoint; - reads stdin.")
+    ],
+    output: shared.Output,
+    prune_ratio: Annotated[
+        float | None, typer.Option("--prune-ratio", help="Fraction removed of every group.")
+    ] = None,
+    macs: Annotated[
+        float | None,
+        typer.Option("--macs", parser=_count, metavar="COUNT", help="MACs at most, e.g. 4.1G."),
+    ] = None,
+    speedup: Annotated[
+        float | None, typer.Option("--speedup", help="Fewer MACs by this factor at least.")
+    ] = None,
+    params: Annotated[
+        float | None,
+        typer.Option("--params", parser=_count, metavar="COUNT", help="Parameters at most."),
+    ] = None,
+    allocation: Annotated[
+        str, typer.Option("--allocation", help="uniform or global.")
+    ] = "uniform",
+    round_to: Annotated[
+        int, typer.Option("--round-to", help="Round widths up to a multiple.")
+    ] = 1,
+    min_width: Annotated[
+        int, typer.Option("--min-width", help="Channels that every group keeps at least.")
+    ] = 1,
+    force: shared.Force = False,
+    as_json: shared.Json = False,
+    quiet: shared.Quiet = False,
+    dry_run: shared.DryRun = False,
+) -> None:
+    """Remove the channels with the lowest scores.
+
+    Example: ganc prune faces.safetensors --scores faces.diversity.scores.safetensors --speedup 10
+    -o small.safetensors
+    """
+    budget = {
+        "prune_ratio": prune_ratio, "macs": macs, "speedup": speedup, "params": params,
+        "allocation": allocation, "round_to": round_to, "min_width": min_width,
+    }  # fmt: skip
+    shared.forbid_json_on_stdout(output, as_json)
+    if dry_run:
+        settings = {"checkpoint": ckpt, "scores": scores, "output": output, **budget}
+        return shared.emit_settings("prune", settings, as_json)
+    shared.check_output(output, force)
+    from ganc.errors import UsageError
+    from ganc.pruning import apply_plan, make_plan, removes_nothing
+    from ganc.scores import Scores
+
+    if ckpt == scores == "-":
+        raise UsageError("CKPT and --scores cannot both be -", "name one of them")
+    loaded = Scores.load(sys.stdin.buffer if scores == "-" else scores)
+    model = shared.load_model(ckpt, quiet)
+    plan = make_plan(model, loaded, **budget)
+    if removes_nothing(model, plan):
+        raise UsageError(
+            "the plan removes nothing", "ask for a smaller budget, or lower --round-to"
+        )
+    student = apply_plan(model, plan)
+    shared.save_model(student, output, force)
+    result = {
+        "output": output,
+        "prune_ratio": plan.settings["prune_ratio"],
+        "widths": student.widths,
+        "params": {"before": model.params(), "after": student.params()},
+        "macs": {"before": model.macs(), "after": student.macs()},
+        "method": loaded.method,
+    }
+    if output != "-":
+        shared.emit(result, as_json, lambda: _tables(result, model.widths))
+    return None
+
+
+def _tables(result: dict[str, Any], before: dict[str, int]) -> list["Table"]:
+    from rich.table import Table
+
+    widths = Table(title=f"channels by {result['method']}", title_justify="left")
+    widths.add_column("group")
+    for column in ("before", "after"):
+        widths.add_column(column, justify="right")
+    for name, width in result["widths"].items():
+        widths.add_row(name, str(before[name]), str(width))
+    summary = {"output": result["output"], "prune ratio": result["prune_ratio"]}
+    for count in ("params", "macs"):
+        old, new = result[count]["before"], result[count]["after"]
+        shown = shared.format_value
+        summary[count] = f"{shown(old)} → {shown(new)} ({old / new:.2f}x fewer)"
+    return [widths, shared.key_values(summary)]

@@ -1,0 +1,121 @@
+"""``ganc score``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ganc.commands import _shared as shared
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ganc.scores import Scores
+
+
+def score(
+    ckpt: shared.Checkpoint,
+    method: Annotated[
+        str, typer.Option("--method", help="diversity, l1-out or random.")
+    ] = "diversity",
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", help="Default: <stem>.<method>.scores.safetensors; - is stdout."
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="Latents; default: the method's.")
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option("--batch", help="Latents per step, a setting of the method (diversity: 5)."),
+    ] = None,
+    noise_mode: Annotated[
+        str, typer.Option("--noise-mode", help="random, const or none.")
+    ] = "random",
+    alpha: Annotated[
+        float, typer.Option("--alpha", help="diversity: length of the step along a direction.")
+    ] = 5.0,
+    num_directions: Annotated[
+        int, typer.Option("--num-directions", min=2, help="diversity: directions per batch.")
+    ] = 10,
+    gradient: Annotated[
+        str,
+        typer.Option("--gradient", help="diversity: through both images, or through base alone."),
+    ] = "both",
+    truncation_psi: Annotated[
+        float, typer.Option("--truncation", help="diversity: truncation of the latents.")
+    ] = 1.0,
+    effective: Annotated[
+        bool, typer.Option("--effective", help="l1-out: modulated weights, averaged over latents.")
+    ] = False,
+    device: shared.Device = "auto",
+    seed: shared.Seed = 0,
+    force: shared.Force = False,
+    as_json: shared.Json = False,
+    quiet: shared.Quiet = False,
+    dry_run: shared.DryRun = False,
+) -> None:
+    """Measure how much every channel matters.
+
+    Example: ganc score faces.safetensors --method diversity --samples 1000
+    """
+    settings: dict[str, Any] = {
+        "samples": samples, "batch": batch, "seed": seed, "noise_mode": noise_mode, "alpha": alpha,
+        "num_directions": num_directions, "gradient": gradient, "truncation_psi": truncation_psi,
+        "effective": effective,
+    }  # fmt: skip
+    from ganc.scoring.score import METHODS, resolve
+    from ganc.scoring.score import score as run
+
+    request = resolve(method, **settings)
+    target = output or f"{Path(ckpt).stem if ckpt != '-' else 'stdin'}.{method}.scores.safetensors"
+    shared.forbid_json_on_stdout(target, as_json)
+    if dry_run:
+        resolved = {
+            "checkpoint": ckpt, "method": method, "output": target, "device": device,
+            **request.recorded(METHODS[method].options),
+        }  # fmt: skip
+        return shared.emit_settings("score", resolved, as_json)
+    shared.check_output(target, force)
+    model = shared.load_model(ckpt, quiet)
+    with shared.progress_bar(quiet) as progress:
+        scores = run(model, method, **settings, device=device, progress=progress)
+    return _finish(scores, target, force, as_json)
+
+
+def _finish(scores: "Scores", target: str, force: bool, as_json: bool) -> None:
+    import sys
+
+    if target == "-":
+        scores.save(sys.stdout.buffer)
+        return
+    scores.save(target, force=force)
+    result = {
+        "method": scores.method,
+        "samples": scores.settings["samples"] or None,
+        "output": target,
+        "groups": [
+            {
+                "name": name, "width": len(values), "min": values.min().item(),
+                "mean": values.mean().item(), "max": values.max().item(),
+            }
+            for name, values in scores.values.items()
+        ],
+        "settings": dict(scores.settings),
+    }  # fmt: skip
+    shared.emit(result, as_json, lambda: [_table(result)])
+
+
+def _table(result: dict[str, Any]) -> "Table":
+    from rich.table import Table
+
+    table = Table(title=f"{result['method']} → {result['output']}", title_justify="left")
+    table.add_column("group")
+    for column in ("width", "min", "mean", "max"):
+        table.add_column(column, justify="right")
+    for group in result["groups"]:
+        numbers = [shared.format_value(group[key]) for key in ("width", "min", "mean", "max")]
+        table.add_row(group["name"], *numbers)
+    return table

@@ -1,0 +1,122 @@
+"""Scores: one importance per channel, from any method, in a file that ``prune`` consumes."""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ganc.errors import ScoresError
+from ganc.files import atomic_write
+from ganc.version import __version__
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One non-negative number per channel and group; higher means keep.
+
+    Attributes:
+        values: Group name → [width], float64.
+        method: The method's public name.
+        settings: Everything that led to the numbers (samples, seed, …). JSON data.
+        content_hash: ``Model.content_hash`` of the scored model; None where nobody knows it.
+    """
+
+    values: Mapping[str, Tensor]
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    content_hash: str | None = None
+
+    def __post_init__(self) -> None:
+        clean = {name: torch.as_tensor(v, dtype=torch.float64) for name, v in self.values.items()}
+        for name, value in clean.items():
+            if value.ndim != 1 or not torch.isfinite(value).all() or (value < 0).any():
+                raise ScoresError(
+                    f"scores of group {name} must be one finite non-negative number per channel"
+                )
+        object.__setattr__(self, "values", clean)
+
+    def to_bytes(self) -> bytes:
+        """Return the scores file: a safetensors file of one vector per group."""
+        metadata = {
+            "ganc_scores": str(FORMAT),
+            "ganc_version": __version__,
+            "method": self.method,
+            "settings": json.dumps(dict(self.settings)),
+            "content_hash": self.content_hash or "",
+            "groups": json.dumps(list(self.values)),
+        }
+        tensors = {name: value.cpu().contiguous() for name, value in self.values.items()}
+        return safetensors.torch.save(tensors, metadata)
+
+    @classmethod
+    def from_bytes(cls, content: bytes, where: str) -> "Scores":
+        """Read a scores file.
+
+        Args:
+            content: The whole file.
+            where: The file, as error messages name it.
+        Raises:
+            ScoresError: It is something else, damaged, or of a later format.
+        """
+        metadata = _metadata(content, where)
+        if int(metadata["ganc_scores"]) > FORMAT:
+            raise ScoresError(
+                f"{where} has scores format {metadata['ganc_scores']}, this ganc reads {FORMAT}",
+                f"pip install 'ganc>={metadata.get('ganc_version', '?')}'",
+            )
+        try:
+            tensors = safetensors.torch.load(content)
+            return cls(
+                {name: tensors[name] for name in json.loads(metadata["groups"])},
+                metadata["method"],
+                json.loads(metadata["settings"]),
+                metadata["content_hash"] or None,
+            )
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise ScoresError(f"{where} is damaged: {error}", "run ganc score again") from error
+
+    def save(self, path: str | Path | BinaryIO, *, force: bool = False) -> None:
+        """Write the file atomically.
+
+        Raises:
+            OutputError: It exists and ``force`` is off, or cannot be written.
+        """
+        if not isinstance(path, str | Path):
+            path.write(self.to_bytes())
+            return
+        with atomic_write(Path(path), force=force) as temporary:
+            temporary.write_bytes(self.to_bytes())
+
+    @classmethod
+    def load(cls, source: str | Path | BinaryIO) -> "Scores":
+        """Read a scores file from a path or a binary stream.
+
+        Raises:
+            ScoresError: See ``from_bytes``; or the file cannot be read.
+        """
+        if not isinstance(source, str | Path):
+            return cls.from_bytes(source.read(), getattr(source, "name", "the stream"))
+        try:
+            return cls.from_bytes(Path(source).read_bytes(), str(source))
+        except OSError as error:
+            raise ScoresError(f"{source} cannot be read: {error.strerror or error}") from error
+
+
+def _metadata(content: bytes, where: str) -> dict[str, str]:
+    try:
+        (length,) = struct.unpack("<Q", content[:8])
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except (struct.error, ValueError, AttributeError, MemoryError) as error:
+        raise ScoresError(f"{where} is not a scores file", "make one with ganc score") from error
+    if not str(metadata.get("ganc_scores", "")).isdecimal():
+        raise ScoresError(f"{where} holds no scores", "make them with ganc score CKPT")
+    return dict(metadata)

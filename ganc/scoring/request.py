@@ -1,0 +1,58 @@
+"""What a scoring method is asked to do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganc.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """The settings of all methods; each method reads those that its table row names.
+
+    Attributes:
+        samples: Latents to average over.
+        batch: Latents per step; a setting of the method where its definition contains the batch.
+        seed: Feeds the streams "latents", "labels", "noise", "pca", "directions", "random".
+        noise_mode: "random" (keyed by seed and sample), "const" or "none".
+        latents: diversity: w vectors [n, D_w] instead of drawn ones.
+        directions: diversity: [batches, N, D_w] instead of drawn ones.
+        noise: diversity: noise[batch][direction][branch] is a list of maps [n, 1, R, R] in layer
+            order; branch 0 is G(w), branch 1 the moved image.
+        alpha: diversity: length of the step along a direction, in units of w.
+        num_directions: diversity: directions per batch.
+        gradient: diversity: "both" sends the gradient through both images, "base" through G(w).
+        truncation_psi: diversity: truncation of both latents (it scales the step as well).
+        effective: l1-out: weights as they act, modulated, averaged over latents.
+        device: Where the computation runs.
+        progress: Called after every batch.
+    """
+
+    samples: int = 0
+    batch: int = 0
+    seed: int = 0
+    noise_mode: str = "random"
+    latents: Tensor | None = None
+    directions: Tensor | None = None
+    noise: Sequence[Sequence[Sequence[Sequence[Tensor]]]] | None = None
+    alpha: float = 5.0
+    num_directions: int = 10
+    gradient: str = "both"
+    truncation_psi: float = 1.0
+    effective: bool = False
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    progress: Progress = silent
+
+    def recorded(self, options: Sequence[str]) -> dict[str, Any]:
+        """Return the named settings as JSON data; tensors the caller passed are only noted."""
+        values = {name: getattr(self, name) for name in ("samples", "batch", "seed", *options)}
+        given = ("latents", "directions", "noise")
+        return {
+            name: ("given" if value is not None else "drawn") if name in given else value
+            for name, value in values.items()
+            if name in ("samples", "batch", "seed") or name in options
+        }
