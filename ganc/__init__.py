@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ganc.checkpoints.store import save as save
     from ganc.models.model import Model as Model
     from ganc.pruning import prune as prune
-    from ganc.scoring.score import score as score
     from ganc.scores import Scores as Scores
+    from ganc.scoring.score import score as score
 
 _PUBLIC = {
     "load": "ganc.checkpoints.store",

@@ -33,6 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _name, _command in COMMANDS.items():
@@ -52,7 +53,9 @@ def _main(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     pass
@@ -105,7 +108,7 @@ def explain(error: BaseException) -> tuple[int, str | None, str | None]:
         return int(error.code or 0), None, None
     if isinstance(error, BrokenPipeError):
         # The reader went away (`| head`): nobody is left to tell. Keep the flush at exit quiet.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return errors.EXIT_INPUT, None, None
     if hasattr(error, "format_message"):
         return errors.EXIT_USAGE, *_usage(error)

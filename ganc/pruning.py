@@ -162,14 +162,14 @@ def apply_plan(model: Model, plan: PrunePlan) -> Model:
 
 def with_widths(config: Mapping[str, Any], widths: Mapping[str, int]) -> dict[str, Any]:
     """Return a model's config at other group widths; groups that are not named keep theirs."""
-    config = copy.deepcopy(dict(config))
-    configs = {"": config} | {
-        f"{name}.": config[name]["config"] for name in network_configs(config) if name in config
+    changed = copy.deepcopy(dict(config))
+    configs = {"": changed} | {
+        f"{name}.": changed[name]["config"] for name in network_configs(changed) if name in changed
     }
     for group, width in widths.items():
         network = next(p for p in sorted(configs, key=len, reverse=True) if group.startswith(p))
         configs[network]["widths"][group.removeprefix(network)] = width
-    return config
+    return changed
 
 
 def removes_nothing(model: Model, plan: PrunePlan) -> bool:
@@ -299,9 +299,7 @@ def _level_within(
     return levels[low]
 
 
-def _cost(
-    model: Model, budget: Mapping[str, float]
-) -> tuple[Callable[[Widths], int], float, str]:
+def _cost(model: Model, budget: Mapping[str, float]) -> tuple[Callable[[Widths], int], float, str]:
     network = model.primary
     shapes, groups, positions = network.shapes(), network.groups(), network.mac_positions()
     parameters = [name for name, _ in network.named_parameters()]

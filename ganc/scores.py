@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ganc.errors import ScoresError
 from ganc.files import atomic_write
+from ganc.safetensors_file import serialize
 from ganc.version import __version__
 
 FORMAT = 1
@@ -54,8 +55,7 @@ class Scores:
             "content_hash": self.content_hash or "",
             "groups": json.dumps(list(self.values)),
         }
-        tensors = {name: value.cpu().contiguous() for name, value in self.values.items()}
-        return safetensors.torch.save(tensors, metadata)
+        return serialize(self.values, metadata)
 
     @classmethod
     def from_bytes(cls, content: bytes, where: str) -> "Scores":

@@ -12,6 +12,7 @@ from torch import Tensor
 from ganc.checkpoints.header import Header, damaged, metadata, network_configs, parse_header
 from ganc.errors import CheckpointError, UsageError
 from ganc.models.model import Model, build_network
+from ganc.safetensors_file import serialize
 from ganc.version import __version__
 
 _DTYPES = {
@@ -23,8 +24,7 @@ _DTYPES = {
 
 def to_bytes(model: Model) -> bytes:
     """Return the checkpoint file of a model."""
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.tensors().items()}
-    return safetensors.torch.save(tensors, metadata(header_of(model), __version__))
+    return serialize(model.tensors(), metadata(header_of(model), __version__))
 
 
 def header_of(model: Model) -> Header:

@@ -34,7 +34,7 @@ def networks_of(tree: Any) -> tuple[Mapping[str, Tensor] | None, Mapping[str, Te
     """Return the generator's (g_ema before g) and the discriminator's tensors, where present."""
     if not isinstance(tree, Mapping):
         return None, None
-    candidates = [tree.get("g_ema"), tree.get("g"), tree.get("d"), tree]
+    candidates: list[Any] = [tree.get("g_ema"), tree.get("g"), tree.get("d"), tree]
     states = [strip_module(state) for state in candidates if is_state_dict(state)]
     generator = next((s for s in states if "input.input" in s), None)
     discriminator = next((s for s in states if "final_linear.1.weight" in s), None)
@@ -210,7 +210,9 @@ def convert_discriminator(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], 
     Raises:
         CheckpointError: A name or size does not fit.
     """
-    num_blocks = sum(re.fullmatch(r"convs\.\d+\.skip\.1\.weight", name) is not None for name in state)
+    num_blocks = sum(
+        re.fullmatch(r"convs\.\d+\.skip\.1\.weight", name) is not None for name in state
+    )
     img_resolution = 4 * 2**num_blocks
     tensors = _rename(state, _discriminator_names(img_resolution), "discriminator")
     try:

@@ -113,7 +113,7 @@ def _read(source: str | Path | BinaryIO) -> tuple[str, bytes]:
 
 def _read_tree(content: bytes, where: str) -> Any:
     """Unpickle a torch file into plain containers and tensors; refuse every other global."""
-    if content.startswith(_ZIP_MAGIC) or content.startswith(_LEGACY_MAGIC):
+    if content.startswith((_ZIP_MAGIC, _LEGACY_MAGIC)):
         return _read_torch(content, where)
     if content[:1] == b"\x80":
         raise CheckpointError(

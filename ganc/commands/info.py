@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def info(ckpt: shared.Checkpoint, as_json: shared.Json = False) -> None:
-    """Show architecture, resolution, widths, params, MACs and provenance of a checkpoint.
+    """Show what a checkpoint holds: architecture, widths, params, MACs.
 
     Reads the header alone where the file is ganc's own.
 

@@ -40,12 +40,8 @@ def prune(
         float | None,
         typer.Option("--params", parser=_count, metavar="COUNT", help="Parameters at most."),
     ] = None,
-    allocation: Annotated[
-        str, typer.Option("--allocation", help="uniform or global.")
-    ] = "uniform",
-    round_to: Annotated[
-        int, typer.Option("--round-to", help="Round widths up to a multiple.")
-    ] = 1,
+    allocation: Annotated[str, typer.Option("--allocation", help="uniform or global.")] = "uniform",
+    round_to: Annotated[int, typer.Option("--round-to", help="Round widths up to a multiple.")] = 1,
     min_width: Annotated[
         int, typer.Option("--min-width", help="Channels that every group keeps at least.")
     ] = 1,
@@ -59,7 +55,7 @@ def prune(
     Example: ganc prune faces.safetensors --scores faces.diversity.scores.safetensors --speedup 10
     -o small.safetensors
     """
-    budget = {
+    budget: dict[str, Any] = {
         "prune_ratio": prune_ratio, "macs": macs, "speedup": speedup, "params": params,
         "allocation": allocation, "round_to": round_to, "min_width": min_width,
     }  # fmt: skip

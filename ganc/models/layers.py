@@ -4,6 +4,7 @@ Source: Karras et al. 2018, Section 4.1 (equalised learning rate); Karras et al.
 (mapping network). Weights are stored without their gain, which is applied at run time.
 """
 
+import itertools
 import math
 
 import torch
@@ -87,7 +88,7 @@ class MappingNetwork(nn.Module):
         if c_dim:
             self.embed = FullyConnectedLayer(c_dim, embed_dim)
         sizes = [z_dim + embed_dim] + [w_dim] * num_layers
-        for i, (before, after) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for i, (before, after) in enumerate(itertools.pairwise(sizes)):
             layer = FullyConnectedLayer(before, after, act="lrelu", lr_multiplier=lr_multiplier)
             self.add_module(f"fc{i}", layer)
         if num_ws is not None:

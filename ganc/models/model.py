@@ -174,7 +174,9 @@ def check_tensors(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, T
         CheckpointError: The first problems, named.
     """
     problems = [f"{name} is missing" for name in shapes if name not in tensors]
-    problems += [f"{name} is not part of this architecture" for name in tensors if name not in shapes]
+    problems += [
+        f"{name} is not part of this architecture" for name in tensors if name not in shapes
+    ]
     problems += [
         f"{name} has shape {tuple(tensors[name].shape)}, config says {shape}"
         for name, shape in shapes.items()

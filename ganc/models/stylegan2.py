@@ -134,7 +134,7 @@ class SynthesisBlock(nn.Module):
         conv_clamp: float | None,
     ) -> None:
         super().__init__()
-        layer = {"resample_filter": resample_filter, "conv_clamp": conv_clamp}
+        layer: dict[str, Any] = {"resample_filter": resample_filter, "conv_clamp": conv_clamp}
         self.is_first = in_channels == 0
         self.num_convs = 1 if self.is_first else 2
         if self.is_first:
@@ -171,7 +171,8 @@ class SynthesisBlock(nn.Module):
         else:
             x = self.conv0(x, ws[0], noise[0], noise_mode)
             x = self.conv1(x, ws[1], noise[1], noise_mode)
-        rgb = self.torgb(x, ws[-1]).float()
+        rgb = self.torgb(x, ws[-1])
+        rgb = rgb.to(torch.promote_types(rgb.dtype, torch.float32))  # the image is never half
         return x, rgb if img is None else upsample2d(img, self.resample_filter) + rgb
 
 
@@ -363,9 +364,7 @@ class Generator(LatentGenerator):
             truncation_psi, truncation_cutoff: See ``MappingNetwork.forward``.
             noise_mode, noise: See ``SynthesisNetwork.forward``.
         """
-        ws = self.mapping(
-            z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff
-        )
+        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
         return self.synthesis(ws, noise_mode=noise_mode, noise=noise)
 
     def groups(self) -> tuple[ChannelGroup, ...]:
@@ -422,9 +421,7 @@ def block_resolutions(img_resolution: int) -> list[int]:
         UsageError: It is not a power of two from 4 to 1024.
     """
     if img_resolution not in (4, 8, 16, 32, 64, 128, 256, 512, 1024):
-        raise UsageError(
-            f"img_resolution {img_resolution} is not a power of two from 4 to 1024"
-        )
+        raise UsageError(f"img_resolution {img_resolution} is not a power of two from 4 to 1024")
     return [2**i for i in range(2, img_resolution.bit_length())]
 
 

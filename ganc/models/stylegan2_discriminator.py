@@ -225,7 +225,9 @@ class Discriminator(Network):
         """
         expected = (self.img_channels, self.img_resolution, self.img_resolution)
         if img.ndim != 4 or img.shape[1:] != expected:
-            raise ShapeError(f"img must be [N, {', '.join(map(str, expected))}], got {shape_of(img)}")
+            raise ShapeError(
+                f"img must be [N, {', '.join(map(str, expected))}], got {shape_of(img)}"
+            )
         x = self.get_submodule(f"b{self.img_resolution}.fromrgb")(img)
         for resolution in self.resolutions():
             x = self.get_submodule(f"b{resolution}")(x)

@@ -1,6 +1,5 @@
 """Weight modulation and demodulation. Source: Karras et al. 2020 (StyleGAN2), Section 2.2."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -4,7 +4,7 @@ Source: Chung et al. 2024, "Diversity-aware Channel Pruning for StyleGAN Compres
 published code computes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -150,7 +150,7 @@ def principal_directions(w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _gradients(
-    generator: Generator, weights: dict[str, Tensor], batch: Batch, request: ScoreRequest
+    generator: Generator, weights: Mapping[str, Tensor], batch: Batch, request: ScoreRequest
 ) -> list[dict[str, Tensor]]:
     """Return ∂L_i/∂W for every direction of a batch."""
     if request.noise is not None:
@@ -186,7 +186,7 @@ def _render(generator: Generator, w: Tensor, noise: Noise, request: ScoreRequest
 
 def _gradient(
     generator: Generator,
-    weights: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
     batch: Batch,
     number: int,
     noise: Noise,

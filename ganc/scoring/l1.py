@@ -7,10 +7,10 @@ side as the content-aware GAN compression code does (its "l1-out" baseline).
 import torch
 from torch import Tensor
 
+from ganc.errors import UsageError
 from ganc.models.model import Model
 from ganc.models.sampling import latent_inputs
 from ganc.models.stylegan2 import Generator
-from ganc.errors import UsageError
 from ganc.scoring.read import per_channel
 from ganc.scoring.request import ScoreRequest
 

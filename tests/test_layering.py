@@ -1,0 +1,98 @@
+"""Imports point down only, inside functions as well; a torch-free core stays torch-free."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "ganc"
+
+# Each row may import from rows below it and from its own module or package.
+LAYERS: list[set[str]] = [
+    {"__main__"},
+    {"cli"},
+    {"commands"},
+    {"demo"},
+    {"scoring", "pruning", "distillation", "evaluation", "exporters"},
+    {"data", "perceptual", "scores"},
+    {"checkpoints", "models"},
+    {"groups"},
+    {"ops"},
+    {"devices", "files", "safetensors_file", "seeds"},
+    {"errors", "progress", "version"},
+]
+# Within these rows modules know each other; everywhere else siblings are strangers.
+OPEN_ROWS = ({"checkpoints", "models"}, {"data", "perceptual", "scores"})
+
+
+def unit(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def imports(path: Path) -> set[str]:
+    """Return every ganc module that a file imports, at any depth, type checking left out."""
+    found = set()
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test)
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module == "ganc":
+                found |= {f"ganc.{alias.name}" for alias in node.names}
+            elif node.module and node.module.startswith("ganc."):
+                found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("ganc.")}
+    return found
+
+
+def row(name: str) -> int:
+    rows = [i for i, layer in enumerate(LAYERS) if name in layer]
+    assert rows, f"ganc.{name} has no place in LAYERS"
+    return rows[0]
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for module in imports(path):
+        other = unit(module)
+        if other == own:
+            if own == "commands":
+                assert module == "ganc.commands" or module.endswith("_shared"), module
+            continue
+        is_sibling = row(own) == row(other) and LAYERS[row(own)] in OPEN_ROWS
+        assert row(other) > row(own) or is_sibling, f"{own} may not import {module}"
+
+
+def test_library_does_not_print_or_prompt() -> None:
+    for path in FILES:
+        if path.relative_to(PACKAGE).parts[0] in ("commands", "cli.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = node.func.id if isinstance(node, ast.Call) and isinstance(
+                node.func, ast.Name) else None  # fmt: skip
+            assert called not in ("print", "input", "exit"), path
+        assert not imports_of(path) & {"typer", "rich"}, path
+
+
+def imports_of(path: Path) -> set[str]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {
+        name.split(".")[0]
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom)
+                     else [alias.name for alias in node.names])
+    }  # fmt: skip
