@@ -16,6 +16,7 @@ from ganc import errors
 from ganc.commands.import_ import import_
 from ganc.commands.info import info
 from ganc.commands.prune import prune
+from ganc.commands.sample import sample
 from ganc.commands.score import score
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "info": info,
     "score": score,
     "prune": prune,
+    "sample": sample,
 }
 
 app = typer.Typer(

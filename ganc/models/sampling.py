@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from ganc import seeds
+from ganc.devices import resolve_device
 from ganc.errors import UsageError, unknown_name
+from ganc.models.model import Model
 from ganc.models.network import LatentGenerator
 from ganc.models.stylegan2 import NOISE_MODES
 
@@ -80,7 +82,7 @@ def latent_inputs(
 
 def _labels(seed: int, indices: Sequence[int] | range, c_dim: int) -> Tensor:
     classes = [int(seeds.generator(seed, "labels", i).integers(c_dim)) for i in indices]
-    return torch.eye(c_dim)[classes]
+    return one_hot(classes, c_dim)
 
 
 @torch.no_grad()
@@ -135,3 +137,65 @@ def iterate_samples(
             truncation_psi=truncation_psi,
             truncation_cutoff=truncation_cutoff,
         )
+
+
+def sample(
+    model: Model,
+    num: int = 16,
+    *,
+    seed: int = 0,
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
+    labels: Sequence[int] | None = None,
+    noise_mode: str = "const",
+    batch: int = 16,
+    device: str | torch.device = "cpu",
+) -> Tensor:
+    """Generate images to look at; sample i is the same whatever ``num`` and ``batch`` are.
+
+    Args:
+        model: The model; its networks end up on ``device``.
+        num: Number of images.
+        labels: Classes of the images, repeated as often as needed; None draws them.
+        Others: See ``iterate_samples``.
+    Returns:
+        [num, img_channels, R, R], float32 on the CPU, nominal range [-1, 1], not clamped.
+    Raises:
+        UsageError: The model has no generator that takes latents, a number is out of range, or a
+            label is not one of its classes.
+    """
+    generator = model.generator
+    if not isinstance(generator, LatentGenerator):
+        raise UsageError("the model has no generator that takes latents")
+    if num < 1 or batch < 1:
+        raise UsageError(f"-n {num} and --batch {batch} must be at least 1")
+    generator.to(resolve_device(device))
+    images = []
+    for start in range(0, num, batch):
+        indices = range(start, min(start + batch, num))
+        inputs = latent_inputs(generator, indices, seed, noise_mode=noise_mode)
+        if labels is not None:
+            classes = [labels[i % len(labels)] for i in indices]
+            inputs = replace(inputs, c=one_hot(classes, generator.c_dim))
+        images.append(
+            generate(
+                generator,
+                inputs,
+                truncation_psi=truncation_psi,
+                truncation_cutoff=truncation_cutoff,
+            ).cpu()
+        )
+    return torch.cat(images)
+
+
+def one_hot(classes: Sequence[int], c_dim: int) -> Tensor:
+    """Return labels [N, c_dim] of class numbers.
+
+    Raises:
+        UsageError: A class is not below ``c_dim``.
+    """
+    for label in classes:
+        if not 0 <= label < c_dim:
+            found = f"has {c_dim} classes" if c_dim else "takes no labels"
+            raise UsageError(f"--labels {label}: the model {found}")
+    return torch.eye(c_dim)[list(classes)]
