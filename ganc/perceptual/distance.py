@@ -1,0 +1,266 @@
+"""Perceptual distances: LPIPS on its three trunks, and an LPIPS-like one that needs no download."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import lpips
+import torch
+import torch.nn.functional as F
+
+from ganc import seeds
+from ganc.errors import ShapeError, UsageError, WeightsError, unknown_name
+from ganc.perceptual import effnet
+from ganc.perceptual.cache import (
+    WEIGHTS,
+    check_sha256,
+    load_strictly,
+    read_tensors,
+    weights_path,
+)
+from ganc.progress import Progress, silent
+
+_RANGE_TOLERANCE = 1e-3  # far above rounding, far below a wrong range ([0, 255] or [-2, 2])
+
+
+class PerceptualDistance(torch.nn.Module):
+    """How different two images look, differentiable in both.
+
+    Features of several stages are scaled to unit length over their channels; the squared
+    differences are averaged over pixels, weighted over channels and summed over stages.
+    Source: Zhang et al. 2018 (LPIPS), Eq. 1.
+
+    Args:
+        name: Its row in ``PERCEPTUAL_DISTANCES``.
+        sha256: Of its weights file.
+        stages: Images [N, 3, H, W] in [-1, 1] → one [N, C_k, h_k, w_k] per stage.
+        channel_weights: One non-negative [C_k] per stage.
+        resolution: Side that images are resized to (bilinear, antialiased) before the network;
+            None takes them as they are.
+        smallest_side: The network cannot take smaller images.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        sha256: str,
+        stages: torch.nn.Module,
+        channel_weights: Sequence[torch.Tensor],
+        resolution: int | None,
+        smallest_side: int,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.sha256 = sha256
+        self.resolution = resolution
+        self.smallest_side = smallest_side
+        self._stages = stages
+        self._channel_weights = torch.nn.ParameterList(channel_weights)
+        self.requires_grad_(False).eval()
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor, *, checked: bool = False) -> torch.Tensor:
+        """Compare images pairwise.
+
+        Args:
+            a: [N, 3, H, W], float, nominal range [-1, 1]; not [0, 1], which would flatter.
+            b: As ``a``.
+            checked: Refuse values outside [-1, 1]. Off by default: generators overshoot a little,
+                and whether to clamp them first is the caller's choice.
+        Returns:
+            [N], float32, never negative.
+        Raises:
+            ShapeError: The shapes differ, are not [N, 3, H, W], or are too small.
+            UsageError: ``checked``, and a value is outside [-1, 1].
+        """
+        self._check(a, b, checked)
+        distance = torch.zeros(len(a), device=a.device)
+        stages = zip(self._features(a), self._features(b), self._channel_weights, strict=True)
+        for stage_a, stage_b, weight in stages:
+            difference = (stage_a - stage_b).square().mean(dim=(2, 3))  # [N, C_k]
+            # Not `difference @ weight`: autocast would round that product to bfloat16.
+            distance = distance + (difference * weight).sum(dim=1)
+        return distance
+
+    def _features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Unit-length features per stage, in float32 under autocast too."""
+        if self.resolution is not None and images.shape[2:] != (self.resolution,) * 2:
+            size = (self.resolution, self.resolution)
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        return [lpips.normalize_tensor(stage.float()) for stage in self._stages(images)]
+
+    def _check(self, a: torch.Tensor, b: torch.Tensor, checked: bool) -> None:
+        if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 3:
+            raise ShapeError(
+                f"`{self.name}` needs two batches [N, 3, H, W], got {list(a.shape)} and "
+                f"{list(b.shape)}",
+                "it was trained on RGB; it does not exist for grey or RGBA models",
+            )
+        side = self.resolution or min(a.shape[2:])
+        if side < self.smallest_side:
+            raise ShapeError(
+                f"`{self.name}` needs images of at least {self.smallest_side} px, got {side}"
+            )
+        if checked:
+            low = torch.minimum(a.min(), b.min()).item()
+            high = torch.maximum(a.max(), b.max()).item()
+            if not (low >= -1 - _RANGE_TOLERANCE and high <= 1 + _RANGE_TOLERANCE):  # NaN too
+                raise UsageError(
+                    f"`{self.name}` needs images in [-1, 1], got [{low:.4g}, {high:.4g}]",
+                    "scale uint8 images by x / 127.5 - 1; clamp what a generator overshoots",
+                )
+
+
+def load_perceptual(
+    name: str,
+    *,
+    device: torch.device | str = "cpu",
+    offline: bool = False,
+    resolution: int | None = None,
+    progress: Progress = silent,
+) -> PerceptualDistance:
+    """Load a perceptual distance with verified, frozen weights and test it once.
+
+    Args:
+        name: A row of ``PERCEPTUAL_DISTANCES``.
+        resolution: Side that images are resized to; None keeps the network's own choice
+            (LPIPS: as given; `effnet-lite0`: 128).
+    Raises:
+        UsageError: ``name`` is not in ``PERCEPTUAL_DISTANCES``.
+        WeightsError: Its weights are missing or damaged, or fail the test.
+        MissingDependencyError: The package that carries it is not installed.
+    """
+    if name not in PERCEPTUAL_DISTANCES:
+        raise unknown_name("perceptual distance", name, PERCEPTUAL_DISTANCES)
+    row = PERCEPTUAL_DISTANCES[name]
+    distance = row.build(name, offline, progress)
+    _self_test(distance, row.known_distance)
+    if resolution is not None:
+        distance.resolution = resolution
+    return distance.to(device)
+
+
+def _self_test(distance: PerceptualDistance, known: float | None) -> None:
+    """Refuse weights that load but give another distance for a fixed pair than they always did."""
+    pair = seeds.normal(0, "perceptual self-test", range(2), (3, 64, 64)).mul(0.5).clamp(-1, 1)
+    found = float(distance(pair[:1], pair[1:]))
+    # CPU kernels differ by 1e-5 relative at most; a wrong weight, padding or range by far more.
+    fits = found > 0 if known is None else abs(found / known - 1) < 1e-3
+    if not (fits and found < float("inf")):
+        expected = "a positive number" if known is None else known
+        raise WeightsError(
+            f"`{distance.name}` gives {found:.6g} for its test pair, expected {expected}",
+            "its weights or the package that runs them are not the published ones",
+        )
+
+
+@dataclass(frozen=True)
+class _LpipsTrunk:
+    """A trunk of the `lpips` package and the two files that it consists of."""
+
+    build: Callable[..., torch.nn.Module]
+    weights: str  # the trunk's row in the cache's table
+    linear_sha256: str  # of the version 0.1 channel weights that the package carries
+    smallest_side: int
+
+
+def _load_lpips(
+    net: str, trunk: _LpipsTrunk, name: str, offline: bool, progress: Progress
+) -> PerceptualDistance:
+    path = weights_path(trunk.weights, offline=offline, progress=progress)
+    return PerceptualDistance(
+        name,
+        sha256=WEIGHTS[trunk.weights].sha256,
+        stages=torch.nn.Sequential(lpips.ScalingLayer(), _load_trunk(trunk, path)),
+        channel_weights=_load_linear(net, trunk),
+        resolution=None,
+        smallest_side=trunk.smallest_side,
+    )
+
+
+def _load_trunk(trunk: _LpipsTrunk, path: Path) -> torch.nn.Module:
+    """Build the package's trunk without its download, around torchvision's published weights."""
+    with warnings.catch_warnings(), torch.device("meta"):
+        warnings.simplefilter("ignore", UserWarning)  # torchvision: `pretrained` is deprecated
+        module = trunk.build(pretrained=False)
+    # lpips calls torchvision's features.3.weight slice2.3.weight; the classifier is not used.
+    names = {key.split(".", 1)[1]: key for key in module.state_dict()}
+    published = {
+        key.removeprefix("features."): tensor
+        for key, tensor in read_tensors(path).items()
+        if key.startswith("features.")
+    }
+    load_strictly(module, {names.get(key, key): t for key, t in published.items()}, path)
+    return module
+
+
+def _load_linear(net: str, trunk: _LpipsTrunk) -> list[torch.Tensor]:
+    """Read the version 0.1 channel weights that the package carries, one [C] per stage."""
+    path = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
+    check_sha256(path, trunk.linear_sha256)
+    tensors = read_tensors(path)
+    return [tensors[f"lin{k}.model.1.weight"].flatten() for k in range(len(tensors))]
+
+
+class _EffNetStages(torch.nn.Module):
+    """The stages of EfficientNet-Lite0 as a module of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = effnet.EffNetLite0()
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return self.network.stages(images)
+
+
+def _load_effnet(name: str, offline: bool, progress: Progress) -> PerceptualDistance:
+    """Five stages of EfficientNet-Lite0, all channels equal, averaged over stages."""
+    widths = effnet.STAGE_WIDTHS
+    return PerceptualDistance(
+        name,
+        sha256=effnet.SHA256,
+        stages=_EffNetStages(),
+        channel_weights=[torch.full((width,), 1 / len(widths)) for width in widths],
+        resolution=128,
+        smallest_side=1,
+    )
+
+
+@dataclass(frozen=True)
+class PerceptualRow:
+    """How to build a distance, and what it must give for the self-test's pair.
+
+    ``known_distance`` is None where nobody has recorded it with the published weights yet.
+    """
+
+    build: Callable[[str, bool, Progress], PerceptualDistance]
+    known_distance: float | None
+
+
+_VGG = _LpipsTrunk(
+    build=lpips.pretrained_networks.vgg16,
+    weights="vgg16",
+    linear_sha256="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+    smallest_side=16,
+)
+_ALEX = _LpipsTrunk(
+    build=lpips.pretrained_networks.alexnet,
+    weights="alexnet",
+    linear_sha256="df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
+    smallest_side=31,
+)
+_SQUEEZE = _LpipsTrunk(
+    build=lpips.pretrained_networks.squeezenet,
+    weights="squeezenet1_1",
+    linear_sha256="4a5350f23600cb79923ce65bb07cbf57dca461329894153e05a1346bd531cf76",
+    smallest_side=17,
+)
+
+PERCEPTUAL_DISTANCES: dict[str, PerceptualRow] = {
+    "lpips-vgg": PerceptualRow(partial(_load_lpips, "vgg", _VGG), known_distance=None),
+    "lpips-alex": PerceptualRow(partial(_load_lpips, "alex", _ALEX), known_distance=None),
+    "lpips-squeeze": PerceptualRow(partial(_load_lpips, "squeeze", _SQUEEZE), known_distance=None),
+    "effnet-lite0": PerceptualRow(_load_effnet, known_distance=1.04937),
+}
