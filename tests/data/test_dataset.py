@@ -1,0 +1,275 @@
+"""Folders and zips, labels, hashes, and everything that is wrong with them."""
+
+import pickle
+import shutil
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from ganc.data.dataset import ImageDataset, iterate_images, open_dataset
+from ganc.data.images import BrokenImageError
+from ganc.errors import DataError, UsageError
+
+from .pictures import flip_bit, labels_file, noise, png, write_folder, write_zip
+
+FILES = {"b/2.png": png(seed=2), "a/1.png": png(seed=1), "a/0.PNG": png(seed=0)}
+NAMES = ["a/0.PNG", "a/1.png", "b/2.png"]
+
+
+def expected(*seeds: int) -> torch.Tensor:
+    return torch.stack([torch.from_numpy(noise(seed=seed)).permute(2, 0, 1) for seed in seeds])
+
+
+def images_of(dataset: ImageDataset) -> torch.Tensor:
+    return torch.stack([dataset[index][0] for index in range(len(dataset))])
+
+
+@pytest.fixture(params=["folder", "zip"])
+def write(request, tmp_path):
+    """Write files as a folder or as a zip."""
+    if request.param == "folder":
+        return lambda files: write_folder(tmp_path / "set", files)
+    return lambda files: write_zip(tmp_path / "set.zip", files)
+
+
+def opened(path, **options) -> ImageDataset:
+    return open_dataset(path, **{"resolution": 8, "channels": 3, **options})
+
+
+def test_images_are_found_recursively_and_sorted(write):
+    dataset = opened(write(FILES))
+    assert dataset.names == NAMES
+    assert len(dataset) == 3
+    assert torch.equal(images_of(dataset), expected(0, 1, 2))
+    assert [len(label) for _, label in dataset] == [0, 0, 0]
+    assert dataset.label_dim == 0
+
+
+def test_hidden_and_other_files_are_left_out(write):
+    extra = {
+        "a/._1.png": b"", "__MACOSX/a.png": b"", ".cache/3.png": b"", "readme.txt": b"",
+        "dataset.json": b"",
+    }  # fmt: skip
+    assert opened(write(FILES | extra)).names == NAMES
+
+
+def test_resolution_is_taken_from_the_first_image(write):
+    dataset = opened(write(FILES | {"c.png": png(16)}), resolution=None)
+    assert dataset.resolution == 8
+    with pytest.raises(DataError, match=r"c\.png: size 16x16, allowed is 8x8"):
+        dataset[3]
+
+
+def test_resize_scales_the_others(write):
+    dataset = opened(write({"a.png": png(16), "b.png": png(8)}), resize=True)
+    assert images_of(dataset).shape == (2, 3, 8, 8)
+
+
+def test_resize_needs_a_resolution(tmp_path):
+    with pytest.raises(UsageError, match="resize is set without a resolution"):
+        opened(tmp_path, resolution=None, resize=True)
+
+
+def test_class_numbers_become_one_hot(write):
+    labels = [["a/0.PNG", 2], ["a/1.png", 0], ["b\\2.png", 3], ["gone.png", 9]]
+    dataset = opened(write(FILES | {"dataset.json": labels_file(labels)}), use_labels=True)
+    assert dataset.label_dim == 4
+    assert [label.tolist() for _, label in dataset] == [[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]]
+    assert dataset.label(0).dtype == torch.float32
+
+
+def test_label_vectors_are_kept(write):
+    labels = [[name, [index, 0.5]] for index, name in enumerate(NAMES)]
+    dataset = opened(write(FILES | {"dataset.json": labels_file(labels)}), use_labels=True)
+    assert dataset.label_dim == 2
+    assert [label.tolist() for _, label in dataset] == [[0, 0.5], [1, 0.5], [2, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (None, "not found"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe\x00", "not JSON"),
+        (b"[" * 200_000, "not JSON"),
+        (b"[]", "holds no labels"),
+        (labels_file(None), "holds no labels"),
+        (labels_file({"a/0.PNG": 1}), "not a list of"),
+        (labels_file(["a/0.PNG"]), "not a list of"),
+        (labels_file([["a/0.PNG", 1]]), r"2 of 3 images have no label \(first: a/1.png\)"),
+        (labels_file([[name, -1] for name in NAMES]), "no common form"),
+        (labels_file([[name, True] for name in NAMES]), "no common form"),
+        (labels_file([[name, []] for name in NAMES]), "no common form"),
+        (labels_file([[name, [float("nan")]] for name in NAMES]), "no common form"),
+        (labels_file([[name, [10**400]] for name in NAMES]), "no common form"),
+        (labels_file([[name, [1.0] * (1 + i)] for i, name in enumerate(NAMES)]), "no common form"),
+    ],
+)
+def test_bad_labels_are_refused_when_they_are_used(write, content, found):
+    path = write(FILES if content is None else FILES | {"dataset.json": content})
+    with pytest.raises(DataError, match=rf"dataset\.json: .*{found}") as caught:
+        opened(path, use_labels=True)
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
+    assert len(opened(path)) == 3
+
+
+def test_missing_path_is_named(tmp_path):
+    with pytest.raises(DataError, match="nothing: path not found"):
+        opened(tmp_path / "nothing")
+
+
+def test_set_without_images_is_named(write):
+    with pytest.raises(DataError, match=r"no images found, allowed are \.png, ") as caught:
+        opened(write({"readme.txt": b"x"}))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", png()])
+def test_file_that_is_no_zip_is_named(tmp_path, content):
+    path = tmp_path / "set.zip"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"set\.zip: not a zip, or damaged"):
+        opened(path)
+
+
+def test_truncated_zip_is_named(tmp_path):
+    path = write_zip(tmp_path / "set.zip", FILES)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"set\.zip: not a zip, or damaged"):
+        opened(path)
+
+
+def test_unknown_zip_methods_are_not_broken_images(tmp_path):
+    path = write_zip(tmp_path / "set.zip", {"a.png": png()})
+    data = path.read_bytes()
+    directory = data.index(b"PK\x01\x02")
+    path.write_bytes(flip_bit(data, directory + 8))  # the member's flag "encrypted"
+    with pytest.raises(DataError, match=r"set\.zip: a\.png: cannot be read") as caught:
+        opened(path)[0]
+    assert not isinstance(caught.value, BrokenImageError)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_no_flipped_bit_of_a_zip_changes_a_pixel(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp()
+    content = write_zip(folder / "whole.zip", FILES).read_bytes()
+    position = data.draw(st.integers(0, len(content) - 1))
+    damaged = folder / "damaged.zip"
+    damaged.write_bytes(flip_bit(content, position, data.draw(st.integers(0, 7))))
+    images, message = [], "damaged.zip"
+    try:
+        images = [image for image, _ in opened(damaged)]
+    except DataError as error:
+        message = error.message
+    assert "damaged.zip" in message
+    assert "\n" not in message
+    assert all(any(torch.equal(image, whole) for whole in expected(0, 1, 2)) for image in images)
+
+
+def test_vanished_file_is_no_broken_image(tmp_path):
+    dataset = opened(write_folder(tmp_path, FILES))
+    (tmp_path / "a/1.png").unlink()
+    with pytest.raises(DataError, match=r"a/1\.png: cannot be read \(No such file") as caught:
+        dataset[1]
+    assert not isinstance(caught.value, BrokenImageError)
+
+
+def test_linked_folders_are_not_followed(tmp_path):
+    write_folder(tmp_path, FILES)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert opened(tmp_path).names == NAMES
+
+
+def test_hash_is_the_same_packed_and_unpacked(tmp_path):
+    packed = write_zip(tmp_path / "set.zip", FILES)
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path / "set")
+    copy = shutil.copytree(tmp_path / "set", tmp_path / "copy")
+    assert len({opened(path).content_hash for path in (packed, tmp_path / "set", copy)}) == 1
+
+
+def test_hash_names_what_is_yielded(tmp_path):
+    root = write_folder(tmp_path / "set", FILES)
+    other_pixels = write_folder(tmp_path / "pixels", FILES | {"a/1.png": png(seed=9)})
+    other_name = write_folder(tmp_path / "name", {**FILES, "c.png": FILES["b/2.png"]})
+    (other_name / "b/2.png").unlink()
+    datasets = [
+        opened(root), opened(other_pixels), opened(other_name), opened(root, channels=1),
+        opened(root, resize=True), opened(root, resize=True, resolution=4),
+    ]  # fmt: skip
+    hashes = {dataset.content_hash for dataset in datasets}
+    assert len(hashes) == len(datasets)
+    assert all(len(name) == 64 for name in hashes)
+
+
+def test_hash_ignores_labels(write):
+    labelled = FILES | {"dataset.json": labels_file([[name, 1] for name in NAMES])}
+    plain = opened(write(FILES)).content_hash
+    assert opened(write(labelled), use_labels=True).content_hash == plain
+
+
+def test_dataset_can_be_pickled_after_reading(write):
+    dataset = opened(write(FILES))
+    before = images_of(dataset)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(images_of(copy), before)
+    assert copy.content_hash == dataset.content_hash
+
+
+def test_another_process_opens_the_zip_anew(tmp_path, monkeypatch):
+    path = write_zip(tmp_path / "set.zip", FILES)
+    dataset = opened(path)
+    path.unlink()
+    assert torch.equal(images_of(dataset), expected(0, 1, 2))  # this process has it open
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    with pytest.raises(DataError, match=r"set\.zip: cannot be read \(No such file"):
+        dataset[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", ["spawn", "fork"])
+def test_worker_processes_read_the_same(write, context):
+    dataset = opened(write(FILES))
+    before = images_of(dataset)  # so that a zip is open in the parent
+    loader = DataLoader(dataset, batch_size=3, num_workers=1, multiprocessing_context=context)
+    ((images, labels),) = loader
+    assert torch.equal(images, before)
+    assert labels.shape == (3, 0)
+
+
+def test_threads_read_the_same(write):
+    dataset = opened(write({f"{seed:03}.png": png(seed=seed) for seed in range(40)}))
+    with ThreadPoolExecutor(8) as pool:
+        images = torch.stack(list(pool.map(dataset.image, list(range(40)) * 5)))
+    assert torch.equal(images, expected(*range(40)).repeat(5, 1, 1, 1))
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(None, [2, 1]), (2, [2]), (1, [1]), (9, [2, 1])])
+def test_images_are_iterated_in_order(write, limit, sizes):
+    batches = list(iterate_images(opened(write(FILES)), limit, batch=2))
+    assert [len(batch) for batch in batches] == sizes
+    assert torch.equal(torch.cat(batches), expected(0, 1, 2)[: sum(sizes)])
+
+
+def test_iterating_stops_at_a_broken_image(write):
+    files = {f"{seed}.png": png(seed=seed) for seed in range(5)} | {"3.png": png()[:60]}
+    batches = iterate_images(opened(write(files)), None, batch=2)
+    assert torch.equal(next(batches), expected(0, 1))
+    with pytest.raises(BrokenImageError, match=r"3\.png: broken image") as caught:
+        next(batches)
+    assert caught.value.exit_code == 3
+
+
+def test_bit_flip_inside_a_zip_member_is_a_broken_image(tmp_path):
+    path = write_zip(tmp_path / "set.zip", FILES)
+    data = path.read_bytes()
+    path.write_bytes(flip_bit(data, data.index(b"IDAT") + 20))
+    with pytest.raises(BrokenImageError, match=r"set\.zip: b/2\.png: broken zip member \(Bad CRC"):
+        opened(path)[2]
