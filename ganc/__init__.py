@@ -14,15 +14,27 @@ from typing import TYPE_CHECKING, Any
 from ganc.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from ganc.checkpoints.describe import info as info
     from ganc.checkpoints.store import load as load
     from ganc.checkpoints.store import save as save
+    from ganc.showcase.pipeline import demo as demo
+    from ganc.distillation.loop import distill as distill
+    from ganc.evaluation.evaluate import evaluate as evaluate
+    from ganc.exporters.export import export as export
     from ganc.models.model import Model as Model
+    from ganc.models.sampling import sample as sample
     from ganc.pruning import prune as prune
     from ganc.scores import Scores as Scores
     from ganc.scoring.score import score as score
 
 _PUBLIC = {
+    "demo": "ganc.showcase.pipeline",
+    "distill": "ganc.distillation.loop",
+    "evaluate": "ganc.evaluation.evaluate",
+    "export": "ganc.exporters.export",
+    "info": "ganc.checkpoints.describe",
     "load": "ganc.checkpoints.store",
+    "sample": "ganc.models.sampling",
     "save": "ganc.checkpoints.store",
     "score": "ganc.scoring.score",
     "prune": "ganc.pruning",

@@ -13,6 +13,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ganc import errors
+from ganc.commands.demo import demo
+from ganc.commands.eval import eval_
+from ganc.commands.export import export
 from ganc.commands.import_ import import_
 from ganc.commands.info import info
 from ganc.commands.prune import prune
@@ -24,7 +27,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "info": info,
     "score": score,
     "prune": prune,
+    "eval": eval_,
+    "export": export,
     "sample": sample,
+    "demo": demo,
 }
 
 app = typer.Typer(

@@ -45,3 +45,8 @@ def is_state_dict(tree: Any) -> bool:
         and bool(tree)
         and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in tree.items())
     )
+
+
+def describe(inferred: Mapping[str, Any]) -> str:
+    """Return what was inferred as one line for a person."""
+    return ", ".join(f"{name} {value}" for name, value in inferred.items()) or "nothing"

@@ -11,11 +11,12 @@ from typing import Any, BinaryIO
 import torch
 
 from ganc.checkpoints import native, rosinality
-from ganc.checkpoints.foreign import Conversion, Reader
+from ganc.checkpoints.foreign import Conversion, Reader, describe
 from ganc.checkpoints.header import damaged
 from ganc.errors import CheckpointError, unknown_name
 from ganc.files import atomic_write
 from ganc.models.model import ARCHITECTURES, Model
+from ganc.progress import Warn, ignore
 from ganc.version import __version__
 
 READERS: dict[str, Reader] = {
@@ -27,12 +28,15 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
-def load(source: str | Path | BinaryIO, *, architecture: str | None = None) -> Model:
+def load(
+    source: str | Path | BinaryIO, *, architecture: str | None = None, note: Warn = ignore
+) -> Model:
     """Load a checkpoint: ganc's own format or a foreign one. No code from the file ever runs.
 
     Args:
         source: A path, or a binary stream to read to its end.
         architecture: Overrides the detection of a foreign layout.
+        note: Told, in one line, which layout a foreign file has and what was inferred.
     Returns:
         The model, all networks in eval mode on the CPU.
     Raises:
@@ -45,6 +49,7 @@ def load(source: str | Path | BinaryIO, *, architecture: str | None = None) -> M
     if content[8:9] == b"{":
         return native.from_bytes(content, where)
     conversion, layout = _convert(_read_tree(content, where), architecture, where)
+    note(f"{where}: {layout} layout, inferred {describe(conversion.inferred)}")
     step = {
         "command": "import",
         "layout": layout,
@@ -58,7 +63,10 @@ def load(source: str | Path | BinaryIO, *, architecture: str | None = None) -> M
 
 
 def import_checkpoints(
-    sources: Sequence[str | Path | BinaryIO], *, architecture: str | None = None
+    sources: Sequence[str | Path | BinaryIO],
+    *,
+    architecture: str | None = None,
+    note: Warn = ignore,
 ) -> Model:
     """Load one checkpoint, or join several that hold different networks of one model.
 
@@ -68,7 +76,7 @@ def import_checkpoints(
     joined: dict[str, Any] = {}
     provenance: list[dict[str, Any]] = []
     for source in sources:
-        model = load(source, architecture=architecture)
+        model = load(source, architecture=architecture, note=note)
         for name, network in model.networks():
             if name in joined:
                 raise CheckpointError(

@@ -79,6 +79,11 @@ def note(message: str, quiet: bool = False) -> None:
         print(message, file=sys.stderr)
 
 
+def noter(quiet: bool) -> Callable[[str], None]:
+    """Return a ``note`` callable for the library."""
+    return lambda message: note(message, quiet)
+
+
 def warner(quiet: bool) -> Callable[[str], None]:
     """Return a ``warn`` callable for the library."""
     return lambda message: note(f"warning: {message}", quiet)
@@ -113,16 +118,7 @@ def load_model(path: str, quiet: bool = False) -> "Model":
     """Load a checkpoint; say on stderr what was inferred from a foreign one."""
     from ganc.checkpoints.store import load
 
-    model = load(sys.stdin.buffer if path == "-" else path)
-    report_inferred(path, model, quiet)
-    return model
-
-
-def report_inferred(path: str, model: "Model", quiet: bool) -> None:
-    """Say which layout a foreign file had and what it did not say itself."""
-    for step in model.provenance[:1]:
-        if len(model.provenance) == 1 and step["command"] == "import":
-            note(f"{path}: {step['layout']}; inferred {format_value(step['inferred'])}", quiet)
+    return load(sys.stdin.buffer if path == "-" else path, note=noter(quiet))
 
 
 def check_output(path: str, force: bool) -> None:

@@ -35,7 +35,7 @@ def import_(
     from ganc.checkpoints.store import import_checkpoints
 
     streams = [sys.stdin.buffer if source == "-" else source for source in sources]
-    model = import_checkpoints(streams, architecture=architecture)
+    model = import_checkpoints(streams, architecture=architecture, note=shared.noter(quiet))
     shared.save_model(model, output, force)
     inferred = [step.get("inferred", {}) for step in model.provenance]
     result = {

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +18,8 @@ def _count(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([kKMGT]?)", text.strip())
     if match is None:
         raise typer.BadParameter(f"`{text}` is not a count; allowed: a number, with K, M, G or T")
-    return float(match[1]) * {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[match[2].upper()]
+    # Decimal, so that 4.1G is 4 100 000 000 and not a float below it.
+    return float(Decimal(match[1]).scaleb(3 * " KMGT".index(match[2].upper() or " ")))
 
 
 def prune(
