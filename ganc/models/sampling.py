@@ -5,6 +5,7 @@ so batch size, device and the other samples change nothing. Two generators with 
 noise sizes (teacher and student) get the same inputs.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -149,12 +150,12 @@ def sample(
     labels: Sequence[int] | None = None,
     noise_mode: str = "const",
     batch: int = 16,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
 ) -> Tensor:
     """Generate images to look at; sample i is the same whatever ``num`` and ``batch`` are.
 
     Args:
-        model: The model; its networks end up on ``device``.
+        model: The model; it stays where it is.
         num: Number of images.
         labels: Classes of the images, repeated as often as needed; None draws them.
         Others: See ``iterate_samples``.
@@ -169,7 +170,7 @@ def sample(
         raise UsageError("the model has no generator that takes latents")
     if num < 1 or batch < 1:
         raise UsageError(f"-n {num} and --batch {batch} must be at least 1")
-    generator.to(resolve_device(device))
+    generator = copy.deepcopy(generator).to(resolve_device(device)).eval()
     images = []
     for start in range(0, num, batch):
         indices = range(start, min(start + batch, num))

@@ -65,7 +65,7 @@ def score(
     gradient: str = "both",
     truncation_psi: float = 1.0,
     effective: bool = False,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     progress: Progress = silent,
 ) -> Scores:
     """Score every channel of the generator; the model is untouched.
