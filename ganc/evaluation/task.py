@@ -63,27 +63,152 @@ class Settings:
 
 @dataclass(eq=False)
 class Networks:
-    """Feature networks and perceptual distances, each loaded once."""
+    """Feature networks and perceptual distances, each loaded once.
+
+    Raises (both methods):
+        WeightsError, MissingDependencyError: Its weights, or the package they come in, are missing.
+    """
 
     device: torch.device
     offline: bool
+    progress: Progress
     _features: dict[str, FeatureNetwork] = field(default_factory=dict)
     _distances: dict[str, PerceptualDistance] = field(default_factory=dict)
 
     def features(self, name: str) -> FeatureNetwork:
-        """Return a feature network on the device.
-
-        Raises:
-            WeightsError, MissingDependencyError: Its weights cannot be had.
-        """
+        """Return a feature network on the device."""
         if name not in self._features:
-            with _offer("fd", "the Fréchet distance"):
-                self._features[name] = load_features(name, self.device, offline=self.offline)
+            try:
+                self._features[name] = load_features(
+                    name, device=self.device, offline=self.offline, progress=self.progress
+                )
+            except WeightsError as error:
+                raise _offer(error, "--metrics fd --features effnet-lite0") from error
         return self._features[name]
 
     def distance(self, name: str) -> PerceptualDistance:
-        """Return a perceptual distance on the device; raises as ``features`` does."""
+        """Return a perceptual distance on the device."""
         if name not in self._distances:
-            with _offer("perceptual or perceptual-diversity", "a perceptual distance"):
-                self._distances[name] = load_perceptual(name, self.device, offline=self.offline)
+            try:
+                self._distances[name] = load_perceptual(
+                    name, device=self.device, offline=self.offline, progress=self.progress
+                )
+            except WeightsError as error:
+                way = "--metrics perceptual,perceptual-diversity (effnet-lite0)"
+                raise _offer(error, way) from error
         return self._distances[name]
+
+
+def _offer(error: WeightsError, way: str) -> WeightsError:
+    hint = f"needs no download: {way}"
+    return WeightsError(error.message, f"{error.hint}; {hint}" if error.hint else hint)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One model to measure, and what it may be compared with.
+
+    Attributes:
+        model: On ``networks.device``.
+        teacher: On the same device, with the same latents, labels and image size, or None.
+        dataset: Real images of the model's size, or None.
+    """
+
+    model: Model
+    teacher: Model | None
+    dataset: ImageDataset | None
+    settings: Settings
+    networks: Networks
+    progress: Progress
+    warn: Warn
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything runs."""
+        return self.networks.device
+
+    @property
+    def generator(self) -> LatentGenerator:
+        """The generator that is measured.
+
+        Raises:
+            InputError: The model has none that turns latents into images.
+        """
+        return latent_generator(self.model, "the model")
+
+    def features(self, metric: str, name: str) -> FeatureNetwork:
+        """Return the feature network ``name`` for a metric.
+
+        Raises:
+            InputError: The network cannot see the model's images, or cannot be had.
+        """
+        self._require_rgb(metric)
+        return self.networks.features(name)
+
+    def distance(self, metric: str, name: str) -> PerceptualDistance:
+        """Return the perceptual distance ``name`` for a metric; raises as ``features`` does."""
+        self._require_rgb(metric)
+        distance = self.networks.distance(name)
+        side = distance.resolution or self.generator.img_resolution
+        if side < distance.smallest_side:
+            raise InputError(
+                f"{metric} on {name} needs images of {distance.smallest_side} px or more,"
+                f" the model makes {side}",
+                "--metrics perceptual,perceptual-diversity take any size",
+            )
+        return distance
+
+    def _require_rgb(self, metric: str) -> None:
+        channels = self.generator.img_channels
+        if channels != 3:
+            raise InputError(
+                f"{metric} needs images of 3 channels, the model makes {channels}",
+                "l1, psnr, macs, params and latency take any",
+            )
+
+    def of_teacher(self) -> "Task":
+        """Return the task that measures the teacher, alone, in the same way."""
+        assert self.teacher is not None
+        return replace(self, model=self.teacher, teacher=None)
+
+
+def latent_generator(model: Model, what: str) -> LatentGenerator:
+    """Return the model's generator.
+
+    Args:
+        what: How an error calls the model.
+    Raises:
+        InputError: There is none, or it does not start from latents.
+    """
+    if not isinstance(model.generator, LatentGenerator):
+        found = "no generator" if model.generator is None else f"a {model.architecture}"
+        raise InputError(f"{what} holds {found}, this metric needs a generator with latents")
+    return model.generator
+
+
+class Measurement:
+    """A metric at work: made, prepared, fed with samples, asked for its result.
+
+    Making one loads its networks, so that everything missing is found before anything slow.
+
+    Attributes:
+        num_images: It is fed with samples 0 … ``num_images`` - 1; 0 for a metric that needs none.
+        uses_teacher: Whether batches must hold the teacher's images of the same latents as well.
+    """
+
+    num_images: int = 0
+    uses_teacher: bool = False
+
+    def prepare(self) -> None:
+        """Do what may fail or takes time and needs no samples (statistics of real images)."""
+
+    def update(self, batch: Batch) -> None:
+        """Take in the next samples, in order, without gradient."""
+
+    def result(self) -> Mapping[str, float]:
+        """Return value by name: the metric's own name first, further ones beside it."""
+        raise NotImplementedError
+
+    def protocol(self) -> dict[str, Any]:
+        """Return what somebody needs to know to get the same number: JSON data."""
+        return {}

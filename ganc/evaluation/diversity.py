@@ -1,0 +1,55 @@
+"""How different a model's samples are: ``lpips-diversity``, ``perceptual-diversity``.
+
+Pair k is samples 2k and 2k + 1: their latents, labels and noise are independent, and so are the
+pairs, so the interval of their mean is the usual one.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganc.evaluation.paired import PERCEPTUAL
+from ganc.evaluation.sampling import Batch, RunningMean
+from ganc.evaluation.task import Measurement, Task
+
+
+class Diversity(Measurement):
+    """Mean distance over random pairs, with a 95 % interval."""
+
+    def __init__(self, task: Task, name: str, network: str) -> None:
+        self.name, self.distance = name, task.distance(name, network)
+        self.num_images = 2 * task.settings.samples
+        self.mean = RunningMean()
+        self.waiting: Tensor | None = None  # [1, C, R, R]: a sample whose partner is yet to come
+
+    def update(self, batch: Batch) -> None:
+        images = batch.images.values
+        if self.waiting is not None:
+            images = torch.cat([self.waiting, images])
+        paired = len(images) - len(images) % 2
+        self.waiting = images[paired:] if paired < len(images) else None
+        if paired:
+            self.mean.update(self.distance(images[0:paired:2], images[1:paired:2]))
+
+    def result(self) -> dict[str, float]:
+        return {self.name: self.mean.mean, f"{self.name}-ci95": self.mean.ci95}
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "pairs": self.mean.count,
+            "range": [-1, 1],
+            "quantisation": "none",
+            "network": self.distance.name,
+            "sha256": self.distance.sha256,
+        }
+
+
+def lpips_diversity(task: Task) -> Diversity:
+    """Mean LPIPS over random pairs; higher is more diverse."""
+    return Diversity(task, "lpips-diversity", task.settings.perceptual)
+
+
+def perceptual_diversity(task: Task) -> Diversity:
+    """The same on EfficientNet-Lite0. Not LPIPS."""
+    return Diversity(task, "perceptual-diversity", PERCEPTUAL)

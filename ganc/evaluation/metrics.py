@@ -1,0 +1,77 @@
+"""The table of metrics. A new one is a row here and a function that starts its measurement."""
+
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
+
+from ganc.errors import UsageError, unknown_name
+from ganc.evaluation import complexity, diversity, frechet, latency, paired
+from ganc.evaluation.task import Measurement, Task
+
+Needs = Literal["nothing", "teacher", "reference"]
+"""Beside the model: nothing, its teacher, or something to compare with (images or a teacher)."""
+
+
+class Metric(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        start: Makes the measurement for a task.
+        needs: What must be there beside the model.
+        extras: Values that come with it, beside the one under its own name.
+    """
+
+    start: Callable[[Task], Measurement]
+    needs: Needs = "nothing"
+    extras: tuple[str, ...] = ()
+
+
+METRICS: dict[str, Metric] = {
+    "macs": Metric(complexity.macs),
+    "params": Metric(complexity.params),
+    "latency": Metric(latency.Latency, extras=latency.EXTRAS),
+    "l1": Metric(paired.l1, "teacher"),
+    "psnr": Metric(paired.psnr, "teacher"),
+    "lpips": Metric(paired.lpips, "teacher"),
+    "perceptual": Metric(paired.perceptual, "teacher"),
+    "lpips-diversity": Metric(diversity.lpips_diversity, extras=("lpips-diversity-ci95",)),
+    "perceptual-diversity": Metric(
+        diversity.perceptual_diversity, extras=("perceptual-diversity-ci95",)
+    ),
+    "fid": Metric(frechet.fid, "reference"),
+    "fd": Metric(frechet.fd, "reference"),
+}
+
+
+def value_names() -> dict[str, str]:
+    """Return value name → the metric it comes from."""
+    return {value: name for name, metric in METRICS.items() for value in (name, *metric.extras)}
+
+
+def check_metrics(names: Iterable[str], *, has_teacher: bool, has_data: bool) -> list[str]:
+    """Check names and needs before anything is loaded.
+
+    Returns:
+        The names without repetition, in the order given.
+    Raises:
+        UsageError: A name is unknown, or there is nothing to compare with.
+    """
+    chosen = list(dict.fromkeys(names))
+    for name in chosen:
+        if name not in METRICS:
+            raise unknown_name("metric", name, METRICS)
+    lacking = [name for name in chosen if METRICS[name].needs == "teacher" and not has_teacher]
+    if lacking:
+        raise UsageError(
+            f"{', '.join(lacking)}: compared with a teacher, got none", "pass --teacher CKPT"
+        )
+    lacking = [
+        name
+        for name in chosen
+        if METRICS[name].needs == "reference" and not (has_teacher or has_data)
+    ]
+    if lacking:
+        raise UsageError(
+            f"{', '.join(lacking)}: compared with real images or a teacher, got neither",
+            "pass --data DIR|ZIP or --teacher CKPT",
+        )
+    return chosen
