@@ -14,6 +14,7 @@ import typer
 
 from ganc import errors
 from ganc.commands.demo import demo
+from ganc.commands.distill import distill
 from ganc.commands.eval import eval_
 from ganc.commands.export import export
 from ganc.commands.import_ import import_
@@ -27,6 +28,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "info": info,
     "score": score,
     "prune": prune,
+    "distill": distill,
     "eval": eval_,
     "export": export,
     "sample": sample,
