@@ -1,0 +1,53 @@
+"""``ganc export``."""
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from ganc.commands import _shared as shared
+
+
+def export(
+    ckpt: shared.Checkpoint,
+    output: Annotated[str, typer.Option("--output", "-o", help="Where to write.")],
+    format: Annotated[str, typer.Option("--format", help="onnx or torch (.pt2).")] = "onnx",
+    inputs: Annotated[
+        str | None,
+        typer.Option("--inputs", help="What the file takes: z (default) or ws."),
+    ] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="Precision of the weights: fp32.")] = "fp32",
+    opset: Annotated[
+        int | None, typer.Option("--opset", help="ONNX operator set, 18 (default) to 23.")
+    ] = None,
+    force: shared.Force = False,
+    as_json: shared.Json = False,
+    quiet: shared.Quiet = False,
+    dry_run: shared.DryRun = False,
+) -> None:
+    """Write a deployable file, load it in its own runtime and compare it with PyTorch.
+
+    Example: ganc export small.safetensors -o small.onnx
+    """
+    options = {"format": format, "inputs": inputs, "dtype": dtype, "opset": opset}
+    if dry_run:
+        settings = {"checkpoint": ckpt, "output": output, **options}
+        return shared.emit_settings("export", settings, as_json)
+    from ganc.errors import UsageError
+    from ganc.exporters.export import export as export_model
+    from ganc.exporters.export import resolve
+    from ganc.exporters.target import Settings
+
+    if output == "-":
+        raise UsageError("-o - is not possible: the file is checked after writing", "name a file")
+    shared.check_output(output, force)
+    resolve(Settings(format, inputs, dtype, opset))
+    model = shared.load_model(ckpt, quiet)
+    with shared.progress_bar(quiet) as progress:
+        written = export_model(
+            model, output, format=format, inputs=inputs, dtype=dtype, opset=opset,
+            force=force, progress=progress,
+        )  # fmt: skip
+    result = dataclasses.asdict(written)
+    shared.emit(result, as_json, lambda: [shared.key_values(result)])
+    return None

@@ -1,0 +1,43 @@
+"""``torch``: a ``.pt2`` archive of ``torch.export``, for Python, AOTInductor and ExecuTorch.
+
+Loaded with ``torch.export.load(path).module()``, called with the inputs by keyword. The metadata is
+in the archive's extra files.
+"""
+
+import io
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ganc.errors import UsageError
+from ganc.exporters.graph import Inputs, Run
+from ganc.exporters.target import Job, Settings, Target
+
+
+def _check(settings: Settings) -> None:
+    if settings.opset is not None:
+        raise UsageError("--opset goes with --format onnx, not torch", "leave --opset out")
+
+
+def _write(job: Job, path: Path) -> None:
+    program = job.graph.trace()
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # holds paths of this machine
+    # Into memory first: a path would have to end in .pt2, and a temporary file does not.
+    archive = io.BytesIO()
+    torch.export.save(program, archive, extra_files=job.metadata())
+    path.write_bytes(archive.getbuffer())
+
+
+def _open(path: Path) -> Run:
+    module = torch.export.load(io.BytesIO(path.read_bytes())).module()
+
+    def run(inputs: Inputs) -> Tensor:
+        images: Tensor = module(**inputs)
+        return images
+
+    return run
+
+
+TORCH = Target(dtypes=("fp32",), check=_check, write=_write, open=_open)

@@ -1,0 +1,92 @@
+"""What every export format is made of."""
+
+import importlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ganc.errors import MissingDependencyError
+from ganc.exporters.graph import Graph, Run
+from ganc.models.model import Model
+from ganc.version import __version__
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to export.
+
+    Attributes:
+        format: A name in ``ganc.exporters.export.FORMATS``.
+        inputs: What the file takes, a name in ``ganc.exporters.graph.GRAPHS``; None: the default.
+        dtype: Precision of the weights, one of the target's.
+        opset: ONNX operator set; None takes the format's own default.
+    """
+
+    format: str
+    inputs: str | None
+    dtype: str
+    opset: int | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One export: the model, the graph made of its generator, the settings."""
+
+    model: Model
+    graph: Graph
+    settings: Settings
+
+    def metadata(self) -> dict[str, str]:
+        """Return what the file says about itself; everything but names and versions is JSON."""
+        settings = {"format": self.settings.format, "dtype": self.settings.dtype}
+        inputs = {
+            name: {"axes": described.axes, "dtype": "float32", "meaning": described.meaning}
+            for name, described in self.graph.inputs.items()
+        }
+        output = {
+            "axes": ["batch", "channel", "height", "width"],
+            "dtype": "float32",
+            "range": [-1, 1],
+            "meaning": "not clamped; as 8 bit: clamp(x * 127.5 + 128, 0, 255), truncated",
+        }
+        return {
+            "ganc_version": __version__,
+            "architecture": self.model.architecture,
+            "config": json.dumps(self.model.generator.config),
+            "inputs": json.dumps(inputs),
+            "output": json.dumps(output),
+            "provenance": json.dumps(self.model.with_step("export", **settings)),
+        }
+
+
+class Target(NamedTuple):
+    """A file format.
+
+    Attributes:
+        dtypes: Precisions it can hold, the default first.
+        check: Raises before any work where the settings do not fit or a package is missing.
+        write: Writes the file.
+        open: Loads a written file in the format's own runtime.
+    """
+
+    dtypes: tuple[str, ...]
+    check: Callable[[Settings], None]
+    write: Callable[[Job, Path], None]
+    open: Callable[[Path], Run]
+
+
+def require(packages: Iterable[str]) -> None:
+    """Check that the packages of the extra ``export`` are there and load.
+
+    Raises:
+        MissingDependencyError: One is not.
+    """
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"export needs the package {package}: {error}", "pip install 'ganc[export]'"
+            ) from error
