@@ -38,7 +38,7 @@ def eval_(
     samples: Annotated[
         int, typer.Option("--samples", help="Images for fid and fd, pairs for diversity.")
     ] = 2000,
-    batch: Annotated[int, typer.Option("--batch", help="Images per forward pass.")] = 32,
+    batch: Annotated[int, typer.Option("--batch", help="Images per forward pass, in fours.")] = 32,
     truncation_psi: Annotated[
         float, typer.Option("--truncation", help="Truncation of the latents; 1 is none.")
     ] = 1.0,
@@ -102,7 +102,7 @@ def eval_(
 
 
 def _tables(ckpt: str, result: dict[str, Any]) -> list["Table"]:
-    tables = [shared.key_values(result["metrics"], title=ckpt)]
+    tables = [shared.key_values({"checkpoint": ckpt, **result["metrics"]})]
     if result["requirements"]:
         tables.append(_requirements(result["requirements"]))
     shown = {

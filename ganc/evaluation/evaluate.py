@@ -119,10 +119,10 @@ def evaluate(
     where = resolve_device(device)
     if teacher is not None:
         check_pair(model, teacher)
-        teacher = _on_device(teacher, where)
+        teacher = _own_copy(teacher, where)
     dataset = None if data is None else _open_data(data, model, resize)
     networks = Networks(where, offline, progress)
-    task = Task(_on_device(model, where), teacher, dataset, settings, networks, progress, warn)
+    task = Task(_own_copy(model, where), teacher, dataset, settings, networks, progress, warn)
     values, protocols = _measure(task, plan.metrics)
     teacher_values: dict[str, float] = {}
     if plan.teacher_metrics:
@@ -160,11 +160,12 @@ def _open_data(path: str | os.PathLike[str], model: Model, resize: bool) -> Imag
     return dataset
 
 
-def _on_device(model: Model, device: torch.device) -> Model:
-    """Return the model, or a copy of it on another device."""
-    if all(tensor.device == device for tensor in model.tensors().values()):
-        return model
-    return copy.deepcopy(model).to(device)
+def _own_copy(model: Model, device: torch.device) -> Model:
+    """Return a copy on a device, in eval mode; the caller's model stays where and as it is."""
+    own = copy.deepcopy(model).to(device)
+    for _, network in own.networks():
+        network.eval()
+    return own
 
 
 def _measure(task: Task, names: Sequence[str]) -> tuple[dict[str, float], dict[str, Any]]:
