@@ -1,0 +1,95 @@
+"""The random numbers of training: keyed by (seed, step, index in the global batch), on the device.
+
+Nothing is carried from step to step, so a resumed run draws what the uninterrupted one did, and a
+run on several ranks draws what one rank would: there is no generator state to save.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ganc import seeds
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Source of a run's random numbers.
+
+    Args:
+        seed: The run's seed.
+        batch: Global batch.
+        device: Where numbers are drawn; another kind of device draws others.
+    """
+
+    seed: int
+    batch: int
+    device: torch.device
+
+    def normal(self, stream: str, step: int, size: int) -> Tensor:
+        """Return standard normal numbers, [batch, size]."""
+        return self._rows(stream, step, torch.empty(self.batch, size, device=self.device), True)
+
+    def uniform(self, stream: str, step: int, size: int) -> Tensor:
+        """Return numbers from [0, 1), [batch, size]."""
+        return self._rows(stream, step, torch.empty(self.batch, size, device=self.device), False)
+
+    def _rows(self, stream: str, step: int, rows: Tensor, is_normal: bool) -> Tensor:
+        generator = torch.Generator(self.device)
+        for i, row in enumerate(rows):
+            generator.manual_seed(seeds.torch_seed(self.seed, stream, step * self.batch + i))
+            if is_normal:
+                row.normal_(generator=generator)
+            else:
+                row.uniform_(generator=generator)
+        return rows
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What a generator is run on, the same for teacher and student.
+
+    Attributes:
+        z: [N, 2, D_z]; the second is mixed in from layer ``cut`` on.
+        cut: [N, 1], from 1 to ``num_ws``; ``num_ws`` where nothing is mixed.
+        noise: One map [N, 1, R, R] per layer.
+        c: [N, D_c], or None for unconditional networks.
+    """
+
+    z: Tensor
+    cut: Tensor
+    noise: list[Tensor]
+    c: Tensor | None
+
+    def head(self, count: int) -> "Latents":
+        """Return the first ``count`` samples."""
+        c = None if self.c is None else self.c[:count]
+        return Latents(self.z[:count], self.cut[:count], [m[:count] for m in self.noise], c)
+
+
+def draw_latents(
+    draws: Draws,
+    stream: str,
+    step: int,
+    *,
+    z_dim: int,
+    num_ws: int,
+    noise_shapes: list[tuple[int, ...]],
+    mixing_prob: float,
+    c: Tensor | None,
+) -> Latents:
+    """Draw a batch of latents, noise maps and mixing cuts.
+
+    Args:
+        stream: One name per phase, so that phases do not share samples.
+        noise_shapes: One sample's map per layer, (1, R, R).
+        mixing_prob: Share of samples that mix two latents.
+        c: Labels, passed on.
+    """
+    sizes = [2 * z_dim] + [torch.Size(shape).numel() for shape in noise_shapes]
+    z, *flat = draws.normal(stream, step, sum(sizes)).split(sizes, dim=1)
+    noise = [maps.reshape(-1, *shape) for maps, shape in zip(flat, noise_shapes, strict=True)]
+    coin, place = draws.uniform(f"{stream}.mixing", step, 2).split(1, dim=1)
+    cut = 1 + (place * (num_ws - 1)).long()
+    cut = torch.where(coin < mixing_prob, cut, num_ws)
+    return Latents(z.reshape(-1, 2, z_dim), cut, noise, c)

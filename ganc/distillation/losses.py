@@ -1,0 +1,103 @@
+"""The losses of distillation, as pure functions of logits, images and features.
+
+Each returns an unweighted scalar; weights and intervals are the recipe's and enter in the trainer.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def d_nonsaturating(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """Return the discriminator's logistic loss. Source: Goodfellow et al. 2014.
+
+    Args:
+        real_logits, fake_logits: [N, 1]; higher is more real.
+    """
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def g_nonsaturating(fake_logits: Tensor) -> Tensor:
+    """Return the generator's non-saturating loss. Source: Goodfellow et al. 2014, Section 3."""
+    return F.softplus(-fake_logits).mean()
+
+
+def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """Return the mean squared gradient norm of the logits. Source: Mescheder et al. 2018, Eq. 9.
+
+    The published loss is gamma / 2 times this.
+
+    Args:
+        logits: [N, 1], computed from ``images``.
+        images: [N, C, H, W], real, with gradient required.
+    Guarantees: differentiable with respect to the discriminator's weights.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.square().sum(dim=(1, 2, 3)).mean()
+
+
+def path_lengths(images: Tensor, ws: Tensor, pixels: Tensor) -> Tensor:
+    """Return each sample's path length: how far the image moves for a step in w.
+
+    Source: Karras et al. 2020 (StyleGAN2), Section 3.2, Eq. 4.
+
+    Args:
+        images: [N, C, H, W], computed from ``ws``.
+        ws: [N, L, D_w], with gradient required.
+        pixels: Standard normal, shape of ``images``.
+    Returns:
+        [N].
+    Guarantees: differentiable with respect to the generator's weights.
+    """
+    scale = (images.shape[2] * images.shape[3]) ** -0.5
+    (gradient,) = torch.autograd.grad((images * pixels).sum() * scale, ws, create_graph=True)
+    return gradient.square().sum(dim=2).mean(dim=1).sqrt()
+
+
+def pixel_l1(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean absolute difference of two batches of images."""
+    return (student - teacher).abs().mean()
+
+
+def shrink(images: Tensor, max_resolution: int) -> Tensor:
+    """Average images down to ``max_resolution``; smaller ones are returned as they are."""
+    if images.shape[-1] <= max_resolution:
+        return images
+    return F.interpolate(images, size=(max_resolution, max_resolution), mode="area")
+
+
+def similarity(features: Tensor, moved: Tensor) -> Tensor:
+    """Return cosine similarities across a batch, [N, N]: row i is sample i against all ``moved``.
+
+    Args:
+        features, moved: [N, …], flattened per sample.
+    """
+    a, b = (F.normalize(x.flatten(1), dim=1) for x in (features, moved))
+    return a @ b.t()
+
+
+def latent_direction(
+    student: Sequence[tuple[Tensor, Tensor]], teacher: Sequence[tuple[Tensor, Tensor]]
+) -> Tensor:
+    """Compare how features move along a latent direction, across the batch.
+
+    Rows of the similarity matrices are softmaxed (temperature 1); KL(teacher ‖ student), mean over
+    the batch, summed over blocks. Similarities do not depend on the number of channels, so widths
+    may differ. Source: Xu et al. 2022 (StyleKD), Section 3.3.
+
+    Args:
+        student, teacher: Per block, features [N, C, R, R] of w and of w + offset. The teacher's
+            carry no gradient.
+    Returns:
+        A scalar, 0 where the student's similarities are the teacher's.
+    """
+    losses = [
+        F.kl_div(
+            similarity(*own).log_softmax(dim=1), similarity(*target).softmax(dim=1),
+            reduction="batchmean",
+        )
+        for own, target in zip(student, teacher, strict=True)
+    ]  # fmt: skip
+    return torch.stack(losses).sum()

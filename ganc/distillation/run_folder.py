@@ -1,0 +1,285 @@
+"""The folder of a run: who may use it, what lies in it, and its checkpoints.
+
+    recipe.json  metrics.jsonl  samples/  events…  student.safetensors
+    checkpoints/<step>/{student,ema,optimizers}.safetensors, state.json
+
+A checkpoint is written into a temporary folder and renamed, so one that is there is complete;
+``state.json`` holds the SHA-256 of the other files and of itself, so damage is noticed.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from ganc.checkpoints import native
+from ganc.checkpoints.store import load
+from ganc.errors import CheckpointError, InputError, OutputError
+from ganc.files import atomic_write, file_sha256, sync_folder, write_error
+from ganc.models.model import Model
+from ganc.progress import Warn
+
+CHECKPOINTS, METRICS, RECIPE, SAMPLES, STUDENT = (
+    "checkpoints", "metrics.jsonl", "recipe.json", "samples", "student.safetensors",
+)  # fmt: skip
+LATEST = "latest"
+
+_LOCK, _STATE, _TEMPORARY = ".lock", "state.json", ".tmp-"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that the next step reads.
+
+    Attributes:
+        student: The generator in training, and the discriminator.
+        ema: The generator's running average.
+        g_optimizer, d_optimizer: Optimiser states by name.
+        state: JSON data: step, images, path-length mean, settings, hashes.
+    """
+
+    student: Model
+    ema: Model
+    g_optimizer: dict[str, Tensor]
+    d_optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.state["step"])
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Create a run folder where there is none, and keep other runs out of it meanwhile.
+
+    The lock is the operating system's and ends with the process, however that ends. A folder that
+    was created here and stayed empty is removed again.
+
+    Raises:
+        OutputError: Another process works in it, or it cannot be created.
+    """
+    created = not folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"folder {folder.parent} does not exist", f"mkdir -p {folder.parent}"
+        ) from error
+    except OSError as error:
+        raise write_error(folder, error) from error
+    try:
+        _lock(descriptor, folder)
+        yield
+    finally:
+        os.close(descriptor)
+        if created and os.listdir(folder) == [_LOCK]:
+            shutil.rmtree(folder)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.read(descriptor, 200).decode(errors="replace")
+        raise OutputError(
+            f"{folder} is in use by {owner or 'another process'}",
+            "wait for it, stop it, or name another folder with -o",
+        ) from error
+    os.truncate(descriptor, 0)
+    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+
+
+def check_unused(folder: Path) -> None:
+    """Refuse a folder that holds anything but what a start that was killed at once leaves.
+
+    Raises:
+        OutputError: It holds a run, or other files.
+    """
+    ours = (_LOCK, CHECKPOINTS, RECIPE)
+    if steps(folder):
+        raise OutputError(
+            f"{folder} holds a run already, at step {steps(folder)[-1]}",
+            "pass --resume latest to continue it, or name another folder with -o",
+        )
+    others = sorted(name for name in os.listdir(folder) if name not in ours)
+    if others:
+        raise OutputError(
+            f"{folder} is not empty (it holds {others[0]})", "name a new folder with -o"
+        )
+
+
+def check_space(folder: Path, student: Model, keep_last: int) -> None:
+    """Check that the checkpoints to come fit on the disk.
+
+    One holds the networks, the average and two moments of every parameter; one more than
+    ``keep_last`` exists while the newest is written, and so does the exported student.
+
+    Raises:
+        OutputError: They do not fit.
+    """
+    bytes_of = sum(tensor.nbytes for tensor in student.tensors().values())
+    needed = 4 * bytes_of * (keep_last + 2)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OutputError(
+            f"{folder}: {free / 2**20:.1f} MiB free, the run needs {needed / 2**20:.1f} MiB",
+            "free some space, or lower --keep-last",
+        )
+
+
+def steps(folder: Path) -> list[int]:
+    """Return the steps of the complete checkpoints, ascending."""
+    found = folder / CHECKPOINTS
+    names = os.listdir(found) if found.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def save_snapshot(folder: Path, snapshot: Snapshot, keep_last: int) -> Path:
+    """Write a checkpoint completely or not at all; drop the oldest beyond ``keep_last``.
+
+    Raises:
+        OutputError: It cannot be written (a full disk); the checkpoints before are untouched.
+    """
+    target = folder / CHECKPOINTS / str(snapshot.step)
+    temporary = target.with_name(f"{_TEMPORARY}{snapshot.step}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        _write_files(temporary, snapshot)
+        if target.exists():  # damaged, or of a branch that --resume PATH left
+            shutil.rmtree(target)
+        temporary.replace(target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise write_error(target, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for step in steps(folder)[:-keep_last]:
+        shutil.rmtree(folder / CHECKPOINTS / str(step))
+    return target
+
+
+def _write_files(folder: Path, snapshot: Snapshot) -> None:
+    optimizers = {f"generator.{name}": t for name, t in snapshot.g_optimizer.items()}
+    optimizers |= {f"discriminator.{name}": t for name, t in snapshot.d_optimizer.items()}
+    contents = {
+        "student.safetensors": native.to_bytes(snapshot.student),
+        "ema.safetensors": native.to_bytes(snapshot.ema),
+        "optimizers.safetensors": safetensors.torch.save(
+            {name: tensor.cpu().contiguous() for name, tensor in optimizers.items()}
+        ),
+    }
+    files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    body = {"state": snapshot.state, "files": files}
+    contents[_STATE] = json.dumps(body | {"sha256": _digest(body)}, indent=1).encode()
+    for name, content in contents.items():
+        with (folder / name).open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def load_snapshot(folder: Path, resume: str | Path, warn: Warn) -> Snapshot:
+    """Read a checkpoint.
+
+    Args:
+        folder: The run.
+        resume: ``LATEST``, or the folder of one of its checkpoints. A damaged newest one is named
+            and the one before is taken; a damaged one that was asked for is an error.
+    Raises:
+        InputError: There is no checkpoint, or it is not one of this run.
+        CheckpointError: It is damaged.
+    """
+    if resume != LATEST:
+        path = Path(resume)
+        if path.resolve().parent != (folder / CHECKPOINTS).resolve():
+            raise InputError(
+                f"--resume {resume} is not a checkpoint of {folder}",
+                f"pass latest, or one of {folder / CHECKPOINTS}/<step>",
+            )
+        return _read_snapshot(path)
+    for step in reversed(steps(folder)):
+        try:
+            return _read_snapshot(folder / CHECKPOINTS / str(step))
+        except CheckpointError as error:
+            warn(f"{error}; trying the checkpoint before it")
+    raise InputError(f"{folder} holds no complete checkpoint", "start it again without --resume")
+
+
+def _read_snapshot(path: Path) -> Snapshot:
+    state = _read_state(path)
+    optimizers = safetensors.torch.load_file(path / "optimizers.safetensors")
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {
+            name.removeprefix(prefix): tensor
+            for name, tensor in optimizers.items()
+            if name.startswith(prefix)
+        }
+
+    return Snapshot(
+        student=load(path / "student.safetensors"),
+        ema=load(path / "ema.safetensors"),
+        g_optimizer=part("generator."),
+        d_optimizer=part("discriminator."),
+        state=state,
+    )
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Check every file of a checkpoint against its recorded hash; return the state."""
+    try:
+        body = json.loads((path / _STATE).read_bytes())
+        recorded = body.pop("sha256")
+        files, state = body["files"], body["state"]
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is not a complete checkpoint: no {_STATE}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path / _STATE} is damaged") from error
+    if recorded != _digest(body):
+        raise CheckpointError(f"{path / _STATE} is damaged: it does not match its checksum")
+    for name, expected in files.items():
+        try:
+            found = file_sha256(path / name)
+        except InputError as error:
+            raise CheckpointError(str(error)) from error
+        if found != expected:
+            raise CheckpointError(f"{path / name} is damaged: it does not match its checksum")
+    assert isinstance(state, dict)
+    return state
+
+
+def prepare(folder: Path, recipe: Mapping[str, Any]) -> None:
+    """Remove what a killed run was writing; write the resolved recipe for people to read."""
+    for path in (folder / CHECKPOINTS).glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(path)
+    for path in folder.glob(".*.tmp"):
+        path.unlink()
+    with atomic_write(folder / RECIPE, force=True) as temporary:
+        temporary.write_text(json.dumps(recipe, indent=2) + "\n")
+
+
+def export_student(folder: Path, model: Model) -> Path:
+    """Replace the run's student, atomically."""
+    path = folder / STUDENT
+    content = native.to_bytes(model)
+    with atomic_write(path, force=True) as temporary:
+        temporary.write_bytes(content)
+    return path

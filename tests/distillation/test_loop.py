@@ -1,0 +1,469 @@
+"""The run as a user sees it: its folder, resuming, stopping, and every way it can fail."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from ganc.checkpoints.store import load, save
+from ganc.distillation import run_folder
+from ganc.distillation.loop import DistillResult
+from ganc.distillation.trainer import Trainer
+from ganc.errors import (
+    ComputationError,
+    DataError,
+    InputError,
+    Interrupted,
+    OutputError,
+    UsageError,
+    WeightsError,
+)
+from ganc.models.model import Model
+from tests.conftest import make_model
+from tests.distillation.conftest import pruned
+
+Train = Callable[..., DistillResult]
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """Read the loss series without its timings."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line.pop("seconds") >= 0
+    return lines
+
+
+def tensors(folder: Path, step: int) -> dict[str, bytes]:
+    """Read the weights and optimisers of a checkpoint."""
+    snapshot = run_folder.load_snapshot(folder, folder / "checkpoints" / str(step), print)
+    named = {**snapshot.student.tensors(), **snapshot.ema.tensors()}
+    named |= {f"g.{k}": v for k, v in snapshot.g_optimizer.items()}
+    named |= {f"d.{k}": v for k, v in snapshot.d_optimizer.items()}
+    return {name: tensor.numpy().tobytes() for name, tensor in named.items()}
+
+
+def test_a_run_folder_holds_what_the_design_says(train: Train, tmp_path: Path) -> None:
+    result = train(steps=5, sample_every=2, save_every=2, keep_last=2)
+    folder = tmp_path / "run"
+    assert result.output == str(folder)
+    assert result.steps == 5
+    assert json.loads((folder / "recipe.json").read_text())["batch"] == 4
+    assert [line["step"] for line in metrics(folder)] == [1, 2, 3, 4, 5]
+    assert metrics(folder)[-1]["images"] == 20
+    assert sorted(p.name for p in (folder / "samples").iterdir()) == [
+        "0.png", "2.png", "4.png", "5.png",
+    ]  # fmt: skip
+    assert run_folder.steps(folder) == [4, 5]
+    assert list(folder.glob("events.out.tfevents*"))
+    expected = {"d_loss", "r1", "g_loss", "g_adversarial", "pixel_l1", "latent_direction",
+                "path_length", "path_length_mean", "d_grad_norm", "g_grad_norm"}  # fmt: skip
+    assert set(result.losses) == expected
+    assert result.losses["g_loss"] == metrics(folder)[-1]["g_loss"]
+
+
+def test_the_student_is_the_average_with_its_history(
+    train: Train, tmp_path: Path, student: Model, teacher: Model
+) -> None:
+    train(steps=3)
+    made = load(tmp_path / "run" / "student.safetensors")
+    average = load(tmp_path / "run" / "checkpoints" / "3" / "ema.safetensors")
+    for name, tensor in average.tensors().items():
+        assert torch.equal(made.tensors()[name], tensor)
+    assert made.discriminator is not None
+    assert made.widths["b8.conv0"] == student.widths["b8.conv0"]
+    *before, step = made.provenance
+    assert before == student.provenance
+    assert (step["command"], step["steps"], step["seed"], step["data"]) == (
+        "distill", 3, 0, "teacher",
+    )  # fmt: skip
+    assert step["parent"] == student.content_hash()
+    assert step["teacher"] == teacher.content_hash()
+    assert step["recipe"]["name"] == "stylekd"
+
+
+def test_the_models_passed_in_are_untouched(train: Train, student: Model, teacher: Model) -> None:
+    before = student.content_hash(), teacher.content_hash()
+    required = teacher.generator.mapping.fc0.weight.requires_grad
+    train(steps=2)
+    assert (student.content_hash(), teacher.content_hash()) == before
+    assert teacher.generator.mapping.fc0.weight.requires_grad is required
+
+
+def test_the_sample_grid_shows_both(train: Train, tmp_path: Path) -> None:
+    train(steps=1)
+    with Image.open(tmp_path / "run" / "samples" / "1.png") as image:
+        assert image.size == (2 * 4 * 16 + 4, 8 * 16)
+        assert image.mode == "RGB"
+
+
+@pytest.mark.parametrize("freeze_mapping", [False, True])
+def test_resume_gives_the_losses_of_an_uninterrupted_run(
+    train: Train, tmp_path: Path, freeze_mapping: bool
+) -> None:
+    train("whole", steps=8, freeze_mapping=freeze_mapping)
+    train("parts", steps=3, freeze_mapping=freeze_mapping, save_every=2)
+    train("parts", steps=6, resume="latest", log_every=1)
+    train("parts", steps=8, resume="latest", save_every=1, keep_last=9)
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+    assert tensors(tmp_path / "parts", 8) == tensors(tmp_path / "whole", 8)
+    whole, parts = (tmp_path / name / "student.safetensors" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_resume_cuts_the_metrics_back(train: Train, tmp_path: Path) -> None:
+    train(steps=6, save_every=3)
+    folder = tmp_path / "run"
+    before = metrics(folder)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "imag')  # what a killed run was writing
+    train(steps=6, resume=folder / "checkpoints" / "3")
+    assert metrics(folder) == before
+
+
+def test_resume_finds_everything_by_itself(
+    train: Train, tmp_path: Path, teacher: Model, student: Model
+) -> None:
+    save(teacher, tmp_path / "teacher.safetensors")
+    save(student, tmp_path / "student.safetensors")
+    paths = {k: tmp_path / f"{k}.safetensors" for k in ("teacher", "student")}
+    train("whole", steps=4)
+    train(steps=2, seed=0, **paths)
+    from ganc.distillation.loop import distill
+
+    with pytest.raises(UsageError, match="--steps 1 is less than the 2 that the run has done"):
+        distill(None, None, tmp_path / "run", resume="latest", steps=1, device="cpu")
+    result = distill(None, None, tmp_path / "run", resume="latest", steps=4, device="cpu")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    again = distill(None, None, tmp_path / "run", resume="latest", device="cpu")
+    assert (again.steps, again.losses) == (4, result.losses)
+
+
+def test_other_settings_are_refused_and_named(
+    train: Train, tmp_path: Path, student: Model, teacher: Model
+) -> None:
+    train(steps=1)
+    with pytest.raises(InputError, match=r"lr is 0\.002 there and 0\.1 here; seed is 0 t"):
+        train(resume="latest", overrides={"lr": 0.1}, seed=1)
+    with pytest.raises(InputError, match="latent_direction_weight is 30"):
+        train(resume="latest", recipe="gan", overrides={"perceptual": "none"})
+    with pytest.raises(InputError, match="started with another teacher than"):
+        train(resume="latest", teacher=make_model(seed=5))
+    with pytest.raises(InputError, match="started with another student than"):
+        train(resume="latest", student=make_model(seed=5))
+    with pytest.raises(UsageError, match="a teacher is needed"):
+        train(resume="latest", teacher=None)  # it was given as an object
+
+
+def test_a_folder_in_use_or_not_empty_is_refused(train: Train, tmp_path: Path) -> None:
+    train(steps=1)
+    with pytest.raises(OutputError, match="holds a run already, at step 1") as caught:
+        train(steps=1)
+    assert "--resume latest" in (caught.value.hint or "")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="is not empty"):
+        train("other")
+    assert [p.name for p in other.iterdir() if p.name != ".lock"] == ["notes.txt"]
+    with (
+        run_folder.hold(tmp_path / "run"),
+        pytest.raises(OutputError, match="is in use by process"),
+    ):
+        train(steps=2, resume="latest")
+    train(steps=2, resume="latest")
+
+
+def test_a_failed_start_leaves_nothing(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"folder .*missing does not exist"):
+        train("missing/run")
+    with pytest.raises(UsageError, match="unknown recipe"):
+        train(recipe="nope")
+    with pytest.raises(UsageError, match="a student is needed"):
+        train(student=None)
+    with pytest.raises(UsageError, match="--keep-last 0 is below 1"):
+        train(keep_last=0)
+    with pytest.raises(InputError, match="holds no complete checkpoint"):
+        train(resume="latest")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_was_killed_at_once_can_be_repeated(train: Train, tmp_path: Path) -> None:
+    leftover = tmp_path / "run" / "checkpoints" / ".tmp-0"
+    leftover.mkdir(parents=True)
+    (leftover / "ema.safetensors").write_bytes(b"half")
+    (tmp_path / "run" / "recipe.json").write_text("{}")
+    train(steps=1)
+    assert not leftover.exists()
+
+
+def test_missing_perceptual_weights_stop_before_anything_loads(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANC_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(WeightsError) as caught:
+        train(teacher=tmp_path / "nothing", overrides={"perceptual": "lpips-vgg"}, offline=True)
+    assert "--perceptual effnet-lite0|none" in (caught.value.hint or "")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_newest_checkpoint_falls_back(train: Train, tmp_path: Path) -> None:
+    train("whole", steps=6)
+    train(steps=4, save_every=2)
+    folder = tmp_path / "run"
+    path = folder / "checkpoints" / "4" / "optimizers.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    warnings: list[str] = []
+    with pytest.raises(InputError, match="damaged: it does not match its checksum"):
+        train(resume=folder / "checkpoints" / "4")
+    train(steps=6, resume="latest", warn=warnings.append)
+    assert len(warnings) == 1
+    assert "4/optimizers.safetensors is damaged" in warnings[0]
+    assert metrics(folder) == metrics(tmp_path / "whole")
+    assert tensors(folder, 6) == tensors(tmp_path / "whole", 6)
+
+
+@pytest.mark.parametrize("name", ["state.json", "student.safetensors", "ema.safetensors"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_every_kind_of_damage_is_noticed(
+    train: Train, tmp_path: Path, name: str, damage: str
+) -> None:
+    train(steps=1)
+    path = tmp_path / "run" / "checkpoints" / "1" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "flip":
+        path.write_bytes(content)
+    elif damage == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.unlink()
+    warnings: list[str] = []
+    train(steps=1, resume="latest", warn=warnings.append)
+    assert "checkpoints/1" in warnings[0]
+
+
+def test_a_checkpoint_of_another_run_is_refused(train: Train, tmp_path: Path) -> None:
+    train("a", steps=1)
+    train("b", steps=1)
+    with pytest.raises(InputError, match="is not a checkpoint of"):
+        train("a", steps=2, resume=tmp_path / "b" / "checkpoints" / "1")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.step
+
+    def poisoned(self: Trainer, number: int, *rest: Any) -> dict[str, torch.Tensor]:
+        if number == 4:
+            self.generator.synthesis.b4.const.data[0] = float("nan")
+        return step(self, number, *rest)
+
+    monkeypatch.setattr(Trainer, "step", poisoned)
+    with pytest.raises(ComputationError) as caught:
+        train(steps=20, save_every=2)
+    message = str(caught.value)
+    assert message.startswith("step 5: ")
+    assert "g_loss nan" in message
+    assert message.endswith(f"last good checkpoint: {tmp_path / 'run' / 'checkpoints' / '4'}")
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4]
+    made = load(tmp_path / "run" / "student.safetensors")
+    assert all(tensor.isfinite().all() for tensor in made.tensors().values())
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ganc.distillation import trainer
+
+    descend = trainer.descend
+    monkeypatch.setattr(trainer, "descend", lambda *args: descend(*args) * float("inf"))
+    with pytest.raises(ComputationError, match="step 1: d_grad_norm inf, g_grad_norm inf"):
+        train(steps=3)
+
+
+def full_disk(*args: object, **kwargs: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_fills_up_keeps_the_checkpoint_before(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("whole", steps=4)
+    train(steps=2)
+    folder = tmp_path / "run"
+    before = (folder / "student.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        patch.setattr(run_folder, "prepare", lambda *_: None)
+        patch.setattr(run_folder, "export_student", lambda *_: None)
+        patch.setattr("ganc.distillation.metrics.atomic_write", _plain_write)
+        patch.setattr("ganc.distillation.grid.atomic_write", _plain_write)
+        with pytest.raises(OutputError, match="no space left on the device"):
+            train(steps=4, resume="latest")
+    assert run_folder.steps(folder) == [0, 2]
+    assert not list((folder / "checkpoints").glob(".tmp*"))
+    assert (folder / "student.safetensors").read_bytes() == before
+    train(steps=4, resume="latest")
+    assert metrics(folder) == metrics(tmp_path / "whole")
+
+
+class _plain_write:
+    """An ``atomic_write`` without fsync."""
+
+    def __init__(self, path: Path, *, force: bool) -> None:
+        self.path = path
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+def test_free_space_is_checked_first(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OutputError, match=r"0\.0 MiB free, the run needs 0\.\d MiB"):
+        train(steps=1)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_ends_the_run(
+    train: Train, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    train("whole", steps=6)
+
+    def progress(what: str, done: int, total: int) -> None:
+        if done == 2:
+            signal.raise_signal(number)
+
+    with pytest.raises(Interrupted, match="interrupted at step 3 of 6") as caught:
+        train(steps=6, progress=progress)
+    assert caught.value.exit_code == code
+    assert run_folder.steps(tmp_path / "run")[-1] == 3
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    train(steps=6, resume="latest")
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+def test_other_threads_can_train(train: Train, tmp_path: Path) -> None:
+    thread = threading.Thread(target=train, kwargs={"steps": 1})
+    thread.start()
+    thread.join()
+    assert run_folder.steps(tmp_path / "run") == [0, 1]
+
+
+def test_the_gan_recipe_needs_no_perceptual_network(train: Train) -> None:
+    result = train(steps=1, recipe="gan")
+    assert not {"pixel_l1", "perceptual", "latent_direction"} & set(result.losses)
+    assert "g_adversarial" in result.losses
+
+
+def test_the_perceptual_term_is_logged(train: Train) -> None:
+    numbers = {"perceptual": "effnet-lite0", "perceptual_resolution": 32}
+    losses = train(steps=1, overrides=numbers).losses
+    expected = losses["g_adversarial"] + 3 * (losses["pixel_l1"] + losses["perceptual"])
+    expected += 30 * losses["latent_direction"]
+    assert losses["g_loss"] == pytest.approx(expected, rel=1e-5)
+    assert losses["perceptual"] > 0
+
+
+def test_distillation_brings_the_student_closer(train: Train, tmp_path: Path) -> None:
+    train(steps=60, overrides={"adversarial_weight": 0.0, "pl_weight": 0.0, "lr": 0.01})
+    series = [line["pixel_l1"] for line in metrics(tmp_path / "run")]
+    assert sum(series[-10:]) < 0.75 * sum(series[:10])
+
+
+def write_zip(path: Path, count: int, *, labels: bool, broken: int = 0) -> Path:
+    random = torch.Generator().manual_seed(0)
+    table = []
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(count):
+            pixels = torch.randint(0, 256, (16, 16, 3), generator=random, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(file := path.parent / "one.png")
+            content = file.read_bytes()
+            archive.writestr(f"{i:04}.png", content[:60] if i < broken else content)
+            table.append([f"{i:04}.png", i % 2])
+        if labels:
+            archive.writestr("dataset.json", json.dumps({"labels": table}))
+    return path
+
+
+def test_images_can_come_from_a_data_set(train: Train, tmp_path: Path) -> None:
+    data = write_zip(tmp_path / "data.zip", 120, labels=False, broken=1)
+    warnings: list[str] = []
+    train("whole", steps=4, data=data, warn=warnings.append)
+    assert "0000.png" in warnings[0]
+    train(steps=2, data=data)
+    moved = tmp_path / "moved.zip"
+    data.rename(moved)
+    with pytest.raises(DataError, match=r"data\.zip"):
+        train(steps=4, resume="latest")
+    train(steps=4, resume="latest", data=moved)
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    other = write_zip(tmp_path / "other.zip", 40, labels=False)
+    with pytest.raises(InputError, match="started with another data than"):
+        train(resume="latest", data=other)
+
+
+def test_conditional_networks_take_labels(tmp_path: Path, train: Train) -> None:
+    teacher = make_model(c_dim=2)
+    models = {"teacher": teacher, "student": pruned(teacher)}
+    data = write_zip(tmp_path / "data.zip", 8, labels=True)
+    train("zip", steps=2, data=data, **models)
+    train("samples", steps=2, **models)
+    assert metrics(tmp_path / "zip") != metrics(tmp_path / "samples")
+    unlabelled = write_zip(tmp_path / "unlabelled.zip", 8, labels=False)
+    with pytest.raises(DataError):
+        train("none", data=unlabelled, **models)
+
+
+SCRIPT = """
+import sys, torch
+from ganc.distillation.loop import distill
+torch.set_num_threads(1)
+numbers = {"batch": 4, "perceptual": "none", "r1_interval": 3, "pl_interval": 2}
+folder, steps, resume = sys.argv[1], int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None
+distill(f"{folder}/student.safetensors", f"{folder}/teacher.safetensors", f"{folder}/run",
+        steps=steps, overrides=numbers, device="cpu", save_every=2, resume=resume, log_every=1)
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_loses_nothing(train: Train, tmp_path: Path, teacher: Model, student: Model) -> None:
+    save(teacher, tmp_path / "teacher.safetensors")
+    save(student, tmp_path / "student.safetensors")
+    train("whole", steps=60)
+    folder, resume = tmp_path / "run", []
+    for wanted in (7, 23, 41):
+        arguments = [sys.executable, "-c", SCRIPT, str(tmp_path), "60", *resume]
+        process = subprocess.Popen(arguments)
+        while not run_folder.steps(folder) or run_folder.steps(folder)[-1] < wanted:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        resume = ["latest"]
+    train(steps=60, resume="latest")
+    assert metrics(folder) == metrics(tmp_path / "whole")
+    assert tensors(folder, 60) == tensors(tmp_path / "whole", 60)

@@ -1,0 +1,118 @@
+"""Recipes: the published numbers, overrides and their errors, the JSON round trip."""
+
+import json
+from typing import Any
+
+import pytest
+
+from ganc.distillation.recipes import (
+    NUMBERS,
+    PERCEPTUAL_NAMES,
+    RECIPES,
+    Recipe,
+    recipe_from_json,
+    resolve_recipe,
+)
+from ganc.errors import CheckpointError, UsageError
+from ganc.perceptual.distance import PERCEPTUAL_DISTANCES
+
+
+def test_stylekd_has_the_published_weights() -> None:
+    recipe = RECIPES["stylekd"]
+    assert (recipe.l1_weight, recipe.perceptual_weight, recipe.latent_direction_weight) == (
+        3,
+        3,
+        30,
+    )
+    assert recipe.perceptual == "lpips-vgg"
+    assert (recipe.r1_gamma, recipe.r1_interval) == (10, 16)
+    assert (recipe.pl_weight, recipe.pl_interval) == (2, 4)
+    assert (recipe.batch, recipe.mixing_prob, recipe.lr) == (16, 0.9, 0.002)
+
+
+def test_gan_has_no_distillation_term() -> None:
+    recipe = RECIPES["gan"]
+    assert recipe.l1_weight == recipe.perceptual_weight == recipe.latent_direction_weight == 0
+    assert not recipe.uses_perceptual
+
+
+def test_perceptual_names_are_those_of_the_perceptual_package() -> None:
+    assert {*PERCEPTUAL_NAMES} == {*PERCEPTUAL_DISTANCES, "none"}
+
+
+def test_every_number_has_help() -> None:
+    assert all(field.metadata["help"].endswith(".") for field in NUMBERS)
+
+
+def test_overrides_replace_numbers_and_nothing_else() -> None:
+    recipe = resolve_recipe("stylekd", {"batch": 8, "lr": 1, "mirror": True})
+    assert (recipe.batch, recipe.lr, recipe.mirror) == (8, 1.0, True)
+    assert isinstance(recipe.lr, float)
+    assert recipe.l1_weight == RECIPES["stylekd"].l1_weight
+    assert RECIPES["stylekd"].batch == 16
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_json_round_trip(name: str) -> None:
+    recipe = resolve_recipe(name, {"r1_gamma": 0.1})
+    assert recipe_from_json(json.loads(json.dumps(recipe.to_json())), "file") == recipe
+
+
+def test_unknown_names_come_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="unknown recipe `stylkd`") as caught:
+        resolve_recipe("stylkd")
+    assert caught.value.hint == "did you mean `stylekd`?"
+    with pytest.raises(UsageError, match="unknown recipe number `r1_gama`") as caught:
+        resolve_recipe("gan", {"r1_gama": 1.0})
+    assert caught.value.hint == "did you mean `r1_gamma`?"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"batch": 0}, "--batch 0 is out of range; allowed: 1 and more"),
+        ({"batch": 2.5}, "--batch 2.5 must be a whole number"),
+        ({"batch": True}, "--batch True must be a whole number"),
+        ({"lr": "fast"}, "--lr fast must be a number"),
+        ({"lr": float("nan")}, "--lr nan is out of range"),
+        ({"beta2": 1.0}, r"--beta2 1.0 is out of range; allowed: \[0, 1\)"),
+        ({"mixing_prob": 1.1}, r"--mixing-prob 1.1 is out of range; allowed: \[0, 1\]"),
+        ({"mirror": 1}, "--mirror 1 must be true or false"),
+        ({"perceptual": "vgg"}, "--perceptual vgg is not known; allowed: lpips-vgg"),
+        ({"batch": 0, "lr": -1.0}, "--batch 0 .*; --lr -1.0 "),
+    ],
+)
+def test_bad_values_are_named(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve_recipe("stylekd", overrides)
+
+
+def test_a_perceptual_network_without_weight_is_refused() -> None:
+    with pytest.raises(UsageError, match="has no effect"):
+        resolve_recipe("gan", {"perceptual": "effnet-lite0"})
+    both = resolve_recipe("gan", {"perceptual": "effnet-lite0", "perceptual_weight": 3.0})
+    assert both.uses_perceptual
+    assert not resolve_recipe("stylekd", {"perceptual": "none"}).uses_perceptual
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"adversarial_weight": 0.0}, "gives the student no loss"),
+        ({"first_similarity_block": 6}, "--first-similarity-block 6 comes after"),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_refused(
+    overrides: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve_recipe("gan", overrides)
+
+
+def test_damaged_json_is_refused() -> None:
+    content = Recipe("mine").to_json()
+    del content["lr"]
+    with pytest.raises(CheckpointError, match="file: the recipe misses lr"):
+        recipe_from_json(content, "file")
+    with pytest.raises(CheckpointError, match="file: --lr -1"):
+        recipe_from_json(content | {"lr": -1.0}, "file")

@@ -1,0 +1,247 @@
+"""Phases of a step: what they change, and the fixed points they have."""
+
+import copy
+
+import pytest
+import torch
+
+from ganc.distillation.draws import Draws
+from ganc.distillation.losses import latent_direction
+from ganc.distillation.networks import starting_discriminator, starting_generator
+from ganc.distillation.recipes import RECIPES, Recipe, resolve_recipe
+from ganc.distillation.trainer import (
+    Trainer,
+    ema_beta,
+    frozen,
+    lazy_adam,
+    optimizer_tensors,
+    restore_optimizer,
+)
+from ganc.errors import InputError
+from ganc.models.model import Model
+from ganc.models.stylegan2 import Generator
+from ganc.progress import ignore
+
+CPU = torch.device("cpu")
+
+
+def make_trainer(
+    student: Model, teacher: Model, recipe: Recipe | None = None, *, freeze_mapping: bool = False
+) -> Trainer:
+    recipe = recipe or resolve_recipe("stylekd", {"batch": 4, "perceptual": "none"})
+    generator = starting_generator(student, teacher, ignore)
+    return Trainer(
+        generator,
+        copy.deepcopy(generator),
+        starting_discriminator(student, teacher, 0, ignore),
+        copy.deepcopy(teacher.generator),
+        recipe=recipe,
+        draws=Draws(0, recipe.batch, CPU),
+        perceptual=None,
+        freeze_mapping=freeze_mapping,
+    )
+
+
+def real_images(count: int = 4) -> torch.Tensor:
+    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def weights(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def test_a_copy_of_the_teacher_has_nothing_to_learn_from_it(teacher: Model) -> None:
+    trainer = make_trainer(teacher, teacher)
+    found = trainer.g_main(0, None)
+    assert found["pixel_l1"].item() == 0
+    assert found["latent_direction"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_main_losses_are_their_weighted_sum(student: Model, teacher: Model) -> None:
+    found = make_trainer(student, teacher).g_main(0, None)
+    expected = found["g_adversarial"] + 3 * found["pixel_l1"] + 30 * found["latent_direction"]
+    torch.testing.assert_close(found["g_loss"], expected)
+    assert found["pixel_l1"] > 0.01  # the student is another network than its teacher
+
+
+def test_rendered_pairs_are_two_plain_passes(student: Model, teacher: Model) -> None:
+    trainer = make_trainer(student, teacher)
+    latents, offset = trainer._latents("g", 3, None), trainer._offset(3)
+    with torch.no_grad():
+        images, pairs = trainer._render(trainer.teacher, latents, offset)
+        ws = trainer._ws(trainer.teacher, latents)
+        plain, plain_features = trainer.teacher.synthesis.run(ws, noise=latents.noise)
+        _, moved = trainer.teacher.synthesis.run(ws + offset[:, None], noise=latents.noise)
+    torch.testing.assert_close(images, plain)
+    torch.testing.assert_close(pairs[0][0], plain_features[2])
+    torch.testing.assert_close(pairs[0][1], moved[2])
+    assert latent_direction(pairs, pairs).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_style_mixing_switches_at_the_cut(teacher: Model) -> None:
+    trainer = make_trainer(teacher, teacher)
+    latents = trainer._latents("g", 0, None)
+    ws = trainer._ws(trainer.teacher, latents)
+    for i, cut in enumerate(latents.cut.flatten().tolist()):
+        first, second = trainer.teacher.mapping(latents.z[i]).unbind(0)
+        torch.testing.assert_close(ws[i], torch.cat([first[:cut], second[cut:]]))
+
+
+def test_each_phase_trains_its_network_alone(student: Model, teacher: Model) -> None:
+    trainer = make_trainer(student, teacher)
+    before = {n: weights(getattr(trainer, n)) for n in ("generator", "discriminator", "teacher")}
+
+    def changed() -> set[str]:
+        moved = {n for n, w in before.items() if not torch.equal(w, weights(getattr(trainer, n)))}
+        before.update({n: weights(getattr(trainer, n)) for n in before})
+        return moved
+
+    trainer.d_main(0, real_images(), None)
+    assert changed() == {"discriminator"}
+    trainer.d_r1(real_images(), None)
+    assert changed() == {"discriminator"}
+    trainer.g_main(0, None)
+    assert changed() == {"generator"}
+    trainer.g_pl(0, None)
+    assert changed() == {"generator"}
+
+
+def test_phases_are_lazy(student: Model, teacher: Model) -> None:
+    trainer = make_trainer(student, teacher)
+    ran = [set(trainer.step(step, real_images(), None)) for step in range(17)]
+    assert [i for i, names in enumerate(ran) if "r1" in names] == [0, 16]
+    assert [i for i, names in enumerate(ran) if "path_length" in names] == [0, 4, 8, 12, 16]
+
+
+def test_path_length_reaches_every_trainable_weight(student: Model, teacher: Model) -> None:
+    trainer = make_trainer(student, teacher)
+    trainer.g_pl(0, None)
+    # The last torgb's bias shifts the image by a constant: no path length, so no gradient.
+    without = [n for n, p in trainer.generator.named_parameters() if p.grad is None]
+    assert all(name.endswith("torgb.bias") for name in without)
+    assert trainer.pl_mean.item() > 0
+
+
+def test_the_mean_path_length_starts_at_the_teachers(teacher: Model) -> None:
+    trainer = make_trainer(teacher, teacher)
+    trainer.start_path_length(None)
+    start = trainer.pl_mean.clone()
+    trainer.g_pl(0, None)  # a student equal to the teacher: the same latents, the same lengths
+    torch.testing.assert_close(trainer.pl_mean, start)
+
+
+def test_freeze_mapping_keeps_it(student: Model, teacher: Model) -> None:
+    trainer = make_trainer(student, teacher, freeze_mapping=True)
+    for step in range(2):
+        trainer.step(step, real_images(), None)
+    for name, tensor in trainer.generator.mapping.state_dict().items():
+        assert torch.equal(tensor, teacher.generator.mapping.state_dict()[name]), name
+
+
+def test_a_trained_mapping_moves_slowly_and_tracks_w_avg(student: Model, teacher: Model) -> None:
+    trainer = make_trainer(student, teacher)
+    w_avg = trainer.generator.w_avg.clone()
+    trainer.step(0, real_images(), None)
+    assert not torch.equal(trainer.generator.w_avg, w_avg)
+    assert torch.equal(trainer.ema.w_avg, trainer.generator.w_avg)
+
+
+def test_ema_has_a_fixed_point(student: Model, teacher: Model) -> None:
+    trainer = make_trainer(student, teacher)
+    before = weights(trainer.ema)
+    trainer.update_ema(100_000)
+    assert torch.equal(weights(trainer.ema), before)
+
+
+def test_ema_halves_the_distance_in_its_half_life(student: Model, teacher: Model) -> None:
+    recipe = resolve_recipe("gan", {"batch": 50, "ema_nimg": 100.0})
+    trainer = make_trainer(student, teacher, recipe)
+    with torch.no_grad():
+        for own, mean in zip(trainer.generator.parameters(), trainer.ema.parameters(), strict=True):
+            own.fill_(1)
+            mean.fill_(0)
+    for step in (1000, 1001):
+        trainer.update_ema(step)
+    torch.testing.assert_close(weights(trainer.ema), torch.full_like(weights(trainer.ema), 0.5))
+
+
+def test_ema_ramps_up() -> None:
+    recipe = RECIPES["gan"]
+    assert ema_beta(16, recipe) == 0.5**20  # half-life 0.8 images: 20 of them in a batch
+    assert ema_beta(1600, recipe) == pytest.approx(0.5 ** (16 / 80))
+    assert ema_beta(10**6, recipe) == ema_beta(10**9, recipe) == 0.5 ** (16 / 10_000)
+    assert ema_beta(16, resolve_recipe("gan", {"ema_rampup": 0.0})) == 0
+
+
+def test_lazy_adam_makes_up_for_the_extra_steps() -> None:
+    recipe = resolve_recipe("gan", {"beta1": 0.5})
+    (group,) = lazy_adam(torch.nn.Linear(2, 2), recipe, 4).param_groups
+    assert group["lr"] == pytest.approx(0.002 * 0.8)
+    assert group["betas"] == pytest.approx((0.5**0.8, 0.99**0.8))
+    assert lazy_adam(torch.nn.Linear(2, 2), recipe, None).param_groups[0]["lr"] == 0.002
+
+
+def test_optimizer_state_round_trip(student: Model, teacher: Model) -> None:
+    trainer, other = make_trainer(student, teacher), make_trainer(student, teacher)
+    trainer.g_main(0, None)
+    saved = optimizer_tensors(trainer.g_optimizer, trainer.generator)
+    assert "synthesis.b4.const.exp_avg_sq" in saved
+    restore_optimizer(other.g_optimizer, other.generator, saved)
+    again = optimizer_tensors(other.g_optimizer, other.generator)
+    assert saved.keys() == again.keys()
+    assert all(torch.equal(saved[name], again[name]) for name in saved)
+
+
+def test_frozen_is_undone_after_an_error() -> None:
+    network = torch.nn.Linear(1, 1)
+
+    def fail() -> None:
+        with frozen(network):
+            assert not network.weight.requires_grad
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fail()
+    assert network.weight.requires_grad
+
+
+def test_the_student_inherits_the_mapping_and_keeps_its_noise(
+    student: Model, teacher: Model
+) -> None:
+    student.generator.mapping.fc0.weight.data.zero_()
+    noise = student.generator.synthesis.b8.conv0.noise_const.clone()
+    made = starting_generator(student, teacher, ignore)
+    assert torch.equal(made.mapping.fc0.weight, teacher.generator.mapping.fc0.weight)
+    assert torch.equal(made.synthesis.b8.conv0.noise_const, noise)
+    assert not student.generator.mapping.fc0.weight.any()  # the caller's model is untouched
+
+
+def test_another_mapping_network_is_kept_with_a_warning(student: Model, teacher: Model) -> None:
+    config = student.generator.config | {"mapping_kwargs": {"num_layers": 3}}
+    warnings: list[str] = []
+    other = Model(generator=Generator(**config))
+    made = starting_generator(other, teacher, warnings.append)
+    assert torch.equal(made.mapping.fc2.weight, other.generator.mapping.fc2.weight)
+    assert "keeps its own mapping network" in warnings[0]
+
+
+def test_a_new_discriminator_is_seeded_and_sized_like_the_teacher(
+    student: Model, teacher: Model
+) -> None:
+    warnings: list[str] = []
+    bare = Model(generator=teacher.generator)
+    a, b = (starting_discriminator(student, bare, 0, warnings.append) for _ in range(2))
+    assert torch.equal(weights(a), weights(b))
+    assert a.config["widths"]["b16.fromrgb"] == teacher.generator.config["widths"]["b16.conv1"]
+    assert "a new one learns from scratch" in warnings[0]
+    assert a(real_images()).shape == (4, 1)
+
+
+def test_a_student_of_another_size_is_refused(student: Model) -> None:
+    from ganc.distillation.networks import check_pair
+    from tests.conftest import make_model
+
+    with pytest.raises(InputError, match="c_dim is 0, the teacher's 2; img_channels is 3"):
+        check_pair(student, make_model(c_dim=2, img_channels=1))
+    with pytest.raises(InputError, match="the teacher holds no generator"):
+        check_pair(student, Model(discriminator=make_model().discriminator))
