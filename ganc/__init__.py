@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ganc.checkpoints.describe import info as info
     from ganc.checkpoints.store import load as load
     from ganc.checkpoints.store import save as save
-    from ganc.showcase.pipeline import demo as demo
     from ganc.distillation.loop import distill as distill
     from ganc.evaluation.evaluate import evaluate as evaluate
     from ganc.exporters.export import export as export
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from ganc.pruning import prune as prune
     from ganc.scores import Scores as Scores
     from ganc.scoring.score import score as score
+    from ganc.showcase.pipeline import demo as demo
 
 _PUBLIC = {
     "demo": "ganc.showcase.pipeline",

@@ -3,6 +3,7 @@
 Nothing here or in ``ganc.commands`` imports torch at the top: ``ganc --help`` answers at once.
 """
 
+import os
 import signal
 import sys
 import traceback
@@ -73,6 +74,9 @@ def _main(
 
 def main() -> NoReturn:
     """Run the command line of this process."""
+    # OpenMP's waiting threads spin for milliseconds by default. On an idle machine 1000 turns are as
+    # fast; where another process wants a core, training a 32 px model went from 20 s a step to 0.5.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.exit(run(sys.argv[1:]))
 
 

@@ -1,5 +1,11 @@
 """Fixtures that many tests share: a tiny model, golden data, the command line."""
 
+import os
+
+# Two cores, several processes: OpenMP's idle threads would spin on the core that another process
+# needs. Set before torch starts its pool, and inherited by every subprocess.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple

@@ -28,14 +28,14 @@ def demo(
     quiet: shared.Quiet = False,
     dry_run: shared.DryRun = False,
 ) -> None:
-    """Run the whole pipeline on an embedded face teacher, minutes on two CPU cores.
+    """Run the whole pipeline on an embedded face teacher.
 
-    Scores, prunes, distills, evaluates and exports; prints teacher, pruned and distilled student
-    side by side and writes an image grid.
+    Scores, prunes, distills, evaluates and exports, in minutes on two CPU cores; prints teacher,
+    pruned and distilled student side by side and writes an image grid.
 
     Example: ganc demo -o ganc-demo
     """
-    settings = {
+    settings: dict[str, Any] = {
         "speedup": speedup,
         "score_samples": score_samples,
         "steps": steps,
@@ -45,11 +45,16 @@ def demo(
     if dry_run:
         shown = {"output": output, "device": device, **settings}
         return shared.emit_settings("demo", shown, as_json)
+    from ganc.showcase.pipeline import DemoSettings
     from ganc.showcase.pipeline import demo as run
 
     with shared.progress_bar(quiet) as progress:
         result = run(
-            output, device=device, progress=progress, warn=shared.warner(quiet), **settings
+            output,
+            DemoSettings(**settings),
+            device=device,
+            progress=progress,
+            warn=shared.warner(quiet),
         )
     shared.emit(result, as_json, lambda: _tables(result))
     return None

@@ -40,7 +40,7 @@ def _with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 def distill(
     student: Annotated[
         str | None,
-        typer.Argument(metavar="[STUDENT]", help="Pruned checkpoint; not needed with --resume."),
+        typer.Argument(metavar="STUDENT", help="Pruned checkpoint; not needed with --resume."),
     ] = None,
     *,
     output: Annotated[str, typer.Option("--output", "-o", help="Run folder; new or empty.")],

@@ -25,7 +25,9 @@ def export(
     quiet: shared.Quiet = False,
     dry_run: shared.DryRun = False,
 ) -> None:
-    """Write a deployable file, load it in its own runtime and compare it with PyTorch.
+    """Write a deployable file and check it against PyTorch.
+
+    The file is loaded in its own runtime and compared on fresh inputs at other batch sizes.
 
     Example: ganc export small.safetensors -o small.onnx
     """

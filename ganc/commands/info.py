@@ -3,7 +3,6 @@
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ganc.checkpoints.describe import info as describe
 from ganc.commands import _shared as shared
 
 if TYPE_CHECKING:
@@ -19,6 +18,8 @@ def info(
 
     Example: ganc info faces.safetensors --json
     """
+    from ganc.checkpoints.describe import info as describe
+
     result = describe(sys.stdin.buffer if ckpt == "-" else ckpt, note=shared.noter(quiet))
     shared.emit(result, as_json, lambda: _tables(result))
 

@@ -62,7 +62,12 @@ def save_grid(
     Raises:
         OutputError: The file exists and ``force`` is off, or it cannot be written.
     """
-    picture = to_picture(make_grid(images, columns=columns), zoom=zoom)
+    save_image(make_grid(images, columns=columns), path, zoom=zoom, force=force)
+
+
+def save_image(image: Tensor, path: Path, *, zoom: int = 1, force: bool = False) -> None:
+    """Write [C, H, W] in [-1, 1] as a PNG, atomically; raises as ``save_grid`` does."""
+    picture = to_picture(image, zoom=zoom)
     with atomic_write(path, force=force) as temporary:
         picture.save(temporary, format="PNG")
 

@@ -5,7 +5,7 @@ before, so a resumed run, or one on more ranks, draws exactly what the uninterru
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +19,7 @@ from ganc import seeds
 from ganc.data.dataset import DECODE_THREADS, ImageDataset
 from ganc.data.images import BrokenImageError
 from ganc.errors import DataError, UsageError
+from ganc.progress import Progress, Warn, silent
 
 MAX_BROKEN = 0.01  # share of a training set that may be skipped
 
@@ -65,8 +66,8 @@ class UsableImages:
 def usable_images(
     dataset: ImageDataset,
     *,
-    warn: Callable[[str], None],
-    progress: Callable[[int, int], None] | None = None,
+    warn: Warn,
+    progress: Progress = silent,
     cache_bytes: int = 2**30,
 ) -> UsableImages:
     """Decode a whole set once, leave out broken images, and keep the rest where it fits.
@@ -79,7 +80,7 @@ def usable_images(
 
     Args:
         warn: Told of each broken image, once.
-        progress: Told (images decoded, images in all).
+        progress: Told how many images are decoded.
         cache_bytes: Most memory to spend on decoded images.
     Raises:
         DataError: More than 1 % of the set is broken, or an image is sound but not allowed.
@@ -102,7 +103,7 @@ def usable_images(
 
 
 def _decode_all(
-    dataset: ImageDataset, progress: Callable[[int, int], None] | None
+    dataset: ImageDataset, progress: Progress
 ) -> Iterator[torch.Tensor | BrokenImageError]:
     """Yield every image in order, or the error where it is broken."""
 
@@ -117,8 +118,7 @@ def _decode_all(
         for start in range(0, count, _CHUNK):
             stop = min(start + _CHUNK, count)
             yield from pool.map(decode, range(start, stop))
-            if progress is not None:
-                progress(stop, count)
+            progress("checking images", stop, count)
 
 
 def _check_share(dataset: ImageDataset, broken: list[BrokenImageError], seen: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ganc.data.images import to_uint8
 from ganc.distillation.run_folder import METRICS
 from ganc.errors import ComputationError
 from ganc.files import atomic_write
@@ -65,8 +66,8 @@ class MetricsLog:
             self._append(lines)
 
     def add_images(self, step: int, grid: Tensor) -> None:
-        """Show a sample grid, [C, H, W] uint8, in TensorBoard."""
-        self._writer.add_image("samples", grid[:3], step)
+        """Show a sample grid, [C, H, W] in [-1, 1], in TensorBoard."""
+        self._writer.add_image("samples", to_uint8(grid[:3]), step)
 
     def close(self) -> None:
         """Write what is still in memory."""

@@ -109,7 +109,5 @@ def open_reals(
             f"{data}: labels are of size {dataset.label_dim}, the networks take {teacher.c_dim}",
             "label the set for this model in dataset.json, or use --data teacher",
         )
-    images = usable_images(
-        dataset, warn=warn, progress=lambda done, total: progress("checking images", done, total)
-    )
+    images = usable_images(dataset, warn=warn, progress=progress)
     return DatasetImages(images, recipe, draws.seed, draws.device)

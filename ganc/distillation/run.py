@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ganc.checkpoints.store import load
+from ganc.data.grid import save_image
 from ganc.distillation import grid, networks, run_folder
 from ganc.distillation.draws import Draws
 from ganc.distillation.metrics import MetricsLog
@@ -90,7 +91,7 @@ class Run:
         samples = self.folder / run_folder.SAMPLES
         samples.mkdir(exist_ok=True)
         image = grid.sample_grid(self.trainer.teacher, self.trainer.ema, self.settings.seed)
-        grid.save_png(samples / f"{step}.png", image)
+        save_image(image, samples / f"{step}.png", force=True)
         log.add_images(step, image)
 
     def _model(

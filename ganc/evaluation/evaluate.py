@@ -77,7 +77,7 @@ def evaluate(
     samples: int = 2000,
     seed: int = 0,
     batch: int = 32,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
     truncation_psi: float = 1.0,
     noise_mode: str = "random",
     features: str = "effnet-lite0",

@@ -118,7 +118,7 @@ def test_one_percent_may_be_broken(tmp_path, cache_bytes):
     usable = usable_images(
         dataset,
         warn=warnings.append,
-        progress=lambda done, total: reports.append((done, total)),
+        progress=lambda what, done, total: reports.append((done, total)),
         cache_bytes=cache_bytes,
     )
     assert len(usable) == 298

@@ -313,7 +313,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_before(
         patch.setattr(run_folder, "prepare", lambda *_: None)
         patch.setattr(run_folder, "export_student", lambda *_: None)
         patch.setattr("ganc.distillation.metrics.atomic_write", _plain_write)
-        patch.setattr("ganc.distillation.grid.atomic_write", _plain_write)
+        patch.setattr("ganc.data.grid.atomic_write", _plain_write)
         with pytest.raises(OutputError, match="no space left on the device"):
             train(steps=4, resume="latest")
     assert run_folder.steps(folder) == [0, 2]
