@@ -74,8 +74,8 @@ def _main(
 
 def main() -> NoReturn:
     """Run the command line of this process."""
-    # OpenMP's waiting threads spin for milliseconds by default. On an idle machine 1000 turns are as
-    # fast; where another process wants a core, training a 32 px model went from 20 s a step to 0.5.
+    # OpenMP's waiting threads spin for milliseconds by default. On an idle machine 1000 turns are
+    # as fast; where another process wants a core, a training step went from 20 s to 0.5 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     sys.exit(run(sys.argv[1:]))
 

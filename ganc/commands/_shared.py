@@ -36,7 +36,9 @@ def emit(result: Mapping[str, Any], as_json: bool, tables: Callable[[], Iterable
     from rich.console import Console
 
     # Off a terminal rich assumes 80 columns and folds; a pipe has no width.
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    # Paths and names may hold brackets, which rich would read as markup.
+    width = None if sys.stdout.isatty() else 160
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
     for table in tables():
         console.print(table)
 

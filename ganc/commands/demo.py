@@ -63,8 +63,8 @@ def demo(
 ROWS = {
     "macs": "MACs",
     "params": "parameters",
-    "latency": "latency, batch 1 [ms]",
-    "latency-batch8": "latency, batch 8 [ms]",
+    "latency": "latency at batch 1, ms",
+    "latency-batch8": "latency at batch 8, ms",
     "fd": "fd to real images (effnet-lite0, lower is better)",
     "perceptual-diversity": "perceptual diversity (higher is better)",
 }
