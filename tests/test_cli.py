@@ -342,3 +342,16 @@ def test_model_without_generator(ganc: Ganc, model: Model, tmp_path: Path) -> No
     for command, extra in (("sample", ()), ("score", ("--method", "random"))):
         outcome = ganc(command, tmp_path / "d.safetensors", "-o", tmp_path / "x", *extra)
         assert_one_line(outcome, 2, "no generator")
+
+
+def test_distill_names_a_missing_model_before_missing_weights(
+    ganc: Ganc, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GANC_OFFLINE", "1")
+    run = tmp_path / "run"
+    assert_one_line(ganc("distill", checkpoint, "-o", run), 2, "teacher is needed", "--teacher")
+    assert_one_line(ganc("distill", "--teacher", checkpoint, "-o", run), 2, "student is needed")
+    outcome = ganc("distill", checkpoint, "--teacher", checkpoint, "-o", run)
+    assert_one_line(outcome, 3, "vgg16", "--perceptual effnet-lite0|none")
+    assert not run.exists()

@@ -127,16 +127,19 @@ def distill(
         wanted = steps or (snapshot.state["steps"] if snapshot else DEFAULT_STEPS)
         schedule = Schedule(wanted, save_every, sample_every, log_every, keep_last)
         _check_steps(schedule, snapshot)
+        saved = snapshot.state["identity"]["teacher_path"] if snapshot else None
+        found = _required(teacher or saved, "teacher", "pass --teacher CKPT")
+        start = student or (snapshot.student if snapshot else None)
+        start = _required(start, "student", "name its checkpoint, or pass --resume")
         perceptual = open_perceptual(settings.recipe, place, offline, progress)
-        found = teacher or (snapshot.state["identity"]["teacher_path"] if snapshot else None)
-        loaded = open_model(found, "teacher")
+        loaded = open_model(found)
         if snapshot:
-            same = None if student is None else open_model(student, "student")
+            same = None if student is None else open_model(student)
             run = resumed_run(
                 folder, settings, snapshot, same, loaded, perceptual, place, progress, warn
             )
         else:
-            pupil, path = open_model(student, "student"), _absolute(found)
+            pupil, path = open_model(start), _absolute(found)
             run = new_run(folder, settings, pupil, loaded, path, perceptual, place, progress, warn)
         return _train(run, snapshot, schedule, progress, out)
 
@@ -160,6 +163,13 @@ def _check_steps(schedule: Schedule, snapshot: Snapshot | None) -> None:
             f"--steps {schedule.steps} is less than the {snapshot.step} that the run has done",
             "--steps counts from the start of the run",
         )
+
+
+def _required(source: Source | None, what: str, hint: str) -> Source:
+    """Find that a model was not named, before anything is loaded or fetched."""
+    if source is None:
+        raise UsageError(f"a {what} is needed to distill", hint)
+    return source
 
 
 def _absolute(source: Source | None) -> str | None:

@@ -19,7 +19,7 @@ from ganc.distillation.recipes import Recipe
 from ganc.distillation.run_folder import Snapshot
 from ganc.distillation.settings import Settings
 from ganc.distillation.trainer import Distance, Trainer, optimizer_tensors, restore_optimizer
-from ganc.errors import InputError, MissingDependencyError, UsageError, WeightsError
+from ganc.errors import InputError, MissingDependencyError, WeightsError
 from ganc.models.model import Model
 from ganc.perceptual.distance import load_perceptual
 from ganc.progress import Progress, Warn
@@ -122,14 +122,8 @@ def open_perceptual(
         raise type(error)(error.message, f"{error.hint}; or {hint}") from error
 
 
-def open_model(source: Source | None, what: str) -> Model:
-    """Return a model as it was given, or load it.
-
-    Raises:
-        UsageError: There is none.
-    """
-    if source is None:
-        raise UsageError(f"a {what} is needed to distill", "see ganc distill --help")
+def open_model(source: Source) -> Model:
+    """Return a model as it was given, or load it."""
     return source if isinstance(source, Model) else load(source)
 
 
