@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ganc.checkpoints.describe import info as info
     from ganc.checkpoints.store import load as load
     from ganc.checkpoints.store import save as save
+    from ganc.diagnosis import doctor as doctor
     from ganc.distillation.loop import distill as distill
     from ganc.evaluation.evaluate import evaluate as evaluate
     from ganc.exporters.export import export as export
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "demo": "ganc.showcase.pipeline",
     "distill": "ganc.distillation.loop",
+    "doctor": "ganc.diagnosis",
     "evaluate": "ganc.evaluation.evaluate",
     "export": "ganc.exporters.export",
     "info": "ganc.checkpoints.describe",

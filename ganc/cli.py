@@ -16,6 +16,7 @@ import typer
 from ganc import errors
 from ganc.commands.demo import demo
 from ganc.commands.distill import distill
+from ganc.commands.doctor import doctor
 from ganc.commands.eval import eval_
 from ganc.commands.export import export
 from ganc.commands.import_ import import_
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "eval": eval_,
     "export": export,
     "sample": sample,
+    "doctor": doctor,
     "demo": demo,
 }
 

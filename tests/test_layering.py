@@ -12,7 +12,7 @@ LAYERS: list[set[str]] = [
     {"__main__"},
     {"cli"},
     {"commands"},
-    {"showcase"},
+    {"diagnosis", "showcase"},
     {"scoring", "pruning", "distillation", "evaluation", "exporters"},
     {"data", "perceptual", "scores"},
     {"checkpoints", "models"},

