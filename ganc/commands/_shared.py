@@ -93,11 +93,15 @@ def warner(quiet: bool) -> Callable[[str], None]:
 
 @contextlib.contextmanager
 def progress_bar(quiet: bool) -> Iterator["Progress"]:
-    """Yield a ``progress`` callable for the library: a bar on a terminal, nothing elsewhere."""
+    """Yield a ``progress`` callable for the library.
+
+    On a terminal it draws a bar; elsewhere it names each phase once, so that a log shows where a
+    long command is.
+    """
     from ganc.progress import silent
 
     if quiet or not sys.stderr.isatty():
-        yield silent
+        yield silent if quiet else _name_phases()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -114,6 +118,17 @@ def progress_bar(quiet: bool) -> Iterator["Progress"]:
             bar.update(tasks[what], completed=done, total=total)
 
         yield report
+
+
+def _name_phases() -> "Progress":
+    named: set[str] = set()
+
+    def report(what: str, done: int, total: int) -> None:
+        if what not in named:
+            named.add(what)
+            note(f"{what} …")
+
+    return report
 
 
 def load_model(path: str, quiet: bool = False) -> "Model":

@@ -10,16 +10,8 @@ from torch import Tensor
 from ganc.data.images import to_uint8
 from ganc.errors import ComputationError
 from ganc.models.network import LatentGenerator
-from ganc.models.sampling import generate, latent_inputs
+from ganc.models.sampling import BATCH_UNIT, generate, latent_inputs
 from ganc.perceptual.features import FeatureNetwork
-
-BATCH_UNIT = 4
-"""Samples come in multiples of this, the rest by itself, whatever the batch.
-
-CPU matrix kernels work on blocks of rows and add the rows that are left in another order, which
-moves an image by 1e-6, now and then one of its 8-bit pixels by a level, and ``fd`` by 1e-3. In
-whole blocks the images are the same bit for bit at every batch size.
-"""
 
 
 @dataclass(eq=False)

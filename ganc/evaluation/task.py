@@ -27,7 +27,7 @@ class Settings:
     Attributes:
         samples: Images for distances between sets, pairs for diversity; at least 2.
         seed: Of latents, labels and noise.
-        batch: Images per forward pass, rounded to a multiple of 4 (see ``sampling.BATCH_UNIT``).
+        batch: Images per forward pass, rounded to a multiple of 4 (see ``models.sampling``).
         truncation_psi: Of model and teacher; 1 is none.
         noise_mode: Of model and teacher: "random" (by seed and index), "const" or "none".
         features: Feature network of ``fd``.

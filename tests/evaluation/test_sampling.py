@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ganc.evaluation.sampling import BATCH_UNIT, RunningMean, batch_ranges
+from ganc.evaluation.sampling import RunningMean, batch_ranges
+from ganc.models.sampling import BATCH_UNIT
 
 
 @given(st.lists(st.integers(0, 60), max_size=4), st.integers(1, 40))
