@@ -8,17 +8,16 @@ A checkpoint is written into a temporary folder and renamed, so one that is ther
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import safetensors.torch
 from torch import Tensor
 
@@ -73,33 +72,24 @@ def hold(folder: Path) -> Iterator[None]:
     created = not folder.exists()
     try:
         folder.mkdir(exist_ok=True)
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = filelock.FileLock(folder / _LOCK).acquire(blocking=False)
     except FileNotFoundError as error:
         raise OutputError(
             f"folder {folder.parent} does not exist", f"mkdir -p {folder.parent}"
         ) from error
+    except filelock.Timeout as error:
+        raise OutputError(
+            f"{folder} is in use by another process",
+            "wait for it, stop it, or name another folder with -o",
+        ) from error
     except OSError as error:
         raise write_error(folder, error) from error
     try:
-        _lock(descriptor, folder)
-        yield
+        with lock:
+            yield
     finally:
-        os.close(descriptor)
-        if created and os.listdir(folder) == [_LOCK]:
+        if created and set(os.listdir(folder)) <= {_LOCK}:
             shutil.rmtree(folder)
-
-
-def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        owner = os.read(descriptor, 200).decode(errors="replace")
-        raise OutputError(
-            f"{folder} is in use by {owner or 'another process'}",
-            "wait for it, stop it, or name another folder with -o",
-        ) from error
-    os.truncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
 
 
 def check_unused(folder: Path) -> None:

@@ -180,7 +180,7 @@ def test_a_folder_in_use_or_not_empty_is_refused(train: Train, tmp_path: Path) -
     assert [p.name for p in other.iterdir() if p.name != ".lock"] == ["notes.txt"]
     with (
         run_folder.hold(tmp_path / "run"),
-        pytest.raises(OutputError, match="is in use by process"),
+        pytest.raises(OutputError, match="is in use by another process"),
     ):
         train(steps=2, resume="latest")
     train(steps=2, resume="latest")
