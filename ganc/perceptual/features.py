@@ -115,9 +115,9 @@ def _load_inception(offline: bool, progress: Progress) -> FeatureNetwork:
     path = weights_path("inception", offline=offline, progress=progress)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # torch.jit.load; the file is torchscript
+            # torch.jit.load warns, as either by version; the published file is torchscript.
+            for category in (FutureWarning, DeprecationWarning):
+                warnings.simplefilter("ignore", category)
             network = InceptionV3W(str(path.parent), download=False)
     except (RuntimeError, AttributeError) as error:
         raise WeightsError(f"{path} cannot be read as clean-fid's Inception") from error

@@ -363,7 +363,7 @@ def test_command_reports_the_check(
 ) -> None:
     output = tmp_path / "model.onnx"
     outcome = ganc("export", checkpoint, "-o", output, "--json")
-    assert (outcome.code, outcome.err) == (0, "")
+    assert (outcome.code, outcome.err) == (0, "exporting …\n")
     result = json.loads(outcome.out)
     assert {"output", "format", "max_abs_error", "bytes"} <= set(result)
     assert result["bytes"] == output.stat().st_size

@@ -66,5 +66,5 @@ def save_inception(path: Path) -> None:
 
     torch.manual_seed(822)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torchscript is what clean-fid loads
+        warnings.simplefilter("ignore")  # torchscript is what clean-fid loads
         torch.jit.script(Net()).save(str(path))
