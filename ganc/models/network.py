@@ -1,5 +1,6 @@
 """What every network of every family offers beside its forward pass."""
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from torch import nn
@@ -7,7 +8,7 @@ from torch import nn
 from ganc.groups import ChannelGroup, count_macs, count_params
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A generator or discriminator that knows its configuration, its groups and its cost.
 
     Attributes:
@@ -19,13 +20,13 @@ class Network(nn.Module):
     architecture: ClassVar[str]
     config: dict[str, Any]
 
+    @abstractmethod
     def groups(self) -> tuple[ChannelGroup, ...]:
         """Declare the channel groups, in network order, with tensor names as in ``state_dict``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mac_positions(self) -> dict[str, int]:
         """Return how often each weight is applied per image (see ``groups.count_macs``)."""
-        raise NotImplementedError
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every tensor that is saved."""

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ganc.data.images import to_uint8
+from ganc.groups import ChannelGroup
 from ganc.models.model import Model
 from ganc.models.network import LatentGenerator
 
@@ -37,6 +38,12 @@ class Colours(LatentGenerator):
         colour = self.mean + self.spread * z[:, : len(self.mean)]
         side = self.img_resolution
         return colour[:, :, None, None].expand(-1, -1, side, side)
+
+    def groups(self) -> tuple[ChannelGroup, ...]:
+        return ()
+
+    def mac_positions(self) -> dict[str, int]:
+        return {}
 
 
 def colours(mean: float | Sequence[float], spread: float = 0.0, *, resolution: int = 8) -> Model:
