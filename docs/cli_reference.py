@@ -3,9 +3,11 @@
 ``python docs/cli_reference.py`` writes the file; the tests compare it.
 """
 
+import inspect
 from pathlib import Path
+from typing import Any
 
-from typer.testing import CliRunner
+from typer.main import get_command
 
 from ganc.cli import COMMANDS, app
 
@@ -34,14 +36,35 @@ warnings and errors go to stderr; there are no progress bars off a terminal; `NO
 
 def render() -> str:
     """Return the page."""
-    parts = [HEAD]
-    runner = CliRunner(env={"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"})
-    for name in COMMANDS:
-        result = runner.invoke(app, [name, "--help"], prog_name="ganc")
-        assert result.exit_code == 0, result.output
-        text = "\n".join(line.rstrip() for line in result.output.strip().splitlines())
-        parts.append(f"## ganc {name}\n\n```text\n{text}\n```\n")
-    return "\n".join(parts)
+    commands = get_command(app).commands
+    return "\n".join([HEAD, *(section(name, commands[name]) for name in COMMANDS)])
+
+
+def section(name: str, command: Any) -> str:
+    """Return one command's part: its help text, then a table of what it takes."""
+    rows = [row(parameter) for parameter in command.params]
+    arguments = [
+        parameter.metavar if parameter.required else f"[{parameter.metavar}]"
+        for parameter in command.params
+        if parameter.param_type_name == "argument"
+    ]
+    text, _, example = inspect.cleandoc(command.help).partition("\n\nExample: ")
+    example = " ".join(example.split())
+    usage = " ".join(["ganc", name, *arguments, "[OPTIONS]"])
+    table = "\n".join(["| | default | |", "|---|---|---|", *rows])
+    return f"## ganc {name}\n\n    {usage}\n\n{text}\n\n    {example}\n\n{table}\n"
+
+
+def row(parameter: Any) -> str:
+    """Return one parameter's table row."""
+    if parameter.param_type_name == "argument":
+        names = parameter.metavar
+    else:
+        names = ", ".join([*parameter.opts, *parameter.secondary_opts])
+    default = "required" if parameter.required else parameter.default
+    shown = "" if default in (None, False) else str(default)
+    about = " ".join((parameter.help or "").split()).replace("|", "\\|").replace("<", "&lt;")
+    return f"| `{names}` | {shown} | {about} |"
 
 
 if __name__ == "__main__":

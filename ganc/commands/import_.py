@@ -10,7 +10,7 @@ from ganc.commands import _shared as shared
 
 def import_(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SRC…", help="Foreign checkpoints; - reads stdin.")
+        list[str], typer.Argument(metavar="SRC", help="Foreign checkpoints; - reads stdin.")
     ],
     output: shared.Output,
     architecture: Annotated[
