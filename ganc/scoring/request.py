@@ -49,10 +49,10 @@ class ScoreRequest:
 
     def recorded(self, options: Sequence[str]) -> dict[str, Any]:
         """Return the named settings as JSON data; tensors the caller passed are only noted."""
-        values = {name: getattr(self, name) for name in ("samples", "batch", "seed", *options)}
-        given = ("latents", "directions", "noise")
-        return {
-            name: ("given" if value is not None else "drawn") if name in given else value
-            for name, value in values.items()
-            if name in ("samples", "batch", "seed") or name in options
-        }
+        settings = {}
+        for name in ("samples", "batch", "seed", *options):
+            value = getattr(self, name)
+            if name in ("latents", "directions", "noise"):
+                value = "drawn" if value is None else "given"
+            settings[name] = value
+        return settings
