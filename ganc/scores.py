@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import KeysView, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,6 +44,14 @@ class Scores:
                     f"scores of group {name} must be one finite non-negative number per channel"
                 )
         object.__setattr__(self, "values", clean)
+
+    def __getitem__(self, group: str) -> Tensor:
+        """Return one group's scores: [width], float64."""
+        return self.values[group]
+
+    def keys(self) -> KeysView[str]:
+        """Return the group names, in network order; ``dict(scores)`` works."""
+        return self.values.keys()
 
     def to_bytes(self) -> bytes:
         """Return the scores file: a safetensors file of one vector per group."""

@@ -25,6 +25,8 @@ def test_one_vector_per_generator_group(model: Model, method: str) -> None:
         assert values.dtype == torch.float64
         assert (values >= 0).all()
         assert values.unique().numel() > 1
+        assert torch.equal(scores[group.name], values)
+    assert dict(scores).keys() == scores.values.keys()
     assert scores.content_hash == model.content_hash()
     assert scores.settings["seed"] == 0
 
