@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ class ScoreRequest:
         num_directions: diversity: directions per batch.
         gradient: diversity: "both" sends the gradient through both images, "base" through G(w).
         truncation_psi: diversity: truncation of both latents (it scales the step as well).
+        masks, salt, data: Contents of interest [n, H, W], noise on them [n, H, W] and real images:
+            part of the API for methods to come; no method of this version reads them.
         effective: l1-out: weights as they act, modulated, averaged over latents.
         device: Where the computation runs.
         progress: Called after every batch.
@@ -43,6 +46,9 @@ class ScoreRequest:
     num_directions: int = 10
     gradient: str = "both"
     truncation_psi: float = 1.0
+    masks: Tensor | None = None
+    salt: Tensor | None = None
+    data: str | Path | None = None
     effective: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = silent

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -60,6 +61,9 @@ def score(
     directions: Tensor | None = None,
     noise: Sequence[Sequence[Sequence[Sequence[Tensor]]]] | None = None,
     noise_mode: str = "random",
+    masks: Tensor | None = None,
+    salt: Tensor | None = None,
+    data: str | Path | None = None,
     alpha: float = 5.0,
     num_directions: int = 10,
     gradient: str = "both",
@@ -82,7 +86,7 @@ def score(
     """
     request = resolve(
         method, samples=samples, batch=batch, seed=seed, latents=latents, directions=directions,
-        noise=noise, noise_mode=noise_mode, alpha=alpha, num_directions=num_directions,
+        noise=noise, noise_mode=noise_mode, masks=masks, salt=salt, data=data, alpha=alpha, num_directions=num_directions,
         gradient=gradient, truncation_psi=truncation_psi, effective=effective, progress=progress,
         device=resolve_device(device),
     )  # fmt: skip
