@@ -86,7 +86,8 @@ def score(
     """
     request = resolve(
         method, samples=samples, batch=batch, seed=seed, latents=latents, directions=directions,
-        noise=noise, noise_mode=noise_mode, masks=masks, salt=salt, data=data, alpha=alpha, num_directions=num_directions,
+        noise=noise, noise_mode=noise_mode, masks=masks, salt=salt, data=data, alpha=alpha,
+        num_directions=num_directions,
         gradient=gradient, truncation_psi=truncation_psi, effective=effective, progress=progress,
         device=resolve_device(device),
     )  # fmt: skip
