@@ -140,7 +140,7 @@ def _read_torch(content: bytes, where: str) -> Any:
         # A training checkpoint holds its arguments as a Namespace: plain data, so allowed. Torch
         # warns about its own old storage class while it words an error about a damaged file.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("ignore")
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         finding = " ".join(str(error).split())
