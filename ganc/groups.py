@@ -31,11 +31,14 @@ class Slice:
         tensor: Name of the tensor.
         dim: Dimension that the group's channels run along.
         role: "out" produces the channels, "in" consumes them (its weights decide what a channel is
-            worth), "style" goes along with a consumer (the affine layer of a modulated weight).
+            worth), "style" goes along with a consumer (the affine layer of a modulated weight, the
+            vector v of a spectrally normalised one).
         offset: First index that belongs to the group (concatenations put several side by side).
         repeat: Indices per channel (a linear layer behind a flattened map has H·W).
         fan_in_gain: The layer divides by sqrt(fan-in) at run time, so the kept weights must shrink
             by sqrt(fan-in after / before) for its output to stay the same.
+        spectral_norm: The layer divides by sigma = uᵀ W v at run time, of the vectors u and v that
+            are stored as ``<tensor>_u`` and ``<tensor>_v``; u changes so that sigma does not.
     """
 
     tensor: str
@@ -44,6 +47,7 @@ class Slice:
     offset: int = 0
     repeat: int = 1
     fan_in_gain: bool = False
+    spectral_norm: bool = False
 
     def indices(self, channels: Iterable[int]) -> list[int]:
         """Return the indices along ``dim`` that ``channels`` own."""
@@ -138,7 +142,7 @@ def slice_tensors(
         keep: Channels that stay, per group.
     Returns:
         A new dict; tensors that lose nothing are the same objects, the others are contiguous copies
-        whose fan-in gain is made up for.
+        whose fan-in gain and spectral norm are made up for.
     Raises:
         UsageError: ``keep`` names an unknown group, an empty selection or channels out of range.
     """
@@ -159,7 +163,33 @@ def slice_tensors(
         sliced[name] = sliced[name].index_select(dim, stay.to(sliced[name].device)).contiguous()
     for name, fan_in in gains.items():
         sliced[name] = sliced[name] * math.sqrt(math.prod(sliced[name].shape[1:]) / fan_in)
-    return sliced
+    return sliced | _keep_sigma(tensors, sliced, groups)
+
+
+def _keep_sigma(
+    before: Mapping[str, Tensor], after: Mapping[str, Tensor], groups: Sequence[ChannelGroup]
+) -> dict[str, Tensor]:
+    """Return vectors u under which the spectrally normalised weights that changed keep sigma.
+
+    u = sigma W v / |W v|²: the direction that a power iteration would give it, at the length that
+    makes uᵀ W v the old sigma. In train mode the iteration normalises u, and sigma follows the
+    weights that are left.
+
+    Raises:
+        UsageError: W v is zero, so that no u can do it.
+    """
+    parts = [part for group in groups for part in group.slices if part.spectral_norm]
+    vectors = {}
+    for name in dict.fromkeys(part.tensor for part in parts):
+        if after[name] is before[name]:
+            continue
+        u, v = before[f"{name}_u"].double(), before[f"{name}_v"].double()
+        sigma = u @ (before[name].double().flatten(1) @ v)
+        image = after[name].double().flatten(1) @ after[f"{name}_v"].double()
+        if not image.any():
+            raise UsageError(f"{name}: the plan leaves nothing of its spectral norm")
+        vectors[f"{name}_u"] = (sigma * image / image.square().sum()).to(before[f"{name}_u"].dtype)
+    return vectors
 
 
 def mask_consumers(
@@ -178,7 +208,7 @@ def mask_consumers(
             if part.role == "in" and gone:
                 index = torch.tensor(part.indices(gone))
                 masked[part.tensor] = masked[part.tensor].index_fill(part.dim, index, 0.0)
-    return masked
+    return masked | _keep_sigma(tensors, masked, groups)
 
 
 def sliced_shapes(

@@ -28,12 +28,12 @@ class Reader(NamedTuple):
     """How one foreign layout is recognised and converted.
 
     Attributes:
-        architecture: The family it holds.
+        architectures: The families it may hold.
         recognises: Whether an unpickled tree of plain containers and tensors is this layout.
         convert: The conversion; raises CheckpointError at the first key that does not fit.
     """
 
-    architecture: str
+    architectures: tuple[str, ...]
     recognises: Callable[[Any], bool]
     convert: Callable[[Any], Conversion]
 

@@ -21,8 +21,11 @@ from ganc.progress import Warn, ignore
 from ganc.version import __version__
 
 READERS: dict[str, Reader] = {
-    "rosinality": Reader("stylegan2", rosinality.recognises, rosinality.convert),
+    "rosinality": Reader(("stylegan2",), rosinality.recognises, rosinality.convert),
 }
+
+TWO_WAY = ("resnet_translator", "unet_translator", "patchgan")
+"""Architectures of which a checkpoint may hold two: a CycleGAN's directions."""
 
 _ZIP_MAGIC = b"PK\x03\x04"
 # What torch.save wrote before it used zip files: a pickle of this number comes first.
@@ -71,6 +74,10 @@ def import_checkpoints(
 ) -> Model:
     """Load one checkpoint, or join several that hold different networks of one model.
 
+    Of two translators in two files the second becomes ``generator_b``, and of two patch
+    discriminators the second ``discriminator_b``: a CycleGAN's four files are given in the order
+    G_A, D_A, G_B, D_B, or G_A, G_B, D_A, D_B.
+
     Raises:
         CheckpointError: See ``load``; or two files hold the same network.
     """
@@ -79,6 +86,8 @@ def import_checkpoints(
     for source in sources:
         model = load(source, architecture=architecture, note=note)
         for name, network in model.networks():
+            if name in joined and network.architecture in TWO_WAY:
+                name = f"{name}_b"
             if name in joined:
                 raise CheckpointError(
                     f"{source} holds a {name}, and so does a file before it",
@@ -160,12 +169,22 @@ def _read_torch(content: bytes, where: str) -> Any:
 
 def _convert(tree: Any, architecture: str | None, where: str) -> tuple[Conversion, str]:
     for layout, reader in READERS.items():
-        if architecture in (None, reader.architecture) and reader.recognises(tree):
+        if architecture is not None and architecture not in reader.architectures:
+            continue
+        if reader.recognises(tree):
             try:
-                return reader.convert(tree), layout
+                conversion = reader.convert(tree)
             except CheckpointError as error:
                 raise CheckpointError(f"{where}: {error}", error.hint) from error
-    keys = ", ".join(sorted(map(str, tree))[:4]) if isinstance(tree, dict) else type(tree).__name__
+            _check_architecture(conversion, architecture, where)
+            return conversion, layout
+    keys = ", ".join(list(map(str, tree))[:4]) if isinstance(tree, dict) else type(tree).__name__
     raise CheckpointError(
         f"{where} is of no known layout (it holds {keys})", f"known: {', '.join(READERS)}"
     )
+
+
+def _check_architecture(conversion: Conversion, wanted: str | None, where: str) -> None:
+    found = {network.architecture for network in conversion.networks.values()}
+    if wanted is not None and wanted not in found:
+        raise CheckpointError(f"{where} holds {', '.join(sorted(found))}, not {wanted}")

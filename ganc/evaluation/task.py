@@ -10,8 +10,7 @@ from ganc.data.dataset import ImageDataset
 from ganc.errors import InputError, UsageError, WeightsError, unknown_name
 from ganc.evaluation.sampling import Batch
 from ganc.models.model import Model
-from ganc.models.network import LatentGenerator
-from ganc.models.stylegan2 import NOISE_MODES
+from ganc.models.network import NOISE_MODES, LatentGenerator
 from ganc.perceptual.distance import PERCEPTUAL_DISTANCES, PerceptualDistance, load_perceptual
 from ganc.perceptual.features import FEATURE_NETWORKS, FeatureNetwork, load_features
 from ganc.progress import Progress, Warn

@@ -113,6 +113,10 @@ class Model:
         """Count the primary network's multiply-accumulates per image."""
         return self.primary.macs()
 
+    def macs_published(self) -> int | None:
+        """Count them as the family's papers do; None where that is the same."""
+        return self.primary.macs_published()
+
     def content_hash(self) -> str:
         """Return a SHA-256 over config and sorted tensors: the same however it is saved."""
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())

@@ -3,9 +3,12 @@
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ganc.groups import ChannelGroup, count_macs, count_params
+
+NOISE_MODES = ("random", "const", "none")
+"""Where a generator's noise comes from: drawn, the stored constants, nowhere."""
 
 
 class Network(nn.Module, ABC):
@@ -32,28 +35,68 @@ class Network(nn.Module, ABC):
         """Return the shape of every tensor that is saved."""
         return {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
 
+    def published_mac_positions(self) -> dict[str, int] | None:
+        """Return the positions as the family's papers count them; None where they count as we do.
+
+        Papers on image translation count a transposed convolution at its output resolution.
+        """
+        return None
+
     def macs(self) -> int:
         """Count multiply-accumulates per image."""
         return count_macs(self.shapes(), self.mac_positions())
+
+    def macs_published(self) -> int | None:
+        """Count them as the family's papers do; None where that is the same."""
+        positions = self.published_mac_positions()
+        return None if positions is None else count_macs(self.shapes(), positions)
 
     def params(self) -> int:
         """Count parameters, buffers excluded."""
         return count_params(self.shapes(), (name for name, _ in self.named_parameters()))
 
 
-class LatentGenerator(Network):
+class ImageGenerator(Network):
+    """A network that makes images.
+
+    Attributes:
+        img_resolution: Height and width of the image; of a translator, which takes other sizes as
+            well, the size that costs are counted at and files are exported for.
+        img_channels: Channels of the image.
+    """
+
+    img_resolution: int
+    img_channels: int
+
+
+class LatentGenerator(ImageGenerator):
     """A generator that turns latents into images: StyleGAN2 and 3, SN-GAN.
+
+    Called as ``generator(z, c=None, *, truncation_psi=1.0, truncation_cutoff=None,
+    noise_mode="const", noise=None)``; one that has no labels, truncation or noise says so where
+    they are asked for.
 
     Attributes:
         z_dim, c_dim: Sizes of latent and label.
-        img_resolution, img_channels: Size of the image.
     """
 
     z_dim: int
     c_dim: int
-    img_resolution: int
-    img_channels: int
 
     def noise_shapes(self) -> list[tuple[int, ...]]:
         """Return one sample's noise input per layer, in layer order; empty where there is none."""
         return []
+
+    @abstractmethod
+    def first_weight(self) -> Tensor:
+        """Return the weight of the linear layer that reads z: [features, D_z]."""
+
+
+class Translator(ImageGenerator):
+    """A generator that turns images into images: pix2pix, CycleGAN. Called as ``generator(x)``.
+
+    Attributes:
+        in_channels: Channels of the image it takes, which has the size of the image it makes.
+    """
+
+    in_channels: int

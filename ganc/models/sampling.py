@@ -16,8 +16,7 @@ from ganc import seeds
 from ganc.devices import resolve_device
 from ganc.errors import UsageError, unknown_name
 from ganc.models.model import Model
-from ganc.models.network import LatentGenerator
-from ganc.models.stylegan2 import NOISE_MODES
+from ganc.models.network import NOISE_MODES, LatentGenerator
 
 BATCH_UNIT = 4
 """Samples are generated in multiples of this.

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from ganc.errors import ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
 from ganc.models.layers import FullyConnectedLayer, MappingNetwork, shape_of
-from ganc.models.network import LatentGenerator
+from ganc.models.network import NOISE_MODES
+from ganc.models.style import ModulatedLayer, StyleGenerator
 from ganc.ops.bias_act import bias_act
 from ganc.ops.modulated_conv2d import demodulation_coefficients, modulated_conv2d
 from ganc.ops.upfirdn2d import setup_filter, upsample2d
 
-NOISE_MODES = ("random", "const", "none")
 RESAMPLE_FILTER = (1, 3, 3, 1)
 
 
@@ -274,7 +274,7 @@ class SynthesisNetwork(nn.Module):
         return [None] * count if noise is None else noise
 
 
-class Generator(LatentGenerator):
+class Generator(StyleGenerator):
     """StyleGAN2 generator: latents and labels to images.
 
     Args:
@@ -331,41 +331,14 @@ class Generator(LatentGenerator):
         self.num_ws = self.synthesis.num_ws
         self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **mapping_kwargs)
 
-    @property
-    def w_avg(self) -> Tensor:
-        """Mean of w, [D_w]: where truncation leads to. Writable."""
-        return self.mapping.w_avg
-
-    @w_avg.setter
-    def w_avg(self, value: Tensor) -> None:
-        if value.shape != self.mapping.w_avg.shape:
-            raise ShapeError(f"w_avg must be [{self.w_dim}], got {shape_of(value)}")
-        with torch.no_grad():
-            self.mapping.w_avg.copy_(value)
-
     def noise_shapes(self) -> list[tuple[int, ...]]:
         return self.synthesis.noise_shapes()
 
-    def forward(
-        self,
-        z: Tensor,
-        c: Tensor | None = None,
-        *,
-        truncation_psi: float = 1.0,
-        truncation_cutoff: int | None = None,
-        noise_mode: str = "const",
-        noise: Sequence[Tensor] | None = None,
-    ) -> Tensor:
-        """Generate images [N, img_channels, R, R], nominal range [-1, 1], not clamped.
-
-        Args:
-            z: [N, D_z], standard normal.
-            c: [N, D_c], or None where ``c_dim`` is 0.
-            truncation_psi, truncation_cutoff: See ``MappingNetwork.forward``.
-            noise_mode, noise: See ``SynthesisNetwork.forward``.
-        """
-        ws = self.mapping(z, c, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff)
-        return self.synthesis(ws, noise_mode=noise_mode, noise=noise)
+    def modulated_layers(self) -> list[tuple[str, ModulatedLayer, int]]:
+        return [
+            (f"synthesis.{name}", layer, index)
+            for name, layer, index in self.synthesis.modulated_layers()
+        ]
 
     def groups(self) -> tuple[ChannelGroup, ...]:
         widths = self.config["widths"]

@@ -39,6 +39,9 @@ class Colours(LatentGenerator):
         side = self.img_resolution
         return colour[:, :, None, None].expand(-1, -1, side, side)
 
+    def first_weight(self) -> Tensor:
+        return torch.eye(self.z_dim)
+
     def groups(self) -> tuple[ChannelGroup, ...]:
         return ()
 
