@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ganc.errors import CheckpointError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, widths_of
-from ganc.models import stylegan2, stylegan2_discriminator
+from ganc.models import stylegan2, stylegan2_discriminator, stylegan3
 from ganc.models.network import Network
 from ganc.version import __version__
 
@@ -29,6 +29,7 @@ class Family(NamedTuple):
 
 ARCHITECTURES: dict[str, Family] = {
     "stylegan2": Family(stylegan2.Generator, stylegan2_discriminator.Discriminator),
+    "stylegan3": Family(stylegan3.Generator, None),
 }
 
 

@@ -1,10 +1,12 @@
 """What every network of every family offers beside its forward pass."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ganc.errors import UsageError
 from ganc.groups import ChannelGroup, count_macs, count_params
 
 NOISE_MODES = ("random", "const", "none")
@@ -100,3 +102,17 @@ class Translator(ImageGenerator):
     """
 
     in_channels: int
+
+
+def check_widths(names: Sequence[str], widths: Mapping[str, int]) -> dict[str, int]:
+    """Return ``widths`` in network order.
+
+    Raises:
+        UsageError: A group is missing or unknown, or has less than one channel.
+    """
+    problems = [f"misses {name}" for name in names if name not in widths]
+    problems += [f"names unknown group {name}" for name in widths if name not in names]
+    problems += [f"gives {name} {n} channels" for name, n in widths.items() if n < 1]
+    if problems:
+        raise UsageError("widths " + ", ".join(problems))
+    return {name: int(widths[name]) for name in names}

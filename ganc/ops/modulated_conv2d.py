@@ -1,5 +1,7 @@
 """Weight modulation and demodulation. Source: Karras et al. 2020 (StyleGAN2), Section 2.2."""
 
+from typing import NamedTuple
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,6 +18,7 @@ def modulated_conv2d(
     *,
     up: int = 1,
     resample_filter: Tensor | None = None,
+    padding: int | None = None,
     demodulate: bool = True,
     impl: str = "auto",
 ) -> Tensor:
@@ -30,12 +33,13 @@ def modulated_conv2d(
         styles: Scale per sample and input channel, [N, C_in], near 1 at initialisation.
         up: 1, or 2 to enlarge the image with a transposed convolution.
         resample_filter: FIR filter [F, F] of sum 1, needed where ``up`` is 2.
+        padding: Zeros on every side where ``up`` is 1; None takes K // 2, which keeps the size.
         demodulate: Off for torgb.
         impl: "shared" scales activations around one dense convolution; "grouped" gives every
             sample its own kernel; "auto" is "shared": a 32 px training step is 1.8x as fast
             on two cores, and exported weights stay constants.
     Returns:
-        [N, C_out, H·up, W·up], dtype of x.
+        [N, C_out, H·up, W·up] (other padding: H + 2·padding − K + 1), dtype of x.
     Raises:
         ShapeError: styles disagrees with x on N or with weight on C_in.
     Guarantees: twice differentiable; arguments unchanged; a sample does not depend on its batch.
@@ -46,8 +50,9 @@ def modulated_conv2d(
         raise ShapeError(
             f"styles must be [{x.shape[0]}, {weight.shape[1]}], got {list(styles.shape)}"
         )
+    how = _How(up, resample_filter, weight.shape[-1] // 2 if padding is None else padding)
     convolve = _grouped if impl == "grouped" else _shared
-    return convolve(x, weight, styles, up, resample_filter, demodulate)
+    return convolve(x, weight, styles, how, demodulate)
 
 
 def demodulation_coefficients(weight: Tensor, styles: Tensor) -> Tensor:
@@ -56,30 +61,32 @@ def demodulation_coefficients(weight: Tensor, styles: Tensor) -> Tensor:
     return (styles.square() @ energy.t() + 1e-8).rsqrt()
 
 
-def _convolve(x: Tensor, weight: Tensor, up: int, kernel: Tensor | None, groups: int = 1) -> Tensor:
-    if up == 1:
-        return F.conv2d(x, weight, padding=weight.shape[-1] // 2, groups=groups)
-    if kernel is None:
+class _How(NamedTuple):
+    up: int
+    kernel: Tensor | None
+    padding: int
+
+
+def _convolve(x: Tensor, weight: Tensor, how: _How, groups: int = 1) -> Tensor:
+    if how.up == 1:
+        return F.conv2d(x, weight, padding=how.padding, groups=groups)
+    if how.kernel is None:
         raise ShapeError("resample_filter must be given where up is 2")
-    return conv2d_up(x, weight, kernel, groups=groups)
+    return conv2d_up(x, weight, how.kernel, groups=groups)
 
 
-def _shared(
-    x: Tensor, weight: Tensor, styles: Tensor, up: int, kernel: Tensor | None, demodulate: bool
-) -> Tensor:
-    x = _convolve(x * styles[:, :, None, None].to(x.dtype), weight.to(x.dtype), up, kernel)
+def _shared(x: Tensor, weight: Tensor, styles: Tensor, how: _How, demodulate: bool) -> Tensor:
+    x = _convolve(x * styles[:, :, None, None].to(x.dtype), weight.to(x.dtype), how)
     if demodulate:
         x = x * demodulation_coefficients(weight, styles)[:, :, None, None].to(x.dtype)
     return x
 
 
-def _grouped(
-    x: Tensor, weight: Tensor, styles: Tensor, up: int, kernel: Tensor | None, demodulate: bool
-) -> Tensor:
+def _grouped(x: Tensor, weight: Tensor, styles: Tensor, how: _How, demodulate: bool) -> Tensor:
     batch, out_channels = x.shape[0], weight.shape[0]
     kernels = weight[None] * styles[:, None, :, None, None]  # [N, C_out, C_in, K, K]
     if demodulate:
         kernels = kernels * demodulation_coefficients(weight, styles)[:, :, None, None, None]
     x = x.reshape(1, -1, *x.shape[2:])
-    x = _convolve(x, kernels.flatten(0, 1).to(x.dtype), up, kernel, groups=batch)
+    x = _convolve(x, kernels.flatten(0, 1).to(x.dtype), how, groups=batch)
     return x.reshape(batch, out_channels, *x.shape[2:])

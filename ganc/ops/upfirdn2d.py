@@ -5,6 +5,7 @@ zero insertion or decimation with one low-pass filter.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,47 +34,72 @@ def upfirdn2d(
 
     Args:
         x: [N, C, H, W].
-        kernel: [K_h, K_w], applied as a true convolution (flipped).
+        kernel: [K, K], or the taps [K] of a separable one; a true convolution (flipped).
         up: Zeros are inserted so that the image grows by this factor.
         padding: Pixels before and after, the same in both axes; negative values crop.
         gain: Factor on the result; ``up ** 2`` keeps the brightness of an upsampled image.
     Returns:
-        [N, C, (H·up + sum(padding) − K_h) // down + 1, likewise W], dtype of x.
+        [N, C, (H·up + sum(padding) − K) // down + 1, likewise W], dtype of x.
     Raises:
-        ShapeError: x is not four-dimensional or kernel not two-dimensional.
+        ShapeError: x is not four-dimensional or kernel neither one- nor two-dimensional.
     Guarantees: twice differentiable; arguments unchanged; channels do not mix.
     """
-    if x.ndim != 4 or kernel.ndim != 2:
+    if x.ndim != 4 or kernel.ndim not in (1, 2):
         raise ShapeError(
-            f"x must be [N, C, H, W] and kernel [K, K], got {list(x.shape)}, {list(kernel.shape)}"
+            "x must be [N, C, H, W] and kernel [K, K] or [K],"
+            f" got {list(x.shape)}, {list(kernel.shape)}"
         )
-    kernel = (kernel * gain).to(x.dtype)
-    if up == 1:
-        return _filter_down(x, kernel, down, padding)
-    return _up_filter(x, kernel, up, padding)[:, :, ::down, ::down]
+    axis = _Axis(up, down, padding)
+    if kernel.ndim == 1:
+        x = _resample(x, (kernel * gain)[None, :], _IDENTITY, axis)
+        return _resample(x, kernel[:, None], axis, _IDENTITY)
+    return _resample(x, kernel * gain, axis, axis)
+
+
+class _Axis(NamedTuple):
+    """What happens along one axis of the image."""
+
+    up: int
+    down: int
+    padding: tuple[int, int]
+
+
+_IDENTITY = _Axis(1, 1, (0, 0))
+
+
+def _resample(x: Tensor, kernel: Tensor, vertical: _Axis, horizontal: _Axis) -> Tensor:
+    kernel = kernel.to(x.dtype)
+    if vertical.up == horizontal.up == 1:
+        return _filter_down(x, kernel, vertical, horizontal)
+    return _up_filter(x, kernel, vertical, horizontal)[:, :, :: vertical.down, :: horizontal.down]
 
 
 def _depthwise(kernel: Tensor, channels: int) -> Tensor:
-    return kernel[None, None].expand(channels, 1, -1, -1)  # [C, 1, K, K]
+    return kernel[None, None].expand(channels, 1, -1, -1)  # [C, 1, K_h, K_w]
 
 
-def _filter_down(x: Tensor, kernel: Tensor, down: int, padding: tuple[int, int]) -> Tensor:
+def _filter_down(x: Tensor, kernel: Tensor, vertical: _Axis, horizontal: _Axis) -> Tensor:
     weight = _depthwise(kernel.flip([0, 1]), x.shape[1])
-    before, after = padding
-    if before == after >= 0:
-        return F.conv2d(x, weight, stride=down, padding=before, groups=x.shape[1])
-    x = F.pad(x, [before, after, before, after])
-    return F.conv2d(x, weight, stride=down, groups=x.shape[1])
+    stride = (vertical.down, horizontal.down)
+    if (
+        vertical.padding[0] == vertical.padding[1] >= 0
+        and horizontal.padding[0] == horizontal.padding[1] >= 0
+    ):
+        padding = (vertical.padding[0], horizontal.padding[0])
+        return F.conv2d(x, weight, stride=stride, padding=padding, groups=x.shape[1])
+    x = F.pad(x, [*horizontal.padding, *vertical.padding])
+    return F.conv2d(x, weight, stride=stride, groups=x.shape[1])
 
 
-def _up_filter(x: Tensor, kernel: Tensor, up: int, padding: tuple[int, int]) -> Tensor:
+def _up_filter(x: Tensor, kernel: Tensor, vertical: _Axis, horizontal: _Axis) -> Tensor:
     # A transposed convolution never multiplies the inserted zeros. It is the full convolution, that
     # is padding (K - 1, K - up); what the caller asked for differs from that by a crop or zeros.
-    full = F.conv_transpose2d(x, _depthwise(kernel, x.shape[1]), stride=up, groups=x.shape[1])
-    (before, after), (rows, columns) = padding, kernel.shape
+    stride = (vertical.up, horizontal.up)
+    full = F.conv_transpose2d(x, _depthwise(kernel, x.shape[1]), stride=stride, groups=x.shape[1])
+    rows, columns = kernel.shape
     crop = [
-        before - (columns - 1), after - (columns - up),
-        before - (rows - 1), after - (rows - up),
+        horizontal.padding[0] - (columns - 1), horizontal.padding[1] - (columns - horizontal.up),
+        vertical.padding[0] - (rows - 1), vertical.padding[1] - (rows - vertical.up),
     ]  # fmt: skip
     return F.pad(full, crop)
 
