@@ -6,12 +6,19 @@ Source: Karras et al. 2018, Section 4.1 (equalised learning rate); Karras et al.
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganc.errors import ShapeError
 from ganc.ops.bias_act import bias_act
+from ganc.ops.conv2d_resample import conv2d_down, conv2d_up
+from ganc.ops.upfirdn2d import setup_filter
+
+RESAMPLE_FILTER = (1, 3, 3, 1)
 
 
 def shape_of(x: Tensor | None) -> str:
@@ -58,6 +65,63 @@ class FullyConnectedLayer(nn.Module):
         return bias_act(x @ weight.t(), bias, act=self.act)
 
 
+class Conv2dLayer(nn.Module):
+    """Convolution with equalised learning rate: [N, C_in, H, W] → [N, C_out, H·up/down, W·up/down].
+
+    Args:
+        kernel_size: 1 or 3.
+        act: Activation.
+        bias: Whether there is one.
+        up: 1, or 2 to enlarge and low-pass filter.
+        down: 1, or 2 to low-pass filter and shrink; not both.
+        resample_filter: FIR taps, read where the size changes.
+        conv_clamp: Limit of the absolute activation, None for none.
+    """
+
+    resample_filter: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        act: str = "lrelu",
+        bias: bool = True,
+        up: int = 1,
+        down: int = 1,
+        resample_filter: Sequence[float] = RESAMPLE_FILTER,
+        conv_clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.act, self.up, self.down, self.conv_clamp = act, up, down, conv_clamp
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.register_buffer("resample_filter", setup_filter(resample_filter), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = (self.weight * self.weight_gain).to(x.dtype)
+        if self.up == 2:
+            x = conv2d_up(x, weight, self.resample_filter)
+        elif self.down == 2:
+            x = conv2d_down(x, weight, self.resample_filter)
+        else:
+            x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return bias_act(x, bias, act=self.act, clamp=self.conv_clamp)
+
+
+def mapping_settings(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Complete StyleGAN2's ``mapping_kwargs`` for a config.
+
+    Settings that are None stay out: a network of the usual sizes has the config, and with it the
+    content hash, that it always had.
+    """
+    chosen = {name: value for name, value in (given or {}).items() if value is not None}
+    return {"num_layers": 8, "lr_multiplier": 0.01, **chosen}
+
+
 class MappingNetwork(nn.Module):
     """Map latents and labels to w.
 
@@ -68,6 +132,8 @@ class MappingNetwork(nn.Module):
         num_ws: Copies of w that the synthesis network reads; None returns w itself.
         num_layers: Fully connected layers.
         lr_multiplier: Relative learning rate of all of them.
+        embed_features: Size of the label's embedding; None takes ``w_dim``.
+        layer_features: Width between the layers; None takes ``w_dim``.
     """
 
     w_avg: Tensor
@@ -81,13 +147,16 @@ class MappingNetwork(nn.Module):
         *,
         num_layers: int = 8,
         lr_multiplier: float = 0.01,
+        embed_features: int | None = None,
+        layer_features: int | None = None,
     ) -> None:
         super().__init__()
         self.z_dim, self.c_dim, self.num_ws, self.num_layers = z_dim, c_dim, num_ws, num_layers
-        embed_dim = w_dim if c_dim else 0
+        inner = w_dim if layer_features is None else layer_features
+        embed_dim = w_dim if embed_features is None else embed_features
         if c_dim:
             self.embed = FullyConnectedLayer(c_dim, embed_dim)
-        sizes = [z_dim + embed_dim] + [w_dim] * num_layers
+        sizes = [z_dim + (embed_dim if c_dim else 0)] + [inner] * (num_layers - 1) + [w_dim]
         for i, (before, after) in enumerate(itertools.pairwise(sizes)):
             layer = FullyConnectedLayer(before, after, act="lrelu", lr_multiplier=lr_multiplier)
             self.add_module(f"fc{i}", layer)

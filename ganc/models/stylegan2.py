@@ -1,8 +1,8 @@
-"""StyleGAN2 generator with output skips.
+"""StyleGAN2 generator: with output skips, residual, or plain.
 
-Source: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN"; tensor names
-are those of NVIDIA's PyTorch release. Weights are stored without their equalised-learning-rate
-gain, which is applied at run time.
+Source: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", Section 4.1
+compares the three; tensor names are those of NVIDIA's PyTorch release. Weights are stored without
+their equalised-learning-rate gain, which is applied at run time.
 """
 
 import math
@@ -14,14 +14,22 @@ from torch import Tensor, nn
 
 from ganc.errors import ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
-from ganc.models.layers import FullyConnectedLayer, MappingNetwork, shape_of
+from ganc.models.layers import (
+    RESAMPLE_FILTER,
+    Conv2dLayer,
+    FullyConnectedLayer,
+    MappingNetwork,
+    mapping_settings,
+    shape_of,
+)
 from ganc.models.network import NOISE_MODES
 from ganc.models.style import ModulatedLayer, StyleGenerator
 from ganc.ops.bias_act import bias_act
 from ganc.ops.modulated_conv2d import demodulation_coefficients, modulated_conv2d
 from ganc.ops.upfirdn2d import setup_filter, upsample2d
 
-RESAMPLE_FILTER = (1, 3, 3, 1)
+BLOCK_ARCHITECTURES = ("orig", "skip", "resnet")
+"""How blocks are joined: in a chain; images added up beside it; a residual connection each."""
 
 
 class SynthesisLayer(nn.Module):
@@ -118,9 +126,16 @@ class SynthesisBlock(nn.Module):
         widths: Channels of "const", "conv0", "conv1" at this block, as far as it has them.
         in_channels: Channels of the block before; 0 in the first.
         resolution: Height and width of the result.
+        architecture: One of ``BLOCK_ARCHITECTURES``.
+        is_last: Whether the image leaves the network here.
+    Attributes:
+        torgb: Of every block in a "skip" network, of the last in the others, else None.
+        skip: Of every block but the first in a "resnet" network, else None.
     """
 
     resample_filter: Tensor
+    torgb: ToRGBLayer | None
+    skip: Conv2dLayer | None
 
     def __init__(
         self,
@@ -130,6 +145,8 @@ class SynthesisBlock(nn.Module):
         resolution: int,
         img_channels: int,
         *,
+        architecture: str,
+        is_last: bool,
         resample_filter: Sequence[float],
         conv_clamp: float | None,
     ) -> None:
@@ -137,16 +154,20 @@ class SynthesisBlock(nn.Module):
         layer: dict[str, Any] = {"resample_filter": resample_filter, "conv_clamp": conv_clamp}
         self.is_first = in_channels == 0
         self.num_convs = 1 if self.is_first else 2
+        hidden, out_channels = widths["const" if self.is_first else "conv0"], widths["conv1"]
         if self.is_first:
-            in_channels = widths["const"]
-            self.const = nn.Parameter(torch.randn(in_channels, resolution, resolution))
+            self.const = nn.Parameter(torch.randn(hidden, resolution, resolution))
         else:
-            self.conv0 = SynthesisLayer(
-                in_channels, widths["conv0"], w_dim, resolution, up=2, **layer
-            )
-            in_channels = widths["conv0"]
-        self.conv1 = SynthesisLayer(in_channels, widths["conv1"], w_dim, resolution, up=1, **layer)
-        self.torgb = ToRGBLayer(widths["conv1"], img_channels, w_dim, conv_clamp=conv_clamp)
+            self.conv0 = SynthesisLayer(in_channels, hidden, w_dim, resolution, up=2, **layer)
+        self.conv1 = SynthesisLayer(hidden, out_channels, w_dim, resolution, up=1, **layer)
+        self.torgb = self.skip = None
+        if is_last or architecture == "skip":
+            self.torgb = ToRGBLayer(out_channels, img_channels, w_dim, conv_clamp=conv_clamp)
+        if architecture == "resnet" and not self.is_first:
+            self.skip = Conv2dLayer(
+                in_channels, out_channels, 1, act="linear", bias=False, up=2,
+                resample_filter=resample_filter,
+            )  # fmt: skip
         self.register_buffer("resample_filter", setup_filter(resample_filter), persistent=False)
 
     def forward(
@@ -156,24 +177,30 @@ class SynthesisBlock(nn.Module):
         ws: Sequence[Tensor],
         noise: Sequence[Tensor | None],
         noise_mode: str,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Run the block.
 
         Args:
             x: Features of the block before, None in the first.
-            img: Image so far [N, img_channels, R/2, R/2], None in the first.
+            img: Image so far [N, img_channels, R/2, R/2], None as long as no block made one.
             ws: One w [N, D_w] per convolution, then torgb's.
             noise: One map [N, 1, R, R] or None per convolution.
         """
         if x is None:
-            x = self.const[None].expand(ws[0].shape[0], -1, -1, -1)
-            x = self.conv1(x, ws[0], noise[0], noise_mode)
+            hidden = self.const[None].expand(ws[0].shape[0], -1, -1, -1)
         else:
-            x = self.conv0(x, ws[0], noise[0], noise_mode)
-            x = self.conv1(x, ws[1], noise[1], noise_mode)
-        rgb = self.torgb(x, ws[-1])
+            hidden = self.conv0(x, ws[0], noise[0], noise_mode)
+        y = self.conv1(hidden, ws[self.num_convs - 1], noise[-1], noise_mode)
+        if self.skip is not None:
+            y = (y + self.skip(x)) / math.sqrt(2)
+        return y, self._image(y, img, ws[-1])
+
+    def _image(self, x: Tensor, img: Tensor | None, w: Tensor) -> Tensor | None:
+        if self.torgb is None:
+            return img
+        rgb = self.torgb(x, w)
         rgb = rgb.to(torch.promote_types(rgb.dtype, torch.float32))  # the image is never half
-        return x, rgb if img is None else upsample2d(img, self.resample_filter) + rgb
+        return rgb if img is None else upsample2d(img, self.resample_filter) + rgb
 
 
 class SynthesisNetwork(nn.Module):
@@ -186,6 +213,7 @@ class SynthesisNetwork(nn.Module):
         img_channels: int,
         widths: Mapping[str, int],
         *,
+        architecture: str,
         resample_filter: Sequence[float],
         conv_clamp: float | None,
     ) -> None:
@@ -199,6 +227,7 @@ class SynthesisNetwork(nn.Module):
             own = {k.removeprefix(prefix): n for k, n in widths.items() if k.startswith(prefix)}
             block = SynthesisBlock(
                 in_channels, own, w_dim, resolution, img_channels,
+                architecture=architecture, is_last=resolution == img_resolution,
                 resample_filter=resample_filter, conv_clamp=conv_clamp,
             )  # fmt: skip
             self.add_module(f"b{resolution}", block)
@@ -217,7 +246,8 @@ class SynthesisNetwork(nn.Module):
             convs = [conv for conv in ("conv0", "conv1") if hasattr(block, conv)]
             layers += [(f"{name}.{c}", getattr(block, c), at + i) for i, c in enumerate(convs)]
             at += len(convs)
-            layers.append((f"{name}.torgb", block.torgb, at))
+            if block.torgb is not None:
+                layers.append((f"{name}.torgb", block.torgb, at))
         return layers
 
     def noise_shapes(self) -> list[tuple[int, ...]]:
@@ -234,7 +264,7 @@ class SynthesisNetwork(nn.Module):
         """Run all blocks.
 
         Args:
-            ws: [N, num_ws, D_w]; a block's torgb shares the w of the next block's first layer.
+            ws: [N, num_ws, D_w]; a torgb shares the w of the next block's first layer.
             noise_mode: "const" (stored), "random" (the global generator) or "none".
             noise: Explicit maps [N, 1, R, R] in layer order; overrides ``noise_mode``.
         Raises:
@@ -281,7 +311,9 @@ class Generator(StyleGenerator):
         z_dim, c_dim, w_dim: Sizes of latent, label (0 for none) and w.
         img_resolution: Height and width, a power of two from 16 to 1024 (8 and 4 work as well).
         img_channels: 1, 3 or 4.
-        mapping_kwargs: ``num_layers`` and ``lr_multiplier`` of the mapping network.
+        mapping_kwargs: ``num_layers``, ``lr_multiplier``, ``embed_features`` and
+            ``layer_features`` of the mapping network.
+        architecture: One of ``BLOCK_ARCHITECTURES``.
         widths: Channels per group; None takes ``min(channel_base / resolution, channel_max)``.
         channel_base, channel_max: Rule for widths that are not given.
         resample_filter: FIR taps.
@@ -301,6 +333,7 @@ class Generator(StyleGenerator):
         img_channels: int,
         *,
         mapping_kwargs: Mapping[str, Any] | None = None,
+        architecture: str = "skip",
         widths: Mapping[str, int] | None = None,
         channel_base: int = 32768,
         channel_max: int = 512,
@@ -310,7 +343,7 @@ class Generator(StyleGenerator):
         super().__init__()
         names = generator_group_names(img_resolution)
         widths = resolve_widths(names, widths, channel_base, channel_max)
-        mapping_kwargs = {"num_layers": 8, "lr_multiplier": 0.01, **(mapping_kwargs or {})}
+        mapping_kwargs = mapping_settings(mapping_kwargs)
         self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
         self.img_resolution, self.img_channels = img_resolution, img_channels
         self.config = {
@@ -323,10 +356,11 @@ class Generator(StyleGenerator):
             "widths": widths,
             "resample_filter": list(resample_filter),
             "conv_clamp": conv_clamp,
+            **architecture_setting(architecture, "skip"),
         }
         self.synthesis = SynthesisNetwork(
             w_dim, img_resolution, img_channels, widths,
-            resample_filter=resample_filter, conv_clamp=conv_clamp,
+            architecture=architecture, resample_filter=resample_filter, conv_clamp=conv_clamp,
         )  # fmt: skip
         self.num_ws = self.synthesis.num_ws
         self.mapping = MappingNetwork(z_dim, c_dim, w_dim, self.num_ws, **mapping_kwargs)
@@ -341,20 +375,41 @@ class Generator(StyleGenerator):
         ]
 
     def groups(self) -> tuple[ChannelGroup, ...]:
-        widths = self.config["widths"]
-        names = list(widths)
         made = []
-        for name, after in zip(names, [*names[1:], None], strict=True):
-            consumers = [] if after is None else [f"synthesis.{after}"]
-            if name.endswith("conv1"):
-                consumers.append(f"synthesis.{name.removesuffix('conv1')}torgb")
+        for name, width in self.config["widths"].items():
+            consumers = self._consumers(name)
+            slices = [*self._produced(name), *(part for layer in consumers for part in layer)]
             # Importance is read where the main path goes on: the next convolution, at last torgb.
-            main = _modulated_input(consumers[0])
-            slices = [*_produced(f"synthesis.{name}")]
-            for consumer in consumers:
-                slices += [_modulated_input(consumer), *_style_input(consumer)]
-            made.append(ChannelGroup(name, widths[name], tuple(slices), (main,)))
+            made.append(ChannelGroup(name, width, tuple(slices), (consumers[0][0],)))
         return tuple(made)
+
+    def _produced(self, group: str) -> list[Slice]:
+        """Return what makes a group's channels: its layer, and the skip that is added to it."""
+        name, resolution = f"synthesis.{group}", _resolution(group)
+        if group.endswith("const"):
+            return [Slice(name, 0, "out")]
+        made = [Slice(f"{name}.weight", 0, "out"), Slice(f"{name}.bias", 0, "out")]
+        if group.endswith("conv1") and self._block(resolution).skip is not None:
+            made.append(Slice(f"synthesis.b{resolution}.skip.weight", 0, "out"))
+        return made
+
+    def _consumers(self, group: str) -> list[tuple[Slice, ...]]:
+        """Return the inputs of the layers that read a group, the main path's first."""
+        resolution = _resolution(group)
+        here, following = f"synthesis.b{resolution}", f"synthesis.b{2 * resolution}"
+        if not group.endswith("conv1"):
+            return [_modulated_input(f"{here}.conv1")]
+        consumers = []
+        if resolution < self.img_resolution:
+            consumers.append(_modulated_input(f"{following}.conv0"))
+            if self._block(2 * resolution).skip is not None:
+                consumers.append((Slice(f"{following}.skip.weight", 1, "in", fan_in_gain=True),))
+        if self._block(resolution).torgb is not None:
+            consumers.append(_modulated_input(f"{here}.torgb"))
+        return consumers
+
+    def _block(self, resolution: int) -> SynthesisBlock:
+        return dict(self.synthesis.blocks())[f"b{resolution}"]
 
     def mac_positions(self) -> dict[str, int]:
         positions = {
@@ -367,24 +422,34 @@ class Generator(StyleGenerator):
                 side = layer.resolution // layer.up  # a transposed convolution: its input
                 positions[f"synthesis.{name}.weight"] = side * side
         for name, block in self.synthesis.blocks():
-            positions[f"synthesis.{name}.torgb.weight"] = block.conv1.resolution**2
+            side = block.conv1.resolution
+            if block.torgb is not None:
+                positions[f"synthesis.{name}.torgb.weight"] = side**2
+            if block.skip is not None:  # convolves before it enlarges
+                positions[f"synthesis.{name}.skip.weight"] = (side // 2) ** 2
         return positions
 
 
-def _produced(layer: str) -> tuple[Slice, ...]:
-    if layer.endswith("const"):
-        return (Slice(layer, 0, "out"),)
-    return (Slice(f"{layer}.weight", 0, "out"), Slice(f"{layer}.bias", 0, "out"))
+def _modulated_input(layer: str) -> tuple[Slice, ...]:
+    return (
+        # torgb divides its styles by sqrt(fan-in); the others demodulate, which cancels any gain.
+        Slice(f"{layer}.weight", 1, "in", fan_in_gain=layer.endswith("torgb")),
+        Slice(f"{layer}.affine.weight", 0, "style"),
+        Slice(f"{layer}.affine.bias", 0, "style"),
+    )
 
 
-def _modulated_input(layer: str) -> Slice:
-    # torgb divides its styles by sqrt(fan-in); the other layers demodulate, which cancels any gain.
-    return Slice(f"{layer}.weight", 1, "in", fan_in_gain=layer.endswith("torgb"))
+def architecture_setting(architecture: str, default: str) -> dict[str, str]:
+    """Return a network's ``architecture`` as its config holds it: not at all where it is usual.
 
+    So a usual network has the config, and with it the content hash, that it always had.
 
-def _style_input(layer: str) -> tuple[Slice, ...]:
-    affine = f"{layer}.affine"
-    return (Slice(f"{affine}.weight", 0, "style"), Slice(f"{affine}.bias", 0, "style"))
+    Raises:
+        UsageError: ``architecture`` is not one of ``BLOCK_ARCHITECTURES``.
+    """
+    if architecture not in BLOCK_ARCHITECTURES:
+        raise unknown_name("architecture", architecture, BLOCK_ARCHITECTURES)
+    return {} if architecture == default else {"architecture": architecture}
 
 
 def block_resolutions(img_resolution: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Residual discriminator of StyleGAN2, which StyleGAN3 uses as well.
+"""Discriminator of StyleGAN2, which StyleGAN3 uses as well: residual, with input skips, or plain.
 
 Source: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN", Section 4.1;
 tensor names are those of NVIDIA's PyTorch release.
@@ -9,77 +9,71 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganc.errors import ShapeError, UsageError
 from ganc.groups import ChannelGroup, Slice
-from ganc.models.layers import FullyConnectedLayer, MappingNetwork, shape_of
+from ganc.models.layers import (
+    RESAMPLE_FILTER,
+    Conv2dLayer,
+    FullyConnectedLayer,
+    MappingNetwork,
+    mapping_settings,
+    shape_of,
+)
 from ganc.models.network import Network
-from ganc.models.stylegan2 import RESAMPLE_FILTER, block_resolutions, resolve_widths
-from ganc.ops.bias_act import bias_act
-from ganc.ops.conv2d_resample import conv2d_down
-from ganc.ops.upfirdn2d import setup_filter
+from ganc.models.stylegan2 import architecture_setting, block_resolutions, resolve_widths
+from ganc.ops.upfirdn2d import downsample2d, setup_filter
 
 
-class Conv2dLayer(nn.Module):
-    """Convolution with equalised learning rate: [N, C_in, H, W] → [N, C_out, H/down, W/down].
+class DiscriminatorBlock(nn.Module):
+    """The layers of one resolution: [N, C, R, R] → [N, C_out, R/2, R/2].
 
     Args:
-        kernel_size: 1 or 3.
-        act: Activation.
-        bias: Whether there is one.
-        down: 1, or 2 to low-pass filter and shrink.
+        in_channels, hidden_channels, out_channels: Of its input, between its layers, of its result.
+        img_channels: Channels of the image that it reads; 0 where it reads none.
+        is_residual: Whether a skip connection goes around it.
     """
 
-    resample_filter: Tensor
+    fromrgb: Conv2dLayer | None
+    skip: Conv2dLayer | None
 
     def __init__(
         self,
         in_channels: int,
+        hidden_channels: int,
         out_channels: int,
-        kernel_size: int,
+        img_channels: int,
         *,
-        act: str = "lrelu",
-        bias: bool = True,
-        down: int = 1,
-        resample_filter: Sequence[float] = RESAMPLE_FILTER,
-        conv_clamp: float | None = None,
+        is_residual: bool,
+        resample_filter: Sequence[float],
+        conv_clamp: float | None,
     ) -> None:
         super().__init__()
-        self.act, self.down, self.conv_clamp = act, down, conv_clamp
-        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
-        self.weight_gain = 1 / math.sqrt(in_channels * kernel_size**2)
-        self.register_buffer("resample_filter", setup_filter(resample_filter), persistent=False)
+        self.fromrgb = self.skip = None
+        if img_channels:
+            self.fromrgb = Conv2dLayer(img_channels, in_channels, 1, conv_clamp=conv_clamp)
+        self.conv0 = Conv2dLayer(in_channels, hidden_channels, 3, conv_clamp=conv_clamp)
+        self.conv1 = Conv2dLayer(
+            hidden_channels, out_channels, 3, down=2,
+            resample_filter=resample_filter, conv_clamp=conv_clamp,
+        )  # fmt: skip
+        if is_residual:
+            self.skip = Conv2dLayer(
+                in_channels, out_channels, 1, act="linear", bias=False, down=2,
+                resample_filter=resample_filter,
+            )  # fmt: skip
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight = (self.weight * self.weight_gain).to(x.dtype)
-        if self.down == 2:
-            x = conv2d_down(x, weight, self.resample_filter)
-        else:
-            x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return bias_act(x, bias, act=self.act, clamp=self.conv_clamp)
-
-
-class DiscriminatorBlock(nn.Module):
-    """Residual block of one resolution: [N, C, R, R] → [N, C_out, R/2, R/2]."""
-
-    def __init__(
-        self, in_channels: int, hidden_channels: int, out_channels: int, **layer: Any
-    ) -> None:
-        super().__init__()
-        self.conv0 = Conv2dLayer(in_channels, hidden_channels, 3, **layer)
-        self.conv1 = Conv2dLayer(hidden_channels, out_channels, 3, down=2, **layer)
-        self.skip = Conv2dLayer(in_channels, out_channels, 1, act="linear", bias=False, down=2,
-                                **layer)  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (self.conv1(self.conv0(x)) + self.skip(x)) / math.sqrt(2)
+    def forward(self, x: Tensor | None, img: Tensor) -> Tensor:
+        """Run the block on the features before (None in the first) and the image at its size."""
+        if self.fromrgb is not None:
+            rgb = self.fromrgb(img)
+            x = rgb if x is None else x + rgb
+        y = self.conv1(self.conv0(x))
+        return y if self.skip is None else (y + self.skip(x)) / math.sqrt(2)
 
 
-def minibatch_std(x: Tensor, group_size: int, num_channels: int = 1) -> Tensor:
+def minibatch_std(x: Tensor, group_size: int | None, num_channels: int = 1) -> Tensor:
     """Append the standard deviation over groups of the batch as extra channels.
 
     Sample i belongs to group i % (N / group size): groups are interleaved.
@@ -87,7 +81,7 @@ def minibatch_std(x: Tensor, group_size: int, num_channels: int = 1) -> Tensor:
 
     Args:
         x: [N, C, H, W]; N is at most ``group_size`` or a multiple of it.
-        group_size: Samples that share one statistic.
+        group_size: Samples that share one statistic; None for the whole batch.
         num_channels: Channels of statistics; each averages over its share of C.
     Returns:
         [N, C + num_channels, H, W].
@@ -95,9 +89,10 @@ def minibatch_std(x: Tensor, group_size: int, num_channels: int = 1) -> Tensor:
         ShapeError: N is neither.
     """
     batch, channels, height, width = x.shape
-    size = min(group_size, batch)
+    size = batch if group_size is None else min(group_size, batch)
     if size == 0 or batch % size:
-        raise ShapeError(f"batch must be a multiple of {group_size}, or less, got {batch}")
+        allowed = "at least 1" if group_size is None else f"a multiple of {group_size}, or less"
+        raise ShapeError(f"batch must be {allowed}, got {batch}")
     y = x.reshape(size, -1, num_channels, channels // num_channels, height, width)
     y = (y - y.mean(dim=0)).square().mean(dim=0)  # [N / size, F, C / F, H, W]
     y = (y + 1e-8).sqrt().mean(dim=(2, 3, 4))  # [N / size, F]
@@ -106,26 +101,39 @@ def minibatch_std(x: Tensor, group_size: int, num_channels: int = 1) -> Tensor:
 
 
 class DiscriminatorEpilogue(nn.Module):
-    """Last layers at 4 px: [N, C, 4, 4] → [N, cmap_dim or 1]."""
+    """Last layers at 4 px: [N, C, 4, 4] → [N, cmap_dim or 1].
+
+    Args:
+        widths: Holds the channels of "b4.conv" and "b4.fc".
+        cmap_dim: Size of the label's embedding; 0 for none.
+        img_channels: Channels of the image that it reads; 0 where it reads none.
+    """
+
+    fromrgb: Conv2dLayer | None
 
     def __init__(
         self,
         in_channels: int,
         widths: Mapping[str, int],
         cmap_dim: int,
+        img_channels: int,
         *,
-        mbstd_group_size: int,
+        mbstd_group_size: int | None,
         mbstd_num_channels: int,
         conv_clamp: float | None,
     ) -> None:
         super().__init__()
+        # As published, this image layer alone does not clamp.
+        self.fromrgb = Conv2dLayer(img_channels, in_channels, 1) if img_channels else None
         self.mbstd_group_size, self.mbstd_num_channels = mbstd_group_size, mbstd_num_channels
         conv, fc = widths["b4.conv"], widths["b4.fc"]
         self.conv = Conv2dLayer(in_channels + mbstd_num_channels, conv, 3, conv_clamp=conv_clamp)
         self.fc = FullyConnectedLayer(conv * 16, fc, act="lrelu")
         self.out = FullyConnectedLayer(fc, cmap_dim or 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, img: Tensor) -> Tensor:
+        if self.fromrgb is not None:
+            x = x + self.fromrgb(img)
         if self.mbstd_num_channels:
             x = minibatch_std(x, self.mbstd_group_size, self.mbstd_num_channels)
         return self.out(self.fc(self.conv(x).flatten(1)))
@@ -139,14 +147,20 @@ class Discriminator(Network):
         img_resolution: Height and width, a power of two from 8 to 1024.
         img_channels: 1, 3 or 4.
         cmap_dim: Size of the label's embedding; None takes the width at 4 px.
-        mapping_kwargs: ``num_layers`` and ``lr_multiplier`` of the label's mapping network.
+        mapping_kwargs: ``num_layers``, ``lr_multiplier``, ``embed_features`` and
+            ``layer_features`` of the label's mapping network.
+        architecture: One of ``BLOCK_ARCHITECTURES``; in "skip" every block reads the image.
         widths: Channels per group; None takes ``min(channel_base / resolution, channel_max)``.
-        mbstd_group_size, mbstd_num_channels: See ``minibatch_std``.
+        channel_base, channel_max: Rule for widths that are not given.
+        mbstd_group_size, mbstd_num_channels: See ``minibatch_std``; 0 channels for none.
+        resample_filter: FIR taps.
+        conv_clamp: Limit of the absolute activation, None for none.
     Raises:
         UsageError: A value is out of range, or ``widths`` misses or invents a group.
     """
 
     architecture = "stylegan2"
+    resample_filter: Tensor
 
     def __init__(
         self,
@@ -156,10 +170,11 @@ class Discriminator(Network):
         *,
         cmap_dim: int | None = None,
         mapping_kwargs: Mapping[str, Any] | None = None,
+        architecture: str = "resnet",
         widths: Mapping[str, int] | None = None,
         channel_base: int = 32768,
         channel_max: int = 512,
-        mbstd_group_size: int = 4,
+        mbstd_group_size: int | None = 4,
         mbstd_num_channels: int = 1,
         resample_filter: Sequence[float] = RESAMPLE_FILTER,
         conv_clamp: float | None = None,
@@ -167,7 +182,7 @@ class Discriminator(Network):
         super().__init__()
         sides = group_resolutions(img_resolution)
         widths = resolve_widths(list(sides), widths, channel_base, channel_max, sides)
-        mapping_kwargs = {"num_layers": 8, "lr_multiplier": 0.01, **(mapping_kwargs or {})}
+        mapping_kwargs = mapping_settings(mapping_kwargs)
         if cmap_dim is None or c_dim == 0:
             cmap_dim = widths["b4.conv"] if c_dim else 0
         self.c_dim, self.cmap_dim = c_dim, cmap_dim
@@ -183,33 +198,39 @@ class Discriminator(Network):
             "mbstd_num_channels": mbstd_num_channels,
             "resample_filter": list(resample_filter),
             "conv_clamp": conv_clamp,
+            **architecture_setting(architecture, "resnet"),
         }
-        self._build_blocks(widths, resample_filter, conv_clamp)
+        self._build_blocks(widths, architecture, resample_filter, conv_clamp)
         self.b4 = DiscriminatorEpilogue(
-            widths["b8.conv1"], widths, cmap_dim, mbstd_group_size=mbstd_group_size,
-            mbstd_num_channels=mbstd_num_channels, conv_clamp=conv_clamp,
+            widths["b8.conv1"], widths, cmap_dim, img_channels if architecture == "skip" else 0,
+            mbstd_group_size=mbstd_group_size, mbstd_num_channels=mbstd_num_channels,
+            conv_clamp=conv_clamp,
         )  # fmt: skip
+        self.register_buffer("resample_filter", setup_filter(resample_filter), persistent=False)
         if c_dim:
             self.mapping = MappingNetwork(0, c_dim, cmap_dim, None, **mapping_kwargs)
 
     def _build_blocks(
-        self, widths: Mapping[str, int], resample_filter: Sequence[float], clamp: float | None
+        self,
+        widths: Mapping[str, int],
+        architecture: str,
+        resample_filter: Sequence[float],
+        conv_clamp: float | None,
     ) -> None:
         in_channels = widths[f"b{self.img_resolution}.fromrgb"]
-        fromrgb = Conv2dLayer(self.img_channels, in_channels, 1, conv_clamp=clamp)
         for resolution in self.resolutions():
             name = f"b{resolution}"
+            reads_image = architecture == "skip" or resolution == self.img_resolution
             block = DiscriminatorBlock(
                 in_channels, widths[f"{name}.conv0"], widths[f"{name}.conv1"],
-                resample_filter=resample_filter, conv_clamp=clamp,
+                self.img_channels if reads_image else 0, is_residual=architecture == "resnet",
+                resample_filter=resample_filter, conv_clamp=conv_clamp,
             )  # fmt: skip
-            if resolution == self.img_resolution:
-                block.fromrgb = fromrgb
             self.add_module(name, block)
             in_channels = widths[f"{name}.conv1"]
 
     def resolutions(self) -> list[int]:
-        """Return the residual blocks' resolutions, from the image down to 8."""
+        """Return the blocks' resolutions, from the image down to 8."""
         return block_resolutions(self.img_resolution)[:0:-1]
 
     def forward(self, img: Tensor, c: Tensor | None = None) -> Tensor:
@@ -228,10 +249,12 @@ class Discriminator(Network):
             raise ShapeError(
                 f"img must be [N, {', '.join(map(str, expected))}], got {shape_of(img)}"
             )
-        x = self.get_submodule(f"b{self.img_resolution}.fromrgb")(img)
+        x = None
         for resolution in self.resolutions():
-            x = self.get_submodule(f"b{resolution}")(x)
-        x = self.b4(x)
+            x = self.get_submodule(f"b{resolution}")(x, img)
+            if self.b4.fromrgb is not None:  # the block below reads the image as well
+                img = downsample2d(img, self.resample_filter)
+        x = self.b4(x, img)
         if not self.c_dim:
             return x
         cmap = self.mapping(None, c)
@@ -239,23 +262,33 @@ class Discriminator(Network):
 
     def groups(self) -> tuple[ChannelGroup, ...]:
         widths = self.config["widths"]
-        made = []
-        into = [f"b{self.img_resolution}.conv0.weight", f"b{self.img_resolution}.skip.weight"]
-        made.append(_group(f"b{self.img_resolution}.fromrgb", widths, [], into))
+        top = self.img_resolution
+        made = [_group(f"b{top}.fromrgb", widths, [], self._readers(top))]
         for resolution in self.resolutions():
-            name = f"b{resolution}"
+            name, below = f"b{resolution}", resolution // 2
             made.append(_group(f"{name}.conv0", widths, [], [f"{name}.conv1.weight"]))
-            # The residual sum ties conv1 to the skip; both layers of the next block read it.
-            nxt = f"b{resolution // 2}"
-            into = [f"{nxt}.conv.weight"] if resolution == 8 else [
-                f"{nxt}.conv0.weight", f"{nxt}.skip.weight",
-            ]  # fmt: skip
             # minibatch_std averages over all channels at 4 px: removing one changes the average.
             fixed = resolution == 8 and self.config["mbstd_num_channels"] > 0
-            made.append(_group(f"{name}.conv1", widths, [f"{name}.skip.weight"], into, not fixed))
+            tied, into = self._added(resolution), self._readers(below)
+            made.append(_group(f"{name}.conv1", widths, tied, into, not fixed))
         made.append(_group("b4.conv", widths, [], ["b4.fc.weight"], repeat=16))
         made.append(_group("b4.fc", widths, [], ["b4.out.weight"]))
         return tuple(made)
+
+    def _added(self, resolution: int) -> list[str]:
+        """Return the tensors whose channels are added to those of a block's conv1."""
+        parts = [f"b{resolution}.skip.weight"]
+        parts += [f"b{resolution // 2}.fromrgb.{part}" for part in ("weight", "bias")]
+        return self._existing(parts)
+
+    def _readers(self, resolution: int) -> list[str]:
+        """Return the weights that read the features which arrive at a resolution."""
+        layers = ["conv"] if resolution == 4 else ["conv0", "skip"]
+        return self._existing([f"b{resolution}.{layer}.weight" for layer in layers])
+
+    def _existing(self, tensors: Sequence[str]) -> list[str]:
+        present = dict(self.named_parameters())
+        return [name for name in tensors if name in present]
 
     def mac_positions(self) -> dict[str, int]:
         positions = {}

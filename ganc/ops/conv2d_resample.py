@@ -18,7 +18,7 @@ def conv2d_up(x: Tensor, weight: Tensor, kernel: Tensor, *, groups: int = 1) -> 
         [N, C_out, 2 H, 2 W].
     """
     out_channels, in_per_group, size, _ = weight.shape
-    if size == 1:  # convolve first: the same result at a quarter of the multiplications
+    if size == 1:  # convolve first: the same result, and the filter skips the inserted zeros
         return upsample2d(F.conv2d(x, weight, groups=groups), kernel)
     # conv_transpose2d wants [C_in, C_out / groups, K, K].
     transposed = (
