@@ -12,7 +12,14 @@ from torch import Tensor
 
 from ganc.errors import CheckpointError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, widths_of
-from ganc.models import stylegan2, stylegan2_discriminator, stylegan3
+from ganc.models import (
+    patchgan,
+    resnet_translator,
+    stylegan2,
+    stylegan2_discriminator,
+    stylegan3,
+    unet_translator,
+)
 from ganc.models.network import Network
 from ganc.version import __version__
 
@@ -30,6 +37,9 @@ class Family(NamedTuple):
 ARCHITECTURES: dict[str, Family] = {
     "stylegan2": Family(stylegan2.Generator, stylegan2_discriminator.Discriminator),
     "stylegan3": Family(stylegan3.Generator, None),
+    "resnet_translator": Family(resnet_translator.Generator, None),
+    "unet_translator": Family(unet_translator.Generator, None),
+    "patchgan": Family(None, patchgan.Discriminator),
 }
 
 
