@@ -15,6 +15,7 @@ from ganc.groups import ChannelGroup, widths_of
 from ganc.models import (
     patchgan,
     resnet_translator,
+    sngan,
     stylegan2,
     stylegan2_discriminator,
     stylegan3,
@@ -37,6 +38,7 @@ class Family(NamedTuple):
 ARCHITECTURES: dict[str, Family] = {
     "stylegan2": Family(stylegan2.Generator, stylegan2_discriminator.Discriminator),
     "stylegan3": Family(stylegan3.Generator, None),
+    "sngan": Family(sngan.Generator, sngan.Discriminator),
     "resnet_translator": Family(resnet_translator.Generator, None),
     "unet_translator": Family(unet_translator.Generator, None),
     "patchgan": Family(None, patchgan.Discriminator),
