@@ -42,12 +42,26 @@ def randomise(network: nn.Module, seed: int) -> None:
             tensor.copy_((0 if is_plain else tensor) + scale * noise)
 
 
-def make_model(*, c_dim: int = 0, img_channels: int = 3, seed: int = 0) -> Model:
+def make_model(
+    *,
+    c_dim: int = 0,
+    img_channels: int = 3,
+    architecture: tuple[str, str] = ("skip", "resnet"),
+    conv_clamp: float | None = None,
+    mbstd_num_channels: int = 1,
+    seed: int = 0,
+) -> Model:
     """Build a 16 px StyleGAN2 with its discriminator, seeded random weights."""
     torch.manual_seed(seed)
     mapping = {"num_layers": 2}
-    generator = Generator(6, c_dim, 8, 16, img_channels, mapping_kwargs=mapping, widths=WIDTHS)
-    discriminator = Discriminator(c_dim, 16, img_channels, widths=D_WIDTHS, mapping_kwargs=mapping)
+    generator = Generator(
+        6, c_dim, 8, 16, img_channels, mapping_kwargs=mapping, architecture=architecture[0],
+        widths=WIDTHS, conv_clamp=conv_clamp,
+    )  # fmt: skip
+    discriminator = Discriminator(
+        c_dim, 16, img_channels, mapping_kwargs=mapping, architecture=architecture[1],
+        widths=D_WIDTHS, conv_clamp=conv_clamp, mbstd_num_channels=mbstd_num_channels,
+    )  # fmt: skip
     randomise(generator, seed)
     randomise(discriminator, seed + 1)
     return Model(generator=generator.eval(), discriminator=discriminator.eval())

@@ -25,6 +25,11 @@ SOURCES = {
     "plain": lambda: make_model(),
     "conditional": lambda: make_model(c_dim=3),
     "grey": lambda: make_model(img_channels=1),
+    "orig": lambda: make_model(architecture=("orig", "orig"), conv_clamp=0.5),
+    "skip": lambda: make_model(
+        architecture=("skip", "skip"), c_dim=3, conv_clamp=0.5, mbstd_num_channels=0
+    ),
+    "resnet": lambda: make_model(architecture=("resnet", "resnet"), c_dim=3, conv_clamp=0.5),
 }
 
 
@@ -67,10 +72,11 @@ def test_slicing_equals_zeroing_the_consumers(name: str, data: st.DataObject) ->
         torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
 
 
-@settings(max_examples=20, deadline=None)
+@pytest.mark.parametrize("name", list(SOURCES))
+@settings(max_examples=5, deadline=None)
 @given(data=st.data())
-def test_counts_need_no_tensors(data: st.DataObject) -> None:
-    model = source("plain")
+def test_counts_need_no_tensors(name: str, data: st.DataObject) -> None:
+    model = source(name)
     keep = data.draw(keep_sets(model))
     shapes = {name: tuple(t.shape) for name, t in model.tensors().items()}
     widths = {name: len(channels) for name, channels in keep.items()}
@@ -126,10 +132,11 @@ def test_invalid_plans_are_refused(keep: dict[str, list[int]], finding: str) -> 
         apply_plan(source("plain"), PrunePlan(keep))
 
 
-def test_declaration_covers_every_tensor_it_should() -> None:
+@pytest.mark.parametrize("name", list(SOURCES))
+def test_declaration_covers_every_tensor_it_should(name: str) -> None:
     # Every channel dimension that differs between two widths must be owned by a group: build the
     # model at other widths from the config and compare with the shapes the declaration predicts.
-    model = source("conditional")
+    model = source(name)
     check_groups(model.groups, {n: tuple(t.shape) for n, t in model.tensors().items()})
     widths = {g.name: g.width - 1 for g in model.groups if g.prunable}
     plan = PrunePlan({name: range(width) for name, width in widths.items()})
