@@ -37,7 +37,7 @@ def randomise(network: nn.Module, seed: int) -> None:
     with torch.no_grad():
         for name, tensor in network.state_dict(keep_vars=True).items():
             noise = torch.randn(tensor.shape, generator=random)
-            is_plain = name.endswith(("weight", "const"))
+            is_plain = name.endswith(("weight", "const")) and tensor.ndim > 1  # not a norm
             scale = tensor.std().item() if is_plain and tensor.numel() > 1 else 0.3
             tensor.copy_((0 if is_plain else tensor) + scale * noise)
 

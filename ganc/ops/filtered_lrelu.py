@@ -1,8 +1,8 @@
 """Leaky ReLU between an upsampling and a downsampling low-pass filter.
 
-Source: Karras et al. 2021, "Alias-Free Generative Adversarial Networks", Section 3.2 and Fig. 4b:
-a pointwise nonlinearity creates frequencies that the grid cannot hold, so it is applied on a finer
-grid and the result is filtered before it returns.
+Source: Karras et al. 2021, "Alias-Free Generative Adversarial Networks", Section 3.2
+(filtered nonlinearities): a pointwise nonlinearity creates frequencies that the grid cannot hold,
+so it is applied on a finer grid and the result is filtered before it returns.
 """
 
 from torch import Tensor

@@ -12,8 +12,9 @@ from ganc.checkpoints.store import load
 from ganc.errors import ShapeError, UsageError
 from ganc.models.model import Model
 from ganc.scores import Scores
-from ganc.scoring.diversity import batch_ranges, principal_directions
+from ganc.scoring.diversity import batch_ranges
 from ganc.scoring.score import score
+from ganc.scoring.space import principal_components
 from tests.conftest import GOLDEN
 
 Golden = Mapping[str, Tensor]
@@ -146,7 +147,7 @@ def test_last_batch_takes_the_remainder() -> None:
 def test_principal_directions_are_the_covariance_eigenvectors() -> None:
     spread = torch.tensor([3.0, 1.0, 0.1, 2.0])
     w = seeds.normal(0, "test", range(20_000), (4,)) * spread
-    components, share = principal_directions(w)
+    components, share = principal_components(w)
     assert components.abs().argmax(dim=1).tolist() == [0, 3, 1, 2]
     assert (components.gather(1, components.abs().argmax(dim=1, keepdim=True)) > 0).all()
     expected = torch.tensor([9, 4, 1, 0.01], dtype=torch.float64) / 14.01
