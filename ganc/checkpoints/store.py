@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ganc.checkpoints import native, rosinality
+from ganc.checkpoints import mimicry, native, rosinality
 from ganc.checkpoints.foreign import Conversion, Reader, describe
 from ganc.checkpoints.header import damaged
 from ganc.errors import CheckpointError, unknown_name
@@ -22,6 +22,7 @@ from ganc.version import __version__
 
 READERS: dict[str, Reader] = {
     "rosinality": Reader(("stylegan2",), rosinality.recognises, rosinality.convert),
+    "mimicry": Reader(("sngan",), mimicry.recognises, mimicry.convert),
 }
 
 TWO_WAY = ("resnet_translator", "unet_translator", "patchgan")

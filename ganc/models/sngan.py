@@ -109,7 +109,7 @@ class Generator(LatentGenerator):
         channels = widths["stem"]
         self.stem = nn.Linear(z_dim, channels * bottom_width**2)
         nn.init.xavier_uniform_(self.stem.weight)
-        for name in _blocks(names):
+        for name in self.block_names():
             hidden, out = widths[f"{name}.conv1"], widths[f"{name}.conv2"]
             self.add_module(name, GeneratorBlock(channels, hidden, out))
             channels = out
@@ -152,7 +152,8 @@ class Generator(LatentGenerator):
 
     def block_names(self) -> list[str]:
         """Return block2, block3, …, in the order they run; the stem is the first."""
-        return _blocks(self.config["widths"])
+        suffix = ".conv1"
+        return [n.removesuffix(suffix) for n in self.config["widths"] if n.endswith(suffix)]
 
     def groups(self) -> tuple[ChannelGroup, ...]:
         widths, blocks = self.config["widths"], self.block_names()
@@ -294,8 +295,7 @@ class Discriminator(Network):
         self, img_resolution: int, img_channels: int, *, widths: Mapping[str, int] | None = None
     ) -> None:
         super().__init__()
-        plan = plan_of(img_resolution)
-        published = _discriminator_widths(plan)
+        plan, published = plan_of(img_resolution), discriminator_widths(img_resolution)
         widths = check_widths(list(published), widths or published)
         self.img_resolution, self.img_channels = img_resolution, img_channels
         self.steps = {f"block{i}": step for i, step in enumerate(plan.steps, start=1)}
@@ -446,10 +446,6 @@ def _main_path(slices: Sequence[Slice]) -> tuple[Slice, ...]:
     return tuple(s for s in slices if s.role == "in" and not s.tensor.endswith("skip.weight"))
 
 
-def _blocks(group_names: Sequence[str] | Mapping[str, int]) -> list[str]:
-    return [name.removesuffix(".conv1") for name in group_names if name.endswith(".conv1")]
-
-
 def plan_of(img_resolution: int) -> Plan:
     """Return the published networks of a resolution.
 
@@ -484,8 +480,13 @@ def _generator_widths(img_resolution: int) -> dict[str, int]:
     return dict(zip(names, [stem, *(n for n in blocks for _ in range(2))], strict=True))
 
 
-def _discriminator_widths(plan: Plan) -> dict[str, int]:
-    """Return group → published channels; a block that keeps the width has no group for conv2."""
+def discriminator_widths(img_resolution: int) -> dict[str, int]:
+    """Return group → published channels; a block that keeps the width has no group for conv2.
+
+    Raises:
+        UsageError: The resolution is not a published one.
+    """
+    plan = plan_of(img_resolution)
     widths: dict[str, int] = {}
     before = plan.discriminator[0]
     for i, (out, step) in enumerate(zip(plan.discriminator, plan.steps, strict=True), start=1):
