@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from ganc.errors import ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
-from ganc.models.layers import FullyConnectedLayer, MappingNetwork, shape_of
+from ganc.models.layers import (
+    FullyConnectedLayer,
+    MappingNetwork,
+    mapping_settings,
+    shape_of,
+)
 from ganc.models.network import NOISE_MODES, check_widths
 from ganc.models.style import ModulatedLayer, StyleGenerator
 from ganc.ops.bias_act import bias_act
@@ -61,7 +66,7 @@ def layer_grids(
     """Return the grids of L0 … L{num_layers}; the Fourier features share L0's.
 
     Cutoff and stopband grow geometrically up to the critically sampled layers at the end.
-    Source: Karras et al. 2021, Section 3.2 and Appendix D.
+    Source: Karras et al. 2021, Section 3.2 (flexible layer specifications).
     """
     last_cutoff = img_resolution / 2
     last_stopband = last_cutoff * last_stopband_rel
@@ -426,7 +431,7 @@ class Generator(StyleGenerator):
         usual = dict(zip(names, [g.channels for g in (grids[0], *grids)], strict=False))
         widths = dict(usual) if widths is None else check_widths(names, widths)
         fourier_channels = fourier_channels or usual["input"]
-        mapping_kwargs = {"num_layers": 2, "lr_multiplier": 0.01, **(mapping_kwargs or {})}
+        mapping_kwargs = mapping_settings({"num_layers": 2, **(mapping_kwargs or {})})
         self.z_dim, self.c_dim, self.w_dim = z_dim, c_dim, w_dim
         self.img_resolution, self.img_channels = img_resolution, img_channels
         self.config = {
