@@ -35,15 +35,19 @@ def score(
         str, typer.Option("--noise-mode", help="random, const or none.")
     ] = "random",
     alpha: Annotated[
-        float, typer.Option("--alpha", help="diversity: length of the step along a direction.")
-    ] = 5.0,
+        float | None,
+        typer.Option("--alpha", help="diversity: length of the step; default 5, for stylegan3 10."),
+    ] = None,
     num_directions: Annotated[
         int, typer.Option("--num-directions", min=2, help="diversity: directions per batch.")
     ] = 10,
     gradient: Annotated[
-        str,
-        typer.Option("--gradient", help="diversity: through both images, or through base alone."),
-    ] = "both",
+        str | None,
+        typer.Option(
+            "--gradient",
+            help="diversity: through both images or base alone; default both, for stylegan3 base.",
+        ),
+    ] = None,
     truncation_psi: Annotated[
         float, typer.Option("--truncation", help="diversity: truncation of the latents.")
     ] = 1.0,

@@ -1,7 +1,7 @@
 """Kaiser-windowed low-pass filters.
 
-Source: Karras et al. 2021, "Alias-Free Generative Adversarial Networks", Section 3.2 and
-Appendix C; the window's parameters are Kaiser's empirical formulas.
+Source: Karras et al. 2021, "Alias-Free Generative Adversarial Networks"; the window's parameters
+are Kaiser's empirical formulas (Oppenheim and Schafer, "Discrete-Time Signal Processing").
 """
 
 import math

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ganc.errors import UsageError
 from ganc.models.model import Model
+from ganc.models.network import ImageGenerator
 from ganc.models.sampling import latent_inputs
-from ganc.models.stylegan2 import Generator
+from ganc.models.style import StyleGenerator
 from ganc.scoring.read import per_channel
 from ganc.scoring.request import ScoreRequest
 
@@ -39,9 +40,9 @@ def l1_out(model: Model, request: ScoreRequest) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def effective_weights(generator: Generator, request: ScoreRequest) -> dict[str, Tensor]:
+def effective_weights(generator: ImageGenerator, request: ScoreRequest) -> dict[str, Tensor]:
     """Return the mean |modulated, demodulated weight| over latents, per layer: [O, I, K, K]."""
-    if not isinstance(generator, Generator):
+    if not isinstance(generator, StyleGenerator):
         raise UsageError("--effective needs modulated weights; this generator has none")
     means: dict[str, Tensor] = {}
     for start in range(0, request.samples, request.batch):
@@ -55,8 +56,8 @@ def effective_weights(generator: Generator, request: ScoreRequest) -> dict[str, 
     return means
 
 
-def _modulated(generator: Generator, ws: Tensor) -> dict[str, Tensor]:
+def _modulated(generator: StyleGenerator, ws: Tensor) -> dict[str, Tensor]:
     return {
-        f"synthesis.{name}.weight": layer.effective_weight(ws[:, index])
-        for name, layer, index in generator.synthesis.modulated_layers()
+        f"{name}.weight": layer.effective_weight(ws[:, index])
+        for name, layer, index in generator.modulated_layers()
     }

@@ -20,13 +20,15 @@ class ScoreRequest:
         batch: Latents per step; a setting of the method where its definition contains the batch.
         seed: Feeds the streams "latents", "labels", "noise", "pca", "directions", "random".
         noise_mode: "random" (keyed by seed and sample), "const" or "none".
-        latents: diversity: w vectors [n, D_w] instead of drawn ones.
-        directions: diversity: [batches, N, D_w] instead of drawn ones.
+        latents: diversity: w vectors [n, D_w] instead of drawn ones (z [n, D_z] without a w).
+        directions: diversity: [batches, N, D_w] (or D_z) instead of drawn ones.
         noise: diversity: noise[batch][direction][branch] is a list of maps [n, 1, R, R] in layer
             order; branch 0 is G(w), branch 1 the moved image.
-        alpha: diversity: length of the step along a direction, in units of w.
+        alpha: diversity: length of the step along a direction, in units of the latent; None takes
+            what the family's published code has: 10 for stylegan3, else 5.
         num_directions: diversity: directions per batch.
-        gradient: diversity: "both" sends the gradient through both images, "base" through G(w).
+        gradient: diversity: "both" sends the gradient through both images, "base" through G(w);
+            None takes "base" for stylegan3, else "both".
         truncation_psi: diversity: truncation of both latents (it scales the step as well).
         masks, salt, data: Contents of interest [n, H, W], noise on them [n, H, W] and real images:
             part of the API for methods to come; no method of this version reads them.
@@ -42,9 +44,9 @@ class ScoreRequest:
     latents: Tensor | None = None
     directions: Tensor | None = None
     noise: Sequence[Sequence[Sequence[Sequence[Tensor]]]] | None = None
-    alpha: float = 5.0
+    alpha: float | None = None
     num_directions: int = 10
-    gradient: str = "both"
+    gradient: str | None = None
     truncation_psi: float = 1.0
     masks: Tensor | None = None
     salt: Tensor | None = None

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from ganc.errors import UsageError, unknown_name
 from ganc.models.model import Model
 from ganc.progress import Progress, silent
 from ganc.scores import Scores
-from ganc.scoring.diversity import diversity
+from ganc.scoring.diversity import defaults, diversity
 from ganc.scoring.l1 import l1_out
 from ganc.scoring.random import random
 from ganc.scoring.request import ScoreRequest
@@ -27,6 +28,7 @@ class Method(NamedTuple):
         samples, batch: Defaults; 0 where the method draws no latents.
         options: The settings of ``ScoreRequest`` that it reads beside samples, batch and seed.
         about: One line for the help text.
+        defaults: Architecture → settings that are None until the model is known.
     """
 
     compute: Callable[[Model, ScoreRequest], dict[str, Tensor]]
@@ -34,6 +36,7 @@ class Method(NamedTuple):
     batch: int
     options: tuple[str, ...]
     about: str
+    defaults: Callable[[str], dict[str, Any]] = lambda architecture: {}
 
 
 METHODS: dict[str, Method] = {
@@ -41,7 +44,8 @@ METHODS: dict[str, Method] = {
         diversity, 5000, 5,
         ("noise_mode", "latents", "directions", "noise", "alpha", "num_directions", "gradient",
          "truncation_psi"),
-        "variance of the channel's sensitivity over directions in W (DCP-GAN)",
+        "variance of the channel's sensitivity over latent directions (DCP-GAN)",
+        defaults,
     ),
     "l1-out": Method(l1_out, 0, 0, ("effective",), "L1 norm of the weights that consume it"),
     "random": Method(random, 0, 0, (), "uniform random numbers, the baseline"),
@@ -64,9 +68,9 @@ def score(
     masks: Tensor | None = None,
     salt: Tensor | None = None,
     data: str | Path | None = None,
-    alpha: float = 5.0,
+    alpha: float | None = None,
     num_directions: int = 10,
-    gradient: str = "both",
+    gradient: str | None = None,
     truncation_psi: float = 1.0,
     effective: bool = False,
     device: str | torch.device = "auto",
@@ -94,10 +98,18 @@ def score(
     if model.generator is None:
         raise UsageError("the model has no generator to score")
     row = METHODS[method]
+    request = with_defaults(request, row, model.generator.architecture)
     # A copy: gradients, mode and device of the caller's model stay what they are.
     own = Model(generator=copy.deepcopy(model.generator).to(request.device).eval())
     values = row.compute(own, request)
     return Scores(values, method, request.recorded(row.options), model.content_hash())
+
+
+def with_defaults(request: ScoreRequest, row: Method, architecture: str) -> ScoreRequest:
+    """Fill in the settings whose default depends on the family."""
+    chosen = {name: value for name, value in row.defaults(architecture).items()
+              if getattr(request, name) is None}  # fmt: skip
+    return replace(request, **chosen)
 
 
 def resolve(
