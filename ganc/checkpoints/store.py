@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from ganc.checkpoints import mimicry, native, rosinality
+from ganc.checkpoints import junyanz, mimicry, native, rosinality
 from ganc.checkpoints.foreign import Conversion, Reader, describe
 from ganc.checkpoints.header import damaged
 from ganc.errors import CheckpointError, unknown_name
@@ -23,6 +23,9 @@ from ganc.version import __version__
 READERS: dict[str, Reader] = {
     "rosinality": Reader(("stylegan2",), rosinality.recognises, rosinality.convert),
     "mimicry": Reader(("sngan",), mimicry.recognises, mimicry.convert),
+    "junyanz": Reader(
+        ("resnet_translator", "unet_translator", "patchgan"), junyanz.recognises, junyanz.convert
+    ),
 }
 
 TWO_WAY = ("resnet_translator", "unet_translator", "patchgan")

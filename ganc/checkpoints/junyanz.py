@@ -1,0 +1,368 @@
+"""Reader for pix2pix and CycleGAN networks: ``latest_net_*.pth`` of junyanz's code, and relatives.
+
+Such a file is a bare state dict, of which projects and versions name and number the modules
+differently. So names count for little here: the file's convolutions, with the norms behind them,
+are laid beside those of our networks in the order they run, and every shape must agree.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganc.checkpoints.foreign import Conversion, is_state_dict
+from ganc.errors import CheckpointError, UsageError
+from ganc.groups import ChannelGroup
+from ganc.models.model import ARCHITECTURES, build_network
+from ganc.models.network import Network
+from ganc.models.translation import ConvLayer
+
+ASSUMED_RESOLUTION = 256
+"""Size at which networks that take any size are trained and compared; no file records it."""
+
+ASSUMED = {
+    "resnet_translator": {"img_resolution", "norm_statistics", "padding"},
+    "unet_translator": {"img_resolution", "norm_statistics", "use_dropout"},
+    "patchgan": {"img_resolution", "norm_statistics"},
+}
+"""What a file says nothing about."""
+
+UNTRACKED = "norm.num_batches_tracked"
+"""The buffer that batch norm did not store until 2018, and does not read."""
+
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+_CONV_PARTS = ("weight", "bias")
+_NORM_PARTS = (*_CONV_PARTS, *_RUNNING)
+
+State = Mapping[str, Tensor]
+Layer = dict[str, str]
+"""One convolution and the norm behind it: our name of each tensor ("norm.bias") → the file's."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that a file may hold.
+
+    Attributes:
+        architecture, role: Its row and column in the table of architectures.
+        arguments: Its sizes; widths and norm are read off the layers.
+    """
+
+    architecture: str
+    role: str
+    arguments: dict[str, Any]
+
+    def build(self, **arguments: Any) -> Network:
+        """Build it without memory.
+
+        Raises:
+            CheckpointError: An argument is out of range.
+        """
+        network_class = getattr(ARCHITECTURES[self.architecture], self.role)
+        try:
+            with torch.device("meta"):
+                network: Network = network_class(**self.arguments, **arguments)
+        except UsageError as error:
+            raise CheckpointError(f"it is no {self.architecture}: {error}") from error
+        return network
+
+
+def recognises(tree: Any) -> bool:
+    """Whether a tree may be this layout: it has the 7x7 or 4x4 convolutions that these networks do.
+
+    Claims relatives that ``convert`` refuses as well, so that the error can name what does not fit.
+    """
+    kernels = {_kernel(tensor) for tensor in (state_of(tree) or {}).values()}
+    return bool(kernels & {4, 7}) or kernels - {None} == {1}
+
+
+def state_of(tree: Any) -> State | None:
+    """Return a tree's tensors: its own, or those of its only state dict ("state_dict", "model").
+
+    They come in the order they were saved in, which is the order they run in. A file that is sorted
+    by name has lost it; the numbers in the names give it back.
+    """
+    inner = tree.values() if isinstance(tree, Mapping) else ()
+    states = [state for state in (tree, *inner) if is_state_dict(state)]
+    if len(states) != 1:
+        return None
+    (state,) = states
+    if list(state) != sorted(state):
+        return state
+    return {name: state[name] for name in sorted(state, key=_natural)}
+
+
+def convert(tree: Any) -> Conversion:
+    """Build the network of a recognised tree.
+
+    Raises:
+        CheckpointError: A tensor does not fit; the message names the first, and what was expected.
+    """
+    state = state_of(tree)
+    assert state is not None  # recognised
+    layers = layers_of(state)
+    candidates = candidates_of(state, layers)
+    findings = []
+    for candidate in candidates:
+        try:
+            return _convert(candidate, state, layers)
+        except CheckpointError as error:
+            findings.append(error)
+    raise findings[0]
+
+
+def layers_of(state: State) -> list[Layer]:
+    """Read the convolutions, each with the norm behind it, in the order they run.
+
+    Raises:
+        CheckpointError: A tensor is neither a convolution's nor a norm's.
+    """
+    layers: list[Layer] = []
+    for parts in _modules(state):
+        weight = state[parts["weight"]] if "weight" in parts else None
+        is_conv = weight is not None and weight.ndim == 4
+        for part, key in parts.items():
+            _check_part(part, key, state[key], is_conv=is_conv)
+        if is_conv:
+            layers.append({f"conv.{part}": key for part, key in parts.items()})
+            continue
+        first = next(iter(parts.values()))
+        if not layers or any(ours.startswith("norm.") for ours in layers[-1]):
+            raise CheckpointError(f"{first} does not fit: expected a convolution before this norm")
+        layers[-1] |= {f"norm.{part}": key for part, key in parts.items()}
+    return layers
+
+
+def _modules(state: State) -> Iterator[dict[str, str]]:
+    """Yield each module's tensors: its name for it ("weight") → key."""
+    modules: dict[str, dict[str, str]] = {}
+    for key in state:
+        module, _, part = key.rpartition(".")
+        modules.setdefault(module, {})[part] = key
+    yield from modules.values()
+
+
+def _check_part(part: str, key: str, tensor: Tensor, *, is_conv: bool) -> None:
+    if part not in (_CONV_PARTS if is_conv else _NORM_PARTS):
+        raise CheckpointError(
+            f"{key} does not fit: expected a convolution's weight and bias, or a norm's"
+        )
+    if tensor.ndim > 1 and not is_conv:
+        raise CheckpointError(
+            f"{key} has shape {_shape(tensor)}, expected a convolution's [C, C, K, K] or a norm's"
+            " [C]"
+        )
+
+
+def candidates_of(state: State, layers: list[Layer]) -> list[Candidate]:
+    """Return what the file may hold, the likeliest first.
+
+    Raises:
+        CheckpointError: Its kernels are of none of these networks.
+    """
+    weights = [state[layer["conv.weight"]] for layer in layers]
+    kernels = [_kernel(weight) for weight in weights]
+    if set(kernels) == {1}:
+        raise CheckpointError(
+            f"{layers[0]['conv.weight']} is a 1x1 convolution: pixel discriminators are not"
+            " supported",
+            "expected a patch discriminator, whose convolutions are 4x4",
+        )
+    if 7 in kernels:
+        names = [layer["conv.weight"] for layer in layers]
+        inner = [name for name, kernel in zip(names, kernels, strict=True) if kernel == 3]
+        return _resnets(weights, inner)
+    num_convs = kernels.count(4)
+    if weights[-1].shape[0] == 1:
+        return [_patchgan(weights, num_convs)]
+    return [_unet(weights, num_convs)]
+
+
+def _resnets(weights: list[Tensor], inner: list[str]) -> list[Candidate]:
+    """Return every split of the 3x3 convolutions into downsampling, blocks and upsampling.
+
+    Where widths are equal, shapes cannot tell a block's convolution from one that downsamples. In
+    all known layouts the blocks' names are nested deeper; where they show nothing, two
+    downsamplings come first, as published.
+    """
+    depths = [name.count(".") for name in inner]
+    nested = [i for i, depth in enumerate(depths) if depth > min(depths)]
+    halves = len(inner) // 2
+    return [
+        Candidate(
+            "resnet_translator",
+            "generator",
+            {
+                "in_channels": weights[0].shape[1],
+                "img_channels": weights[-1].shape[0],
+                "img_resolution": max(ASSUMED_RESOLUTION, 2**num_downsampling),
+                "num_blocks": halves - num_downsampling,
+                "num_downsampling": num_downsampling,
+                "use_dropout": _has_dropout_slot(inner[num_downsampling:]),
+            },
+        )
+        for num_downsampling in dict.fromkeys([*nested[:1], 2, *range(1, halves + 1)])
+    ]
+
+
+def _has_dropout_slot(block: list[str]) -> bool:
+    """Whether the numbers of a block's two convolutions leave room for a dropout layer.
+
+    Reflection, convolution, norm, ReLU, (dropout,) reflection, convolution.
+
+    Raises:
+        CheckpointError: They leave none for the reflections: the block pads with zeros.
+    """
+    names = [re.fullmatch(r"(.*\.)?(\d+)\.weight", name) for name in block[:2]]
+    if len(names) < 2 or not (names[0] and names[1]) or names[0][1] != names[1][1]:
+        return False
+    first, second = int(names[0][2]), int(names[1][2])
+    if first == 0:
+        raise CheckpointError(
+            f"{block[0]} does not fit: nothing comes before it that pads, expected a reflection",
+            "blocks that pad with zeros are not supported",
+        )
+    return second - first == 5
+
+
+def _unet(weights: list[Tensor], num_convs: int) -> Candidate:
+    num_downs = num_convs // 2
+    arguments = {
+        "in_channels": weights[0].shape[1],
+        "img_channels": weights[-1].shape[1],
+        "num_downs": num_downs,
+        "img_resolution": 2**num_downs,
+    }
+    return Candidate("unet_translator", "generator", arguments)
+
+
+def _patchgan(weights: list[Tensor], num_convs: int) -> Candidate:
+    num_layers = num_convs - 2
+    arguments = {
+        "in_channels": weights[0].shape[1],
+        "img_resolution": max(ASSUMED_RESOLUTION, 4 * 2**num_layers),
+        "num_layers": num_layers,
+    }
+    return Candidate("patchgan", "discriminator", arguments)
+
+
+def _convert(candidate: Candidate, state: State, layers: list[Layer]) -> Conversion:
+    """Lay the layers beside a candidate's.
+
+    Raises:
+        CheckpointError: The first that does not fit.
+    """
+    skeleton = candidate.build(norm="batch")
+    slots = [name for name, part in skeleton.named_modules() if isinstance(part, ConvLayer)]
+    if len(layers) < len(slots):
+        raise CheckpointError(
+            f"it ends with {layers[-1]['conv.weight']}, the convolution {len(layers)} of at least"
+            f" {len(slots)} that a {candidate.architecture} has"
+        )
+    laid = dict(zip(slots, layers, strict=False))
+    normed = next(n for n in slots if skeleton.get_submodule(n).get_submodule("norm").state_dict())
+    norm = norm_arguments(laid[normed])
+    widths = {group.name: _width(group, laid, state) for group in skeleton.groups()}
+    network = candidate.build(widths=widths, **norm)
+    tensors: dict[str, Tensor] = {}
+    for slot, layer in laid.items():
+        own = {k: s for k, s in network.shapes().items() if k.startswith(f"{slot}.")}
+        tensors |= _fit(slot, layer, own, state)
+    if len(layers) > len(slots):
+        key = layers[len(slots)]["conv.weight"]
+        raise CheckpointError(f"{key} does not fit: the {candidate.architecture} ends before it")
+    built = build_network(candidate.architecture, candidate.role, network.config, tensors)
+    return Conversion({candidate.role: built}, _inferred(built, layers))
+
+
+def norm_arguments(layer: Layer) -> dict[str, Any]:
+    """Return which norm a layer has, by our networks' arguments.
+
+    Running averages without a weight are what instance norm stored until 2018 and never used.
+    Without any tensor of a norm the bias tells: these projects give one to a convolution before
+    instance norm only.
+    """
+    is_affine, has_bias = "norm.weight" in layer, "conv.bias" in layer
+    has_running = "norm.running_mean" in layer
+    is_batch = is_affine and has_running
+    is_instance = is_affine or has_running or has_bias
+    norm = "batch" if is_batch else "instance" if is_instance else "none"
+    return {"norm": norm, "norm_affine": is_affine, "bias": has_bias}
+
+
+def _width(group: ChannelGroup, laid: Mapping[str, Layer], state: State) -> int:
+    """Return a group's width: the output channels of the first layer that makes it."""
+    made = group.slices[0]
+    weight = state[laid[made.tensor.removesuffix(".conv.weight")]["conv.weight"]]
+    return weight.shape[made.dim]
+
+
+def _fit(
+    slot: str, layer: Layer, shapes: Mapping[str, tuple[int, ...]], state: State
+) -> dict[str, Tensor]:
+    """Return one layer's tensors by our names.
+
+    Raises:
+        CheckpointError: The first that is too many, missing, or of another shape.
+    """
+    tensors: dict[str, Tensor] = {}
+    for part, key in layer.items():
+        name = f"{slot}.{part}"
+        if is_old_buffer(part, layer):
+            continue
+        if name not in shapes:
+            raise CheckpointError(f"{key} does not fit: expected no {part} in {slot}")
+        if state[key].shape != shapes[name]:
+            raise CheckpointError(
+                f"{key} has shape {_shape(state[key])}, expected {list(shapes[name])} ({slot})"
+            )
+        tensors[name] = state[key]
+    for name, shape in shapes.items():
+        part = name.removeprefix(f"{slot}.")
+        if name not in tensors and part != UNTRACKED:
+            raise CheckpointError(
+                f"{layer['conv.weight']} comes without a {part}, expected {list(shape)} ({slot})"
+            )
+        tensors.setdefault(name, torch.tensor(0))
+    return {n: t if n.endswith(UNTRACKED) else t.float() for n, t in tensors.items()}
+
+
+def is_old_buffer(part: str, layer: Layer) -> bool:
+    """Whether a tensor is a running average that instance norm stored until 2018, never used."""
+    return part.removeprefix("norm.") in _RUNNING and "norm.weight" not in layer
+
+
+def _inferred(network: Network, layers: list[Layer]) -> dict[str, Any]:
+    """Say what the file does not, for the user to check."""
+    inferred = {k: v for k, v in network.config.items() if k != "widths"}
+    if inferred["norm"] != "batch":
+        del inferred["norm_statistics"]  # instance norm has no choice
+    if network.architecture == "resnet_translator":
+        inferred["padding"] = "reflect"
+    for name in inferred.keys() & ASSUMED[network.architecture]:
+        inferred[name] = f"{inferred[name]} (assumed)"
+    dropped = sum(is_old_buffer(part, layer) for layer in layers for part in layer)
+    filled = sum("norm.running_var" in layer and UNTRACKED not in layer for layer in layers)
+    if dropped:
+        inferred["dropped"] = f"{dropped} buffers of instance norms, which are never used"
+    elif filled:
+        inferred["filled"] = f"{filled} num_batches_tracked, which are never used"
+    return {"architecture": network.architecture, **inferred}
+
+
+def _kernel(tensor: Tensor) -> int | None:
+    """Return the side of a convolution's kernel, None of anything else."""
+    is_kernel = tensor.ndim == 4 and tensor.shape[2] == tensor.shape[3]
+    return tensor.shape[2] if is_kernel else None
+
+
+def _shape(tensor: Tensor) -> list[int]:
+    return list(tensor.shape)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts numbers by value: "model.4" before "model.10"."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
