@@ -1,12 +1,15 @@
 """What every reader of a foreign checkpoint gives back, and the table of readers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
+from ganc.errors import CheckpointError
 from ganc.models.network import Network
+from ganc.models.stylegan2 import RESAMPLE_FILTER
 
 
 @dataclass
@@ -50,3 +53,26 @@ def is_state_dict(tree: Any) -> bool:
 def describe(inferred: Mapping[str, Any]) -> str:
     """Return what was inferred as one line for a person."""
     return ", ".join(f"{name} {value}" for name, value in inferred.items()) or "nothing"
+
+
+def fir_taps(kernels: Sequence[Tensor]) -> list[float]:
+    """Return the taps of the one blur kernel that a StyleGAN2 checkpoint stores many times.
+
+    Args:
+        kernels: [K, K] each, at any gain; none of them means the usual taps.
+    Returns:
+        Taps of sum 1; the usual ones as the integers that they are known by.
+    Raises:
+        CheckpointError: The kernels differ, or are not separable.
+    """
+    if not kernels:
+        return list(RESAMPLE_FILTER)
+    normal = [kernel / kernel.sum() for kernel in kernels]
+    taps = normal[0].sum(dim=0)
+    for kernel in normal:
+        if kernel.shape != normal[0].shape or not torch.allclose(kernel, taps.outer(taps)):
+            raise CheckpointError("its blur kernels differ, or are not separable")
+    usual = torch.tensor(RESAMPLE_FILTER, dtype=taps.dtype)
+    if taps.shape == usual.shape and torch.allclose(taps, usual / usual.sum()):
+        return list(RESAMPLE_FILTER)
+    return taps.tolist()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ganc import seeds
-from ganc.checkpoints.foreign import Conversion, is_state_dict
+from ganc.checkpoints.foreign import Conversion, fir_taps, is_state_dict
 from ganc.errors import CheckpointError
 from ganc.models import stylegan2, stylegan2_discriminator
 from ganc.models.model import build_network
@@ -196,7 +196,7 @@ def convert_generator(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict
             "img_channels": len(tensors["synthesis.b4.torgb.bias"]),
             "mapping_kwargs": {"num_layers": num_layers, "lr_multiplier": LR_MULTIPLIER},
             "widths": widths,
-            "resample_filter": fir_taps(state),
+            "resample_filter": fir_taps(_blur_kernels(state)),
             "conv_clamp": None,
         }
     except (KeyError, ValueError) as error:
@@ -222,27 +222,12 @@ def convert_discriminator(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], 
             "img_resolution": img_resolution,
             "img_channels": tensors[f"b{img_resolution}.fromrgb.weight"].shape[1],
             "widths": {name: len(tensors[f"{name}.bias"]) for name in names},
-            "resample_filter": fir_taps(state),
+            "resample_filter": fir_taps(_blur_kernels(state)),
         }
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"discriminator: its layers do not fit StyleGAN2: {error}") from error
     return config, tensors
 
 
-def fir_taps(state: Mapping[str, Tensor]) -> list[float]:
-    """Return the taps of the blur kernel that the file stores many times; [1, 3, 3, 1] as such.
-
-    Raises:
-        CheckpointError: The file mixes kernels, or holds one that is not separable.
-    """
-    kernels = [tensor / tensor.sum() for name, tensor in state.items() if name.endswith(".kernel")]
-    if not kernels:
-        return list(stylegan2.RESAMPLE_FILTER)
-    taps = kernels[0].sum(dim=0)
-    for kernel in kernels:
-        if kernel.shape != kernels[0].shape or not torch.allclose(kernel, taps.outer(taps)):
-            raise CheckpointError("its blur kernels differ, or are not separable")
-    usual = torch.tensor(stylegan2.RESAMPLE_FILTER, dtype=taps.dtype)
-    if taps.shape == usual.shape and torch.allclose(taps, usual / usual.sum()):
-        return list(stylegan2.RESAMPLE_FILTER)
-    return taps.tolist()
+def _blur_kernels(state: Mapping[str, Tensor]) -> list[Tensor]:
+    return [tensor for name, tensor in state.items() if name.endswith(".kernel")]

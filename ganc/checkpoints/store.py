@@ -1,19 +1,13 @@
 """Loading and saving checkpoints: ganc's own and everybody else's, recognised from content."""
 
-import argparse
 import hashlib
-import io
-import pickle
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
-from ganc.checkpoints import junyanz, mimicry, native, rosinality
+from ganc.checkpoints import junyanz, mimicry, native, nvidia, pickles, rosinality, torch_file
 from ganc.checkpoints.foreign import Conversion, Reader, describe
-from ganc.checkpoints.header import damaged
+from ganc.checkpoints.refusals import printable
 from ganc.errors import CheckpointError, unknown_name
 from ganc.files import atomic_write
 from ganc.models.model import ARCHITECTURES, Model
@@ -22,6 +16,7 @@ from ganc.version import __version__
 
 READERS: dict[str, Reader] = {
     "rosinality": Reader(("stylegan2",), rosinality.recognises, rosinality.convert),
+    "nvidia": Reader(("stylegan2", "stylegan3"), nvidia.recognises, nvidia.convert),
     "mimicry": Reader(("sngan",), mimicry.recognises, mimicry.convert),
     "junyanz": Reader(
         ("resnet_translator", "unet_translator", "patchgan"), junyanz.recognises, junyanz.convert
@@ -30,10 +25,6 @@ READERS: dict[str, Reader] = {
 
 TWO_WAY = ("resnet_translator", "unet_translator", "patchgan")
 """Architectures of which a checkpoint may hold two: a CycleGAN's directions."""
-
-_ZIP_MAGIC = b"PK\x03\x04"
-# What torch.save wrote before it used zip files: a pickle of this number comes first.
-_LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def load(
@@ -134,41 +125,15 @@ def _read(source: str | Path | BinaryIO) -> tuple[str, bytes]:
 
 
 def _read_tree(content: bytes, where: str) -> Any:
-    """Unpickle a torch file into plain containers and tensors; refuse every other global."""
-    if content.startswith((_ZIP_MAGIC, _LEGACY_MAGIC)):
-        return _read_torch(content, where)
-    if content[:1] == b"\x80":
-        raise CheckpointError(
-            f"{where} is a Python pickle, not a checkpoint that torch.save wrote",
-            "pickles are never executed; NVIDIA's are not supported yet",
-        )
+    """Unpickle a foreign file into plain containers, tensors and records; run nothing."""
+    if content.startswith((torch_file.ZIP_MAGIC, torch_file.LEGACY_MAGIC)):
+        return torch_file.read(content, where)
+    if pickles.recognises(content):
+        return pickles.read(content, where)
     start = "empty" if not content else f"starting with {content[:8]!r}"
     raise CheckpointError(
-        f"{where} is no checkpoint ({start})", "expected a .safetensors, .pt or .pth file"
+        f"{where} is no checkpoint ({start})", "expected a .safetensors, .pt, .pth or .pkl file"
     )
-
-
-def _read_torch(content: bytes, where: str) -> Any:
-    try:
-        # A training checkpoint holds its arguments as a Namespace: plain data, so allowed. Torch
-        # warns about its own old storage class while it words an error about a damaged file.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        finding = " ".join(str(error).split())
-        if "Unsupported global" in finding or "GLOBAL" in finding:
-            name = finding.split("GLOBAL ")[-1].split(" ")[0]
-            raise CheckpointError(
-                f"{where} refers to the global {name}, which is not allowed in a checkpoint",
-                "no code from a checkpoint is ever run; save its state_dict instead",
-            ) from error
-        raise damaged(where, finding[:120]) from error
-    except Exception as error:
-        # A damaged archive surfaces as whatever torch's parser happens to trip over: fuzzing finds
-        # a dozen classes. Nothing of ours runs in the block, so all of them mean the file.
-        finding = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise damaged(where, finding) from error
 
 
 def _convert(tree: Any, architecture: str | None, where: str) -> tuple[Conversion, str]:
@@ -182,9 +147,10 @@ def _convert(tree: Any, architecture: str | None, where: str) -> tuple[Conversio
                 raise CheckpointError(f"{where}: {error}", error.hint) from error
             _check_architecture(conversion, architecture, where)
             return conversion, layout
-    keys = ", ".join(list(map(str, tree))[:4]) if isinstance(tree, dict) else type(tree).__name__
+    keys = [printable(k) for k in tree if isinstance(k, str)] if isinstance(tree, dict) else []
+    found = ", ".join(keys[:4]) or type(tree).__name__
     raise CheckpointError(
-        f"{where} is of no known layout (it holds {keys})", f"known: {', '.join(READERS)}"
+        f"{where} is of no known layout (it holds {found})", f"known: {', '.join(READERS)}"
     )
 
 

@@ -220,7 +220,7 @@ def test_mutated_torch_files_give_clean_errors_or_a_model(
         (b"PK\x03\x04garbage", "damaged"),
         (struct.pack("<Q", 2**40) + b"{}", "not valid|damaged"),
         (struct.pack("<Q", 2) + b"{}", "without ganc metadata"),
-        (b"\x80\x02]q\x00.", "pickle"),
+        (b"\x80\x02]q\x00.", "no known layout"),
     ],
 )
 def test_files_that_are_something_else(content: bytes, finding: str, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_no_code_from_a_file_runs(tmp_path: Path, legacy: bool) -> None:
     with pytest.raises(CheckpointError, match=r"global posix\.system"):
         load(path)
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Canary(canary), protocol=2))
-    with pytest.raises(CheckpointError, match="pickle"):
+    with pytest.raises(CheckpointError, match=r"global posix\.system"):
         load(tmp_path / "evil.pkl")
     assert not canary.exists()
 

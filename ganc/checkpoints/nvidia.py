@@ -1,0 +1,383 @@
+"""Reader for NVIDIA's StyleGAN2-ADA-PyTorch and StyleGAN3 pickles, read by ``pickles``.
+
+They hold whole networks: their modules' attributes, parameters and buffers. What a network is, is
+taken from there, since the arguments it was made from leave out defaults that changed between
+releases. The arguments still show what a fork added: names this reader does not know are refused.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganc.checkpoints.foreign import Conversion, fir_taps
+from ganc.checkpoints.pickles import Record
+from ganc.checkpoints.refusals import printable
+from ganc.errors import CheckpointError, nearest
+from ganc.models import stylegan2, stylegan2_discriminator, stylegan3
+from ganc.models.model import build_network
+from ganc.models.network import Network
+
+LICENCE = (
+    "the layout is NVIDIA's: weights that NVIDIA published may be used for non-commercial purposes"
+    " only, weights that others trained on what terms they say"
+)
+
+CLASSES = (
+    "Generator", "MappingNetwork", "SynthesisNetwork", "SynthesisInput", "SynthesisBlock",
+    "SynthesisLayer", "ToRGBLayer", "Conv2dLayer", "FullyConnectedLayer",
+    "Discriminator", "DiscriminatorBlock", "DiscriminatorEpilogue", "MinibatchStdLayer",
+)  # fmt: skip
+
+# Arguments that decide what the networks compute; each is read off the modules or passed on.
+_SHARED = {"z_dim", "c_dim", "w_dim", "img_resolution", "img_channels", "num_layers",
+           "lr_multiplier", "channel_base", "channel_max", "conv_clamp"}  # fmt: skip
+# Kind and range; filters designed from larger numbers would not fit into memory.
+_SAMPLING: dict[str, tuple[type, float, float]] = {
+    "num_critical": (int, 0, 64),
+    "first_cutoff": (float, 0.5, 100),
+    "first_stopband": (float, 0.5, 1000),
+    "last_stopband_rel": (float, 0.25, 16),
+    "margin_size": (int, 0, 1000),
+    "output_scale": (float, -100, 100),
+    "conv_kernel": (int, 1, 7),
+    "filter_size": (int, 1, 16),
+    "lrelu_upsampling": (int, 1, 8),
+    "use_radial_filters": (bool, 0, 1),
+    "magnitude_ema_beta": (float, 0, 1),
+}
+# Arguments that only concern speed and training.
+DROPPED = {"num_fp16_res", "use_fp16", "fp16_channels_last", "fused_modconv_default", "w_avg_beta",
+           "freeze_layers"}  # fmt: skip
+KNOWN_ARGUMENTS = {
+    "stylegan2": _SHARED | DROPPED | {
+        "embed_features", "layer_features", "activation", "architecture", "resample_filter",
+        "use_noise", "kernel_size", "cmap_dim", "mbstd_group_size", "mbstd_num_channels",
+    },
+    "stylegan3": _SHARED | DROPPED | _SAMPLING.keys(),
+}  # fmt: skip
+
+# Buffers that are read, among the many that are only stored.
+_KERNELS = r"(synthesis\.)?b\d+\.((conv0|skip)\.)?resample_filter"
+_D_KERNELS = r"b\d+\.((conv1|skip)\.)?resample_filter"
+# Layers that have a clamp and do not get the network's.
+_UNUSED = re.compile(r".*\.skip|b4\.fromrgb")
+_LINEAR = re.compile(r".*\.(affine|skip|embed|out)|affine")
+_FILTER_TOLERANCE = 1e-5  # designed in float64 by other libraries, stored in float32
+_DEEPEST = 8
+_CLAMP = (int, float, type(None))
+
+
+def recognises(tree: Any) -> bool:
+    """Whether a tree is this layout: a dict of its networks, or one network's record alone."""
+    return any(networks_of(tree).values())
+
+
+def networks_of(tree: Any) -> dict[str, Record]:
+    """Return the records of the networks under the names they have in the file, G_ema before G."""
+    if isinstance(tree, Record):
+        is_judge = tree.name.endswith("Discriminator")
+        return {"D" if is_judge else "G_ema": tree}
+    if not isinstance(tree, Mapping):
+        return {}
+    return {name: tree[name] for name in ("G_ema", "G", "D") if isinstance(tree.get(name), Record)}
+
+
+def convert(tree: Any) -> Conversion:
+    """Build the networks of a recognised tree.
+
+    Raises:
+        CheckpointError: A class, argument or tensor does not fit; the message names the first.
+    """
+    found = networks_of(tree)
+    result = Conversion({}, {}, {"licence": LICENCE})
+    generator = next((name for name in ("G_ema", "G") if name in found), None)
+    if generator is not None:
+        result.networks["generator"] = _network(generator, found[generator], "generator")
+        result.inferred["generator"] = generator
+    if "D" in found:
+        result.networks["discriminator"] = _network("D", found["D"], "discriminator")
+        result.inferred["discriminator"] = "D"
+    return result
+
+
+def _network(name: str, record: Record, role: str) -> Network:
+    module = _Modules(name, record)
+    architecture = "stylegan3" if "synthesis.input" in module.states else "stylegan2"
+    module.check_arguments(KNOWN_ARGUMENTS[architecture])
+    module.check_layers()
+    convert_one = {
+        ("stylegan2", "generator"): _generator2,
+        ("stylegan3", "generator"): _generator3,
+        ("stylegan2", "discriminator"): _discriminator,
+    }.get((architecture, role))
+    if convert_one is None:
+        raise CheckpointError(f"{name} is a {record.name} where a {role} is expected")
+    try:
+        config, tensors = convert_one(module)
+        network = build_network(architecture, role, config, tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}", error.hint) from error
+    except KeyError as error:
+        raise CheckpointError(f"{name}: {error.args[0]} is missing") from error
+    except (ValueError, TypeError, IndexError, ArithmeticError, RuntimeError) as error:
+        # Sizes that no network can have: they surface wherever something is computed from them.
+        finding = printable(str(error).splitlines()[0])
+        raise CheckpointError(
+            f"{name}: its settings do not fit {architecture}: {finding}"
+        ) from error
+    if isinstance(network, stylegan3.Generator):
+        _check_filters(name, module, network)
+    return network
+
+
+class _Modules:
+    """A network's modules, walked without trusting their shape.
+
+    Attributes:
+        name: What messages call the network.
+        states: Each module's attributes, by its path ("" for the network itself).
+        tensors: Parameters and buffers by path, float32.
+    """
+
+    def __init__(self, name: str, record: Record) -> None:
+        self.name = name
+        self.states: dict[str, Mapping[str, Any]] = {}
+        self.tensors: dict[str, Tensor] = {}
+        waiting, seen = [("", record)], set()
+        while waiting:
+            path, module = waiting.pop()
+            self._check(path, module, is_new=id(module) not in seen)
+            seen.add(id(module))
+            self.states[path] = module.state
+            for part in ("_parameters", "_buffers"):
+                for key, tensor in self._entries(path, part, Tensor):
+                    self.tensors[key] = tensor.float()
+            waiting += self._entries(path, "_modules", Record)
+
+    def _check(self, path: str, module: Record, *, is_new: bool) -> None:
+        at = f"{self.name}.{path}".rstrip(".")
+        if module.name not in CLASSES:
+            raise CheckpointError(
+                f"{at} is of the class {printable(module.name)}, which is not known",
+                f"known: {', '.join(CLASSES)}",
+            )
+        if not is_new or path.count(".") > _DEEPEST or not isinstance(module.state, Mapping):
+            raise CheckpointError(f"{at} is no module of its own")
+
+    def _entries(self, path: str, part: str, kind: type) -> Iterator[tuple[str, Any]]:
+        entries = self.states[path].get(part, {})
+        entries = entries if isinstance(entries, Mapping) else {part: entries}
+        for key, value in entries.items():
+            at = f"{path}.{key}" if path else str(key)
+            if not re.fullmatch(r"[A-Za-z0-9_.]{1,200}", at):
+                raise CheckpointError(f"{self.name} has a part with the name {printable(at)}")
+            if value is None:
+                continue
+            if not isinstance(value, kind):
+                found = type(value).__name__
+                raise CheckpointError(f"{self.name}.{at} is a {found} in {part}")
+            yield at, value
+
+    def check_arguments(self, known: Collection[str]) -> None:
+        """Refuse arguments of the constructor that this reader has no meaning for."""
+        waiting = [self.states[""].get("_init_kwargs", {})]
+        for _ in range(3):  # the deepest are synthesis_kwargs' own
+            groups = {id(group): group for group in waiting if isinstance(group, Mapping)}
+            waiting = []
+            for key, value in (item for group in groups.values() for item in group.items()):
+                if str(key).endswith("_kwargs"):
+                    waiting.append(value)
+                elif key not in known:
+                    near = nearest(str(key), known)
+                    raise CheckpointError(
+                        f"{self.name} was made with the argument {printable(str(key))},"
+                        " which is not known",
+                        f"the nearest is `{near}`" if near else None,
+                    )
+
+    def attribute(self, path: str, key: str, *kinds: type) -> Any:
+        """Return a module's attribute, which must be of one of these kinds.
+
+        Raises:
+            CheckpointError: It is of another.
+            KeyError: There is no such module or attribute.
+        """
+        value = self.states[path][key]
+        if type(value) not in kinds:
+            found = type(value).__name__
+            raise CheckpointError(f"{path or 'the network'} has a {key} that is a {found}")
+        return value
+
+    def common(self, key: str, *kinds: type) -> Any:
+        """Return the one value of an attribute in all layers that use it.
+
+        Raises:
+            CheckpointError: Two differ, or are of another kind.
+            KeyError: No layer has it.
+        """
+        paths = [p for p, state in self.states.items() if key in state and not _UNUSED.fullmatch(p)]
+        if not paths:
+            raise KeyError(key)
+        values = [self.attribute(path, key, *kinds) for path in paths]
+        for path, value in zip(paths, values, strict=True):
+            if value != values[0]:
+                raise CheckpointError(f"{path} and {paths[0]} differ in their {key}")
+        return values[0]
+
+    def matching(self, pattern: str) -> list[Tensor]:
+        """Return the tensors whose whole path matches."""
+        return [tensor for path, tensor in self.tensors.items() if re.fullmatch(pattern, path)]
+
+    def without(self, ending: str) -> dict[str, Tensor]:
+        """Return the tensors whose path does not end in a name."""
+        return {path: t for path, t in self.tensors.items() if not path.endswith(ending)}
+
+    def sizes(self, *keys: str) -> dict[str, int]:
+        """Return the network's own sizes, by their names."""
+        return {key: self.attribute("", key, int) for key in keys}
+
+    def check_layers(self) -> None:
+        """Refuse layers with other activations than StyleGAN's, or without its noise.
+
+        Raises:
+            CheckpointError: The first layer, named.
+        """
+        for path, state in self.states.items():
+            usual = "linear" if _LINEAR.fullmatch(path) else "lrelu"
+            if state.get("activation", usual) != usual:
+                raise CheckpointError(f"{self.name}.{path} has an activation other than {usual}")
+            if state.get("use_noise", True) is not True:
+                raise CheckpointError(f"{self.name}.{path} adds no noise, as StyleGAN2's layers do")
+
+
+def _mapping_kwargs(module: _Modules) -> dict[str, Any]:
+    """Return the mapping network's arguments, those of the usual sizes left out."""
+    layers = module.matching(r"mapping\.fc\d+\.weight")
+    first, last = module.tensors["mapping.fc0.weight"], f"mapping.fc{len(layers) - 1}.weight"
+    chosen = {
+        "num_layers": len(layers),
+        "lr_multiplier": float(module.attribute("mapping.fc0", "bias_gain", int, float)),
+    }
+    w_dim = len(module.tensors[last])
+    if len(layers) > 1 and len(first) != w_dim:
+        chosen["layer_features"] = len(first)
+    embed = module.tensors.get("mapping.embed.weight")
+    if embed is not None and len(embed) != w_dim:
+        chosen["embed_features"] = len(embed)
+    return chosen
+
+
+def _generator2(module: _Modules) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    sizes = module.sizes("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels")
+    tensors = module.without("resample_filter")
+    names = stylegan2.generator_group_names(sizes["img_resolution"])
+    config = {
+        **sizes,
+        "mapping_kwargs": _mapping_kwargs(module),
+        "architecture": module.common("architecture", str),
+        "widths": {
+            name: len(tensors[f"synthesis.{name}" + ("" if name.endswith("const") else ".weight")])
+            for name in names
+        },
+        "resample_filter": fir_taps(_square(module.matching(_KERNELS))),
+        "conv_clamp": module.common("conv_clamp", *_CLAMP),
+    }
+    return config, tensors
+
+
+def _discriminator(module: _Modules) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    sizes = module.sizes("c_dim", "img_resolution", "img_channels")
+    tensors = module.without("resample_filter")
+    names = stylegan2_discriminator.group_resolutions(sizes["img_resolution"])
+    config = {
+        **sizes,
+        "architecture": module.common("architecture", str),
+        "widths": {name: len(tensors[f"{name}.weight"]) for name in names},
+        **_minibatch_std(module),
+        "resample_filter": fir_taps(_square(module.matching(_D_KERNELS))),
+        "conv_clamp": module.common("conv_clamp", *_CLAMP),
+    }
+    if sizes["c_dim"]:
+        config["cmap_dim"] = module.attribute("b4", "cmap_dim", int)
+        config["mapping_kwargs"] = _mapping_kwargs(module)
+    return config, tensors
+
+
+def _minibatch_std(module: _Modules) -> dict[str, Any]:
+    if "b4.mbstd" not in module.states:
+        return {"mbstd_num_channels": 0}
+    return {
+        "mbstd_group_size": module.attribute("b4.mbstd", "group_size", int, type(None)),
+        "mbstd_num_channels": module.attribute("b4.mbstd", "num_channels", int),
+    }
+
+
+def _square(kernels: list[Tensor]) -> list[Tensor]:
+    """Return FIR kernels as [K, K]; long separable ones are stored as their taps."""
+    return [kernel.outer(kernel) if kernel.ndim == 1 else kernel for kernel in kernels]
+
+
+def _generator3(module: _Modules) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    tensors: dict[str, Tensor] = {}
+    for path, tensor in module.tensors.items():
+        if not path.endswith(("up_filter", "down_filter")):
+            name = _canonical(path)
+            if name in tensors:
+                raise CheckpointError(f"{path} and another tensor are both {name}")
+            tensors[name] = tensor
+    num_layers = module.attribute("synthesis", "num_layers", int)
+    config = {
+        **module.sizes("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels"),
+        "mapping_kwargs": _mapping_kwargs(module),
+        "num_layers": num_layers,
+        **_sampling(module.states[""].get("_init_kwargs")),
+        "conv_clamp": module.common("conv_clamp", *_CLAMP),
+        "fourier_channels": tensors["synthesis.input.weight"].shape[1],
+        "widths": {
+            name: len(tensors[f"synthesis.{name}.weight"])
+            for name in ("input", *(f"L{index}" for index in range(num_layers)))
+        },
+    }
+    return config, tensors
+
+
+def _canonical(path: str) -> str:
+    """Drop the sizes that NVIDIA writes into a layer's name: L0_36_24 → L0."""
+    return re.sub(r"^synthesis\.(L\d+)_\d+_\d+\.", r"synthesis.\1.", path)
+
+
+def _sampling(given: Any) -> dict[str, Any]:
+    """Return the settings of the sampling grids and filters that were given.
+
+    Raises:
+        CheckpointError: One is of another kind or out of range.
+    """
+    chosen = {key: given[key] for key in _SAMPLING if isinstance(given, Mapping) and key in given}
+    for key, value in chosen.items():
+        kind, low, high = _SAMPLING[key]
+        is_kind = type(value) is kind or (kind is float and type(value) is int)
+        if not is_kind or not low <= value <= high:
+            raise CheckpointError(f"its {key} is no {kind.__name__} from {low} to {high}")
+    return chosen
+
+
+def _check_filters(name: str, module: _Modules, network: stylegan3.Generator) -> None:
+    """Compare the stored filters with those that the settings design.
+
+    Raises:
+        CheckpointError: They differ: the file was made by code that designs others.
+    """
+    ours = dict(network.named_buffers())
+    for path, stored in module.tensors.items():
+        if not path.endswith(("up_filter", "down_filter")):
+            continue
+        own = ours.get(_canonical(path))
+        if own is None or own.shape != stored.shape or not torch.allclose(
+            own, stored, rtol=0, atol=_FILTER_TOLERANCE
+        ):  # fmt: skip
+            raise CheckpointError(
+                f"{name}: {printable(path)} is not the filter that its settings design"
+            )
