@@ -9,9 +9,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from ganc.checkpoints.store import load
 from ganc.errors import ShapeError, UsageError
 from ganc.models.stylegan2 import BLOCK_ARCHITECTURES, Generator
 from ganc.models.stylegan2_discriminator import Discriminator, minibatch_std
+from ganc.scoring.score import score
 from tests.conftest import GOLDEN, make_model
 
 # Float noise between the references' own formulations is up to 5e-6 at these magnitudes.
@@ -78,6 +80,33 @@ def test_recorded_clamps_bite(architecture: str) -> None:
     generator, discriminator, io = recorded(architecture, conv_clamp=None)
     assert (generator(io["z"], io["c"]) - io["img"]).abs().max() > 1
     assert (discriminator(io["real"], io["c"]) - io["logits_b4"]).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_recorded_nvidia_pickle() -> None:
+    case = "case2a_nv_sg2_c0_noclamp"
+    model = load(GOLDEN / "files" / "nvidia" / f"{case}.pkl")
+    io = safetensors.torch.load_file(GOLDEN / case / "io.safetensors")
+    generator, z = model.generator, io["z"]
+    layers = [name.removeprefix("synthesis.") for name, _, _ in generator.modulated_layers()]
+    drawn = [io[f"rnoise_{name}"] for name in layers if not name.endswith("torgb")]
+    for name, image in {
+        "img_psi1": generator(z),
+        "img_psi07": generator(z, truncation_psi=0.7),
+        "img_psi07_cutoff4": generator(z, truncation_psi=0.7, truncation_cutoff=4),
+        "img_psi13": generator(z, truncation_psi=1.3),
+        "img_noise_none": generator(z, noise_mode="none"),
+        "img_noise_random": generator(z, noise=drawn),
+        "img_wplus": generator.synthesis(io["wplus"]),
+    }.items():
+        torch.testing.assert_close(image, io[name], **TOLERANCE)
+    for name, images in {
+        "d_logits_b1_first": io["img_psi1"][:1],
+        "d_logits_b2_first2": io["img_psi1"][:2],
+        "d_logits_b4": io["img_psi1"],
+        "d_logits_b8_img_then_real": torch.cat([io["img_psi1"], io["real"]]),
+    }.items():
+        torch.testing.assert_close(model.discriminator(images), io[name], **TOLERANCE)
 
 
 @torch.no_grad()
@@ -152,6 +181,18 @@ def test_importance_is_read_from_the_main_path() -> None:
         assert read["b4.conv1"] == ["synthesis.b8.conv0.weight"]
         assert read["b8.conv0"] == ["synthesis.b8.conv1.weight"]
         assert read["b16.conv1"] == ["synthesis.b16.torgb.weight"]
+
+
+@pytest.mark.parametrize("architecture", BLOCK_ARCHITECTURES)
+@pytest.mark.parametrize(("method", "settings"), [
+    ("l1-out", {"effective": True}),
+    ("diversity", {}),
+])  # fmt: skip
+def test_every_group_is_scored(architecture: str, method: str, settings: dict[str, Any]) -> None:
+    model = make_model(architecture=(architecture, architecture), c_dim=3)
+    scores = score(model, method, samples=4, batch=2, **settings)
+    assert {name: len(s) for name, s in scores.values.items()} == model.generator.config["widths"]
+    assert all((values > 0).all() and values.isfinite().all() for values in scores.values.values())
 
 
 @pytest.mark.parametrize("architecture", BLOCK_ARCHITECTURES)
