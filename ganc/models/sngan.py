@@ -74,7 +74,7 @@ class Generator(LatentGenerator):
         z_dim: Size of the latent.
         img_resolution: Height and width: ``bottom_width`` doubled once or more.
         img_channels: 1, 3 or 4.
-        bottom_width: Height and width of the map that the stem makes; None takes the published one.
+        bottom_width: Side of the map that the stem makes; None takes the published one.
         widths: Channels per group; None takes the published ones.
     Raises:
         UsageError: A value is out of range, or ``widths`` misses or invents a group.
@@ -96,7 +96,9 @@ class Generator(LatentGenerator):
         if bottom_width is None:
             bottom_width = plan_of(img_resolution).bottom_width
         names = generator_group_names(img_resolution, bottom_width)
-        widths = check_widths(names, widths or _generator_widths(img_resolution))
+        if widths is None:
+            widths = _generator_widths(img_resolution)
+        widths = check_widths(names, widths)
         self.z_dim, self.bottom_width = z_dim, bottom_width
         self.img_resolution, self.img_channels = img_resolution, img_channels
         self.config = {
@@ -296,7 +298,7 @@ class Discriminator(Network):
     ) -> None:
         super().__init__()
         plan, published = plan_of(img_resolution), discriminator_widths(img_resolution)
-        widths = check_widths(list(published), widths or published)
+        widths = check_widths(list(published), published if widths is None else widths)
         self.img_resolution, self.img_channels = img_resolution, img_channels
         self.steps = {f"block{i}": step for i, step in enumerate(plan.steps, start=1)}
         self.config = {

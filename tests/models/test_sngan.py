@@ -1,6 +1,7 @@
 """SN-GAN against mimicry's recorded numbers, torch's spectral norm, and its own declaration."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -362,6 +363,7 @@ def test_discriminator_refuses_other_images_and_labels() -> None:
         (lambda: Generator(8, 32, 3, bottom_width=0), "not bottom_width 0"),
         (lambda: Discriminator(40, 3), "img_resolution 40 is none of"),
         (lambda: Generator(8, 32, 3, widths={"stem": 4}), "misses block2.conv1"),
+        (lambda: Generator(8, 32, 3, widths={}), "misses stem"),
         (lambda: Discriminator(32, 3, widths={"stem": 0}), "names unknown group stem"),
     ],
 )
@@ -378,3 +380,15 @@ def test_other_block_plans() -> None:
     assert again.eval()(torch.zeros(2, 5)).shape == (2, 1, 24, 24)
     assert again.first_weight().shape == (4 * 9, 5)
     assert again.noise_shapes() == []
+
+
+def test_architecture_page_quotes_the_code() -> None:
+    root = GOLDEN.parents[1]
+    code = "\n".join(
+        (root / "ganc" / path).read_text()
+        for path in ("models/sngan.py", "models/model.py", "checkpoints/mimicry.py")
+    )
+    page = (root / "docs" / "architecture.md").read_text()
+    quotes = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert len(quotes) == 7
+    assert all(quote in code for quote in quotes)
