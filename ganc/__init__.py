@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ganc.evaluation.evaluate import evaluate as evaluate
     from ganc.exporters.export import export as export
     from ganc.models.model import Model as Model
-    from ganc.models.sampling import sample as sample
+    from ganc.sampling import sample as sample
     from ganc.pruning import prune as prune
     from ganc.scores import Scores as Scores
     from ganc.scoring.score import score as score
@@ -36,7 +36,7 @@ _PUBLIC = {
     "export": "ganc.exporters.export",
     "info": "ganc.checkpoints.describe",
     "load": "ganc.checkpoints.store",
-    "sample": "ganc.models.sampling",
+    "sample": "ganc.sampling",
     "save": "ganc.checkpoints.store",
     "score": "ganc.scoring.score",
     "prune": "ganc.pruning",

@@ -339,9 +339,11 @@ def test_labels_and_truncation_reach_the_model(ganc: Ganc, tmp_path: Path) -> No
 def test_model_without_generator(ganc: Ganc, model: Model, tmp_path: Path) -> None:
     save(Model(discriminator=model.discriminator), tmp_path / "d.safetensors")
     assert json.loads(ganc("info", tmp_path / "d.safetensors", "--json").out)["params"] > 0
-    for command, extra in (("sample", ()), ("score", ("--method", "random"))):
-        outcome = ganc(command, tmp_path / "d.safetensors", "-o", tmp_path / "x", *extra)
-        assert_one_line(outcome, 2, "no generator")
+    for command in ("sample", "score", "export"):
+        outcome = ganc(command, tmp_path / "d.safetensors", "-o", tmp_path / "x")
+        assert_one_line(outcome, 3, "no generator")
+    assert_one_line(ganc("eval", tmp_path / "d.safetensors"), 3, "no generator")
+    assert ganc("eval", tmp_path / "d.safetensors", "--metrics", "macs,params").code == 0
 
 
 def test_distill_names_a_missing_model_before_missing_weights(

@@ -13,7 +13,7 @@ LAYERS: list[set[str]] = [
     {"cli"},
     {"commands"},
     {"diagnosis", "showcase"},
-    {"scoring", "pruning", "distillation", "evaluation", "exporters"},
+    {"scoring", "pruning", "distillation", "evaluation", "exporters", "sampling"},
     {"data", "perceptual", "scores"},
     {"checkpoints", "models"},
     {"groups"},

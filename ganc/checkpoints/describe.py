@@ -17,17 +17,21 @@ def info(source: str | Path | BinaryIO, *, note: Warn = ignore) -> dict[str, Any
         source: A path, or a binary stream.
         note: Told what was inferred from a foreign file.
     Returns:
-        JSON data: "architecture", "resolution", "params", "macs", "widths" {group: n},
+        JSON data: "architecture", "resolution", "params", "macs", "macs_published" (where the
+        family's papers count otherwise), "networks" {name: its counts}, "widths" {group: n},
         "provenance", "config", "content_hash".
     Raises:
         CheckpointError: It cannot be read, is damaged, or is of no known layout.
     """
     header = _header(source, note)
+    published = header.macs_published
     return {
         "architecture": header.architecture,
         "resolution": header.resolution,
         "params": header.params,
         "macs": header.macs,
+        **({} if published is None else {"macs_published": published}),
+        "networks": header.networks,
         "widths": header.widths,
         "provenance": header.provenance,
         "config": header.config,

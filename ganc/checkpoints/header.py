@@ -34,6 +34,9 @@ class Header:
         config: What rebuilds the networks (``Model.config``).
         provenance: One object per step that led here.
         params, macs: Of the generator (of the discriminator where it is alone).
+        networks: Counts of each network by its name: "architecture", "params", "macs" and, where
+            the family's papers count otherwise, "macs_published". Of files of older versions the
+            first network's alone are known.
         content_hash: ``Model.content_hash`` when the file was saved.
         tensors: The table of tensors.
     """
@@ -43,8 +46,15 @@ class Header:
     provenance: list[dict[str, Any]]
     params: int
     macs: int
+    networks: dict[str, dict[str, Any]]
     content_hash: str
     tensors: TensorTable
+
+    @property
+    def macs_published(self) -> int | None:
+        """``macs`` as the family's papers count; None where that is the same, or not told."""
+        first = next(iter(self.networks.values()))
+        return first.get("macs_published")
 
     @property
     def resolution(self) -> int | None:
@@ -89,6 +99,7 @@ def metadata(header: Header, version: str) -> dict[str, str]:
         "provenance": json.dumps(header.provenance),
         "params": str(header.params),
         "macs": str(header.macs),
+        "networks": json.dumps(header.networks),
         "content_hash": header.content_hash,
     }
     return {**entries, "header_sha256": _checksum(entries, header.tensors)}
@@ -148,15 +159,28 @@ def parse_header(text: bytes, data_bytes: int, where: str) -> Header:
     if entries.get("header_sha256") != _checksum(entries, tensors):
         raise damaged(where, "its header does not match its checksum")
     _check_sizes(tensors, data_bytes, where)
+    config = json.loads(entries["config"])
     return Header(
         architecture=entries["architecture"],
-        config=json.loads(entries["config"]),
+        config=config,
         provenance=json.loads(entries["provenance"]),
         params=int(entries["params"]),
         macs=int(entries["macs"]),
+        networks=_networks(entries, config),
         content_hash=entries["content_hash"],
         tensors=tensors,
     )
+
+
+def _networks(entries: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    if "networks" in entries:
+        networks: dict[str, dict[str, Any]] = json.loads(entries["networks"])
+        return networks
+    counts = {"params": int(entries["params"]), "macs": int(entries["macs"])}
+    first, *others = network_configs(config)
+    return {first: {"architecture": entries["architecture"], **counts}} | {
+        name: {"architecture": config[name]["architecture"]} for name in others
+    }
 
 
 def _check_format(entries: Mapping[str, str], where: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ganc.checkpoints.header import Header, damaged, metadata, network_configs, parse_header
 from ganc.errors import CheckpointError, UsageError
 from ganc.models.model import Model, build_network
+from ganc.models.network import Network
 from ganc.safetensors_file import serialize
 from ganc.version import __version__
 
@@ -35,12 +36,21 @@ def header_of(model: Model) -> Header:
         provenance=model.provenance,
         params=model.params(),
         macs=model.macs(),
+        networks={name: _counts(network) for name, network in model.networks()},
         content_hash=model.content_hash(),
         tensors={
             name: (_DTYPES[str(tensor.dtype)], tuple(tensor.shape))
             for name, tensor in model.tensors().items()
         },
     )
+
+
+def _counts(network: Network) -> dict[str, Any]:
+    counts = {"params": network.params(), "macs": network.macs()}
+    published = network.macs_published()
+    if published is not None:
+        counts["macs_published"] = published
+    return {"architecture": network.architecture, **counts}
 
 
 def from_bytes(content: bytes, where: str) -> Model:

@@ -20,6 +20,10 @@ Checkpoint = Annotated[
 Output = Annotated[str, typer.Option("--output", "-o", help="Where to write; - is stdout.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")]
+Network = Annotated[
+    str,
+    typer.Option("--network", help="generator, or generator_b: a CycleGAN's other direction."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
 DryRun = Annotated[

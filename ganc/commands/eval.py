@@ -27,6 +27,10 @@ def eval_(
     data: Annotated[
         str | None, typer.Option("--data", metavar="DIR|ZIP", help="Real images to compare with.")
     ] = None,
+    input: Annotated[
+        str | None,
+        typer.Option("--input", metavar="DIR|ZIP", help="Images for a translator to translate."),
+    ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -36,7 +40,10 @@ def eval_(
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option("--samples", help="Images for fid and fd, pairs for diversity.")
+        int,
+        typer.Option(
+            "--samples", help="Images for fid and fd, pairs for diversity; at most all of --input."
+        ),
     ] = 2000,
     batch: Annotated[int, typer.Option("--batch", help="Images per forward pass, in fours.")] = 32,
     truncation_psi: Annotated[
@@ -52,8 +59,10 @@ def eval_(
         str, typer.Option("--perceptual", help="LPIPS network: lpips-alex, -vgg or -squeeze.")
     ] = "lpips-alex",
     resize: Annotated[
-        bool, typer.Option("--resize", help="Scale real images of another size.")
+        bool,
+        typer.Option("--resize", help="Scale square images of --data and --input to the model's."),
     ] = False,
+    network: shared.Network = "generator",
     offline: Annotated[
         bool, typer.Option("--offline", help="Never fetch weights over the network.")
     ] = False,
@@ -71,7 +80,7 @@ def eval_(
     settings: dict[str, Any] = {
         "samples": samples, "seed": seed, "batch": batch, "truncation_psi": truncation_psi,
         "noise_mode": noise_mode, "features": features, "perceptual": perceptual,
-        "offline": offline,
+        "offline": offline, "network": network,
     }  # fmt: skip
     from ganc.errors import UsageError
     from ganc.evaluation.evaluate import evaluate, make_plan
@@ -85,8 +94,9 @@ def eval_(
     )
     if dry_run:
         resolved = {
-            "checkpoint": ckpt, "teacher": teacher, "data": data, "metrics": plan.metrics,
-            "require": require or [], "resize": resize, "device": device, **settings,
+            "checkpoint": ckpt, "teacher": teacher, "data": data, "input": input,
+            "metrics": plan.metrics, "require": require or [], "resize": resize,
+            "device": device, **settings,
         }  # fmt: skip
         shared.emit_settings("eval", resolved, as_json)
         return 0
@@ -94,8 +104,8 @@ def eval_(
         result = evaluate(
             shared.load_model(ckpt, quiet), names,
             teacher=None if teacher is None else shared.load_model(teacher, quiet),
-            data=data, require=require or (), resize=resize, device=device, progress=progress,
-            warn=shared.warner(quiet), **settings,
+            data=data, input=input, require=require or (), resize=resize, device=device,
+            progress=progress, warn=shared.warner(quiet), **settings,
         )  # fmt: skip
     shared.emit({"checkpoint": ckpt, **result}, as_json, lambda: _tables(ckpt, result))
     return 0 if all(row["met"] for row in result["requirements"]) else EXIT_REQUIREMENT

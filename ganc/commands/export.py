@@ -14,8 +14,11 @@ def export(
     format: Annotated[str, typer.Option("--format", help="onnx or torch (.pt2).")] = "onnx",
     inputs: Annotated[
         str | None,
-        typer.Option("--inputs", help="What the file takes: z (default) or ws."),
+        typer.Option(
+            "--inputs", help="What the file takes: z (default) or ws; of translators x, images."
+        ),
     ] = None,
+    network: shared.Network = "generator",
     dtype: Annotated[str, typer.Option("--dtype", help="Precision of the weights: fp32.")] = "fp32",
     opset: Annotated[
         int | None, typer.Option("--opset", help="ONNX operator set, 18 (default) to 23.")
@@ -31,7 +34,13 @@ def export(
 
     Example: ganc export small.safetensors -o small.onnx
     """
-    options = {"format": format, "inputs": inputs, "dtype": dtype, "opset": opset}
+    options = {
+        "format": format,
+        "inputs": inputs,
+        "network": network,
+        "dtype": dtype,
+        "opset": opset,
+    }
     if dry_run:
         settings = {"checkpoint": ckpt, "output": output, **options}
         return shared.emit_settings("export", settings, as_json)
@@ -43,12 +52,12 @@ def export(
     if output == "-":
         raise UsageError("-o - is not possible: the file is checked after writing", "name a file")
     shared.check_output(output, force)
-    resolve(Settings(format, inputs, dtype, opset))
+    resolve(Settings(format, inputs, dtype, opset, network))
     model = shared.load_model(ckpt, quiet)
     with shared.progress_bar(quiet) as progress:
         written = export_model(
-            model, output, format=format, inputs=inputs, dtype=dtype, opset=opset,
-            force=force, progress=progress,
+            model, output, format=format, inputs=inputs, network=network, dtype=dtype,
+            opset=opset, force=force, progress=progress,
         )  # fmt: skip
     result = dataclasses.asdict(written)
     shared.emit(result, as_json, lambda: [shared.key_values(result)])

@@ -27,7 +27,9 @@ def info(
 def _tables(result: dict[str, Any]) -> list["Table"]:
     from rich.table import Table
 
-    summary = {k: result[k] for k in ("architecture", "resolution", "params", "macs")}
+    names = ("architecture", "resolution", "params", "macs", "macs_published")
+    summary = {name: result[name] for name in names if name in result}
+    summary["networks"] = list(result["networks"])
     widths = Table(title="channels per group", title_justify="left")
     widths.add_column("group")
     widths.add_column("width", justify="right")
@@ -39,4 +41,21 @@ def _tables(result: dict[str, Any]) -> list["Table"]:
     for step in result["provenance"]:
         shown = {k: v for k, v in step.items() if k not in ("command", "kept")}
         steps.add_row(step["command"], shared.format_value(shown))
-    return [shared.key_values(summary), widths, steps]
+    several = [_networks(result["networks"])] if len(result["networks"]) > 1 else []
+    return [shared.key_values(summary), *several, widths, steps]
+
+
+def _networks(networks: dict[str, dict[str, Any]]) -> "Table":
+    from rich.table import Table
+
+    table = Table(title="networks", title_justify="left")
+    told = {name for counts in networks.values() for name in counts}
+    columns = [name for name in ("params", "macs", "macs_published") if name in told]
+    for column in ("network", "architecture"):
+        table.add_column(column)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for name, counts in networks.items():
+        numbers = [shared.format_value(counts.get(column)) for column in columns]
+        table.add_row(name, counts["architecture"], *numbers)
+    return table

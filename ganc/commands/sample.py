@@ -1,7 +1,7 @@
 """``ganc sample``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +22,10 @@ def _classes(text: str) -> list[int]:
 def sample(
     ckpt: shared.Checkpoint,
     output: shared.Output,
-    num: Annotated[int, typer.Option("-n", "--num", min=1, help="Number of images.")] = 16,
+    num: Annotated[
+        int,
+        typer.Option("-n", "--num", min=1, help="Number of images; of --input at most so many."),
+    ] = 16,
     columns: Annotated[
         int | None, typer.Option("--columns", min=1, help="Images per row; default: square.")
     ] = None,
@@ -39,6 +42,14 @@ def sample(
     noise_mode: Annotated[
         str, typer.Option("--noise-mode", help="const, random or none.")
     ] = "const",
+    input: Annotated[
+        str | None,
+        typer.Option("--input", metavar="IMG|DIR|ZIP", help="Images for a translator."),
+    ] = None,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="Scale square inputs to the model's resolution.")
+    ] = False,
+    network: shared.Network = "generator",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per step.")] = 16,
     device: shared.Device = "auto",
     seed: shared.Seed = 0,
@@ -47,43 +58,35 @@ def sample(
     quiet: shared.Quiet = False,
     dry_run: shared.DryRun = False,
 ) -> None:
-    """Look at what a model generates: one PNG with a grid of samples.
+    """Look at what a model makes: one PNG with a grid of images.
 
-    Sample i depends on the seed alone, so grids of teacher and student show the same latents.
+    Latent i depends on the seed alone, so grids of teacher and student show the same latents. A
+    translator needs --input; the grid shows each image beside its translation.
 
     Example: ganc sample faces.safetensors -o grid.png -n 32 --truncation 0.7
     """
-    settings = {
-        "num": num,
-        "seed": seed,
-        "truncation_psi": truncation,
-        "truncation_cutoff": truncation_cutoff,
-        "labels": None if labels is None else _classes(labels),
-        "noise_mode": noise_mode,
-    }
+    settings: dict[str, Any] = {
+        "seed": seed, "truncation_psi": truncation, "truncation_cutoff": truncation_cutoff,
+        "labels": None if labels is None else _classes(labels), "noise_mode": noise_mode,
+        "input": input, "resize": resize, "network": network,
+    }  # fmt: skip
     if dry_run:
-        return shared.emit_settings(
-            "sample",
-            {"checkpoint": ckpt, "output": output, "device": device, "batch": batch, **settings},
-            as_json,
-        )
+        shown = {"checkpoint": ckpt, "output": output, "device": device, "batch": batch}
+        return shared.emit_settings("sample", {**shown, "num": num, **settings}, as_json)
     shared.check_output(output, force)
     from ganc.data.grid import save_grid, zoom_for
-    from ganc.models.sampling import sample as draw
+    from ganc.sampling import beside_inputs
+    from ganc.sampling import sample as draw
 
     model = shared.load_model(ckpt, quiet)
-    images = draw(
-        model,
-        num,
-        seed=seed,
-        truncation_psi=truncation,
-        truncation_cutoff=truncation_cutoff,
-        labels=None if labels is None else _classes(labels),
-        noise_mode=noise_mode,
-        batch=batch,
-        device=device,
-    )
-    save_grid(images, Path(output), columns=columns, zoom=zoom_for(images.shape[-1]), force=force)
-    result = {"output": output, "images": num, "resolution": images.shape[-1], "settings": settings}
+    images = draw(model, num, batch=batch, device=device, **settings)
+    count, (height, width) = len(images), images.shape[2:]
+    if input is not None:
+        images = beside_inputs(model, images, input, resize=resize, network=network)
+    save_grid(images, Path(output), columns=columns, zoom=zoom_for(width), force=force)
+    result = {
+        "output": output, "images": count, "resolution": width,
+        "size": [height, width], "settings": {"num": num, **settings},
+    }  # fmt: skip
     shared.emit(result, as_json, lambda: [shared.key_values(result)])
     return None

@@ -88,12 +88,18 @@ class ImageDataset:
         Over each image's name, size and CRC-32, the channels and the scaling; labels do not enter.
         A zip has the checksums in its index; a folder is read once, completely.
         """
-        scaling = f"lanczos {self.resolution}" if self.resize else "as stored"
-        digest = hashlib.sha256(f"{_DECODING_RULES}\n{self.channels}\n{scaling}\n".encode())
-        for name in self.names:
-            size, checksum = self.source.checksum(name)
-            digest.update(f"{name}\0{size}\0{checksum}\n".encode(errors="surrogateescape"))
-        return digest.hexdigest()
+        scaled_to = self.resolution if self.resize else None
+        return content_hash(self.source, self.names, self.channels, scaled_to)
+
+
+def content_hash(source: Source, names: Sequence[str], channels: int, scaled_to: int | None) -> str:
+    """Return the SHA-256 that names some images as they are decoded."""
+    scaling = "as stored" if scaled_to is None else f"lanczos {scaled_to}"
+    digest = hashlib.sha256(f"{_DECODING_RULES}\n{channels}\n{scaling}\n".encode())
+    for name in names:
+        size, checksum = source.checksum(name)
+        digest.update(f"{name}\0{size}\0{checksum}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def open_dataset(
@@ -121,16 +127,26 @@ def open_dataset(
     if resize and resolution is None:
         raise UsageError("resize is set without a resolution, it needs one")
     source = open_source(Path(path))
-    names = [name for name in source.names if name.lower().endswith(EXTENSIONS)]
-    if not names:
-        raise DataError(
-            f"{path}: no images found, allowed are {', '.join(EXTENSIONS)}",
-            "folders are searched recursively; hidden files and linked folders are left out",
-        )
+    names = image_names(source)
     if resolution is None:
         resolution = _resolution_of(source, names[0])
     labels = read_labels(source, names) if use_labels else None
     return ImageDataset(source, names, resolution, channels, resize, labels)
+
+
+def image_names(source: Source) -> list[str]:
+    """Return the names of a set's images, sorted.
+
+    Raises:
+        DataError: There are none.
+    """
+    names = [name for name in source.names if name.lower().endswith(EXTENSIONS)]
+    if not names:
+        raise DataError(
+            f"{source.path}: no images found, allowed are {', '.join(EXTENSIONS)}",
+            "folders are searched recursively; hidden files and linked folders are left out",
+        )
+    return names
 
 
 def _resolution_of(source: Source, name: str) -> int:

@@ -40,6 +40,27 @@ def make_grid(images: Tensor, *, columns: int | None = None, gap: int = 2) -> Te
     return grid
 
 
+def side_by_side(left: Tensor, right: Tensor) -> Tensor:
+    """Join two batches of images of one size pair by pair.
+
+    Args:
+        left, right: [N, C, H, W], nominal range [-1, 1]; C of either is 1, 3 or 4. Grey is repeated
+            and an opaque alpha added where the other one has them.
+    Returns:
+        [N, C, H, 2 · W], same range; no gap, so that in a grid a pair stands out as one.
+    """
+    channels = max(left.shape[1], right.shape[1])
+    return torch.cat([_with_channels(images, channels) for images in (left, right)], dim=3)
+
+
+def _with_channels(images: Tensor, channels: int) -> Tensor:
+    if images.shape[1] == 1 and channels > 1:
+        images = images.expand(-1, 3, -1, -1)
+    if images.shape[1] < channels:
+        images = torch.cat([images, torch.full_like(images[:, :1], _WHITE)], dim=1)
+    return images
+
+
 def to_picture(image: Tensor, *, zoom: int = 1) -> Image.Image:
     """Return a Pillow image of [C, H, W] in [-1, 1], every pixel enlarged ``zoom`` times.
 

@@ -43,6 +43,12 @@ def open_source(path: Path) -> Source:
     return FolderSource(path) if path.is_dir() else ZipSource(path)
 
 
+def open_file_or_set(path: Path) -> Source:
+    """Open a single file, or what ``open_source`` opens."""
+    is_single = path.is_file() and not zipfile.is_zipfile(path)
+    return FileSource(path) if is_single else open_source(path)
+
+
 def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
@@ -69,6 +75,13 @@ class FolderSource:
 
     def where(self, name: str) -> str:
         return str(self.path / name)
+
+
+class FileSource(FolderSource):
+    """One file, whatever its name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.names = path.parent, [path.name]
 
 
 def _walk(root: Path) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""What a model costs on paper: ``macs`` and ``params``, the numbers in the checkpoint's header."""
+"""What a model costs on paper: ``macs``, ``params``, the numbers in the checkpoint's header."""
 
 from collections.abc import Callable
 
+from ganc.errors import UsageError
 from ganc.evaluation.task import Measurement, Task
 
 
@@ -17,9 +18,24 @@ class Count(Measurement):
 
 def macs(task: Task) -> Count:
     """Multiply-accumulates per image (design section 5)."""
-    return Count("macs", task.model.macs)
+    return Count("macs", task.network.macs)
+
+
+def macs_published(task: Task) -> Count:
+    """The same as the family's papers count them.
+
+    Raises:
+        UsageError: They count as ``macs`` does.
+    """
+    count = task.network.macs_published()
+    if count is None:
+        raise UsageError(
+            f"macs_published: papers on {task.network.architecture} count as macs does",
+            "pass --metrics macs",
+        )
+    return Count("macs_published", lambda: count)
 
 
 def params(task: Task) -> Count:
     """Parameters, buffers excluded."""
-    return Count("params", task.model.params)
+    return Count("params", task.network.params)

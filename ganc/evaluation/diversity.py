@@ -1,7 +1,8 @@
 """How different a model's samples are: ``lpips-diversity``, ``perceptual-diversity``.
 
-Pair k is samples 2k and 2k + 1: their latents, labels and noise are independent, and so are the
-pairs, so the interval of their mean is the usual one.
+Pair k is samples 2k and 2k + 1. From latents, the two are independent, and so are the pairs, so the
+interval of their mean is the usual one. A translator's samples are as different as consecutive
+inputs make them: its value compares with the teacher's on the same inputs, and with nothing else.
 """
 
 from typing import Any
@@ -18,8 +19,8 @@ class Diversity(Measurement):
     """Mean distance over random pairs, with a 95 % interval."""
 
     def __init__(self, task: Task, name: str, network: str) -> None:
+        self.num_images = 2 * task.samples(name, inputs_each=2)
         self.name, self.distance = name, task.distance(name, network)
-        self.num_images = 2 * task.settings.samples
         self.mean = RunningMean()
         self.waiting: Tensor | None = None  # [1, C, R, R]: a sample whose partner is yet to come
 

@@ -13,13 +13,16 @@ import PIL
 import torch
 
 from ganc.data.dataset import ImageDataset, open_dataset
+from ganc.data.inputs import ImageInputs, open_source
 from ganc.devices import resolve_device
 from ganc.errors import ComputationError, InputError
 from ganc.evaluation.metrics import METRICS, check_metrics
 from ganc.evaluation.requirements import Requirement, check_of_teacher, parse_requirement
 from ganc.evaluation.sampling import Sampler, iterate_batches
-from ganc.evaluation.task import Measurement, Networks, Settings, Task, latent_generator
+from ganc.evaluation.task import Measurement, Networks, Settings, Task
 from ganc.models.model import Model
+from ganc.models.network import ImageGenerator, LatentGenerator
+from ganc.models.sampling import InputSource, pick_generator
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.version import __version__
 
@@ -73,6 +76,7 @@ def evaluate(
     *,
     teacher: Model | None = None,
     data: str | os.PathLike[str] | None = None,
+    input: str | os.PathLike[str] | None = None,
     require: Sequence[str] = (),
     samples: int = 2000,
     seed: int = 0,
@@ -83,14 +87,15 @@ def evaluate(
     features: str = "effnet-lite0",
     perceptual: str = "lpips-alex",
     resize: bool = False,
+    network: str = "generator",
     offline: bool = False,
     progress: Progress = silent,
     warn: Warn = ignore,
 ) -> dict[str, Any]:
     """Measure a model.
 
-    Sample i depends only on (seed, i); student and teacher share latents, labels and noise. All
-    metrics share one pass over the samples, and nothing grows with their number.
+    Sample i depends only on (seed, i), of a translator on the i-th input; student and teacher share
+    all inputs. All metrics share one pass over the samples, and nothing grows with their number.
 
     Args:
         model: To be measured; it is left as it is, also where another device is asked for.
@@ -98,31 +103,38 @@ def evaluate(
         teacher: What ``l1``, ``psnr``, ``lpips`` and ``perceptual`` compare with, and, without
             ``data``, ``fid`` and ``fd`` as well.
         data: Folder or data-set zip of real images of the model's size; a broken one is an error.
+        input: Folder or zip of the images that a translator translates, all of one size.
         require: Conditions such as ``fd<=1.2*teacher`` (see ``requirements``).
-        samples, seed, batch, truncation_psi, noise_mode, features, perceptual, offline: See
-            ``Settings``.
+        samples, seed, batch, truncation_psi, noise_mode, features, perceptual, network, offline:
+            See ``Settings``.
         device: Where networks and models run.
-        resize: Scale real images of another size instead of refusing them.
+        resize: Scale real images and inputs to the model's size instead of refusing them.
         progress: Told how far each pass is.
         warn: Told what makes a number doubtful.
     Returns:
         JSON data: "metrics" {name: number}, "settings" (the protocol of every number), and
         "requirements" [{expr, value, bound, met}] with the "teacher_metrics" they refer to.
     Raises:
-        UsageError: See ``make_plan`` and ``Settings``.
-        InputError: Teacher or data do not fit the model; data or weights are missing or broken.
+        UsageError: See ``make_plan`` and ``Settings``; or a translator lacks the images that a
+            metric needs.
+        InputError: Teacher, inputs or data do not fit the model; images or weights are missing or
+            broken.
         ComputationError: A sample or a value is not finite.
     """
     plan = make_plan(metrics, require, has_teacher=teacher is not None, has_data=data is not None)
     settings = Settings(samples, seed, batch, truncation_psi, noise_mode, features, perceptual,
-                        offline)  # fmt: skip
+                        offline, network)  # fmt: skip
     where = resolve_device(device)
     if teacher is not None:
-        check_pair(model, teacher)
+        check_pair(pick_generator(model, network),
+                   pick_generator(teacher, network, what="the teacher"))  # fmt: skip
         teacher = _own_copy(teacher, where)
-    dataset = None if data is None else _open_data(data, model, resize)
+    source = _open_source(model, settings, input, resize)
+    dataset = None if data is None else _open_data(data, model, settings, source, resize)
     networks = Networks(where, offline, progress)
-    task = Task(_own_copy(model, where), teacher, dataset, settings, networks, progress, warn)
+    task = Task(
+        _own_copy(model, where), teacher, source, dataset, settings, networks, progress, warn
+    )
     values, protocols = _measure(task, plan.metrics)
     teacher_values: dict[str, float] = {}
     if plan.teacher_metrics:
@@ -135,27 +147,64 @@ def evaluate(
     }
 
 
-def check_pair(model: Model, teacher: Model) -> None:
-    """Check that the same latents make comparable images.
+def check_pair(generator: ImageGenerator, teacher: ImageGenerator) -> None:
+    """Check that the same inputs make comparable images.
 
     Raises:
-        InputError: Sizes of latents, labels or images differ.
+        InputError: One takes latents and the other images, or sizes differ.
     """
-    ours, theirs = latent_generator(model, "the model"), latent_generator(teacher, "the teacher")
-    for name in ("z_dim", "c_dim", "img_resolution", "img_channels"):
-        mine, other = getattr(ours, name), getattr(theirs, name)
-        if mine != other:
+    ours, theirs = _sizes(generator), _sizes(teacher)
+    if ours.keys() != theirs.keys():
+        raise InputError(
+            f"the teacher is a {teacher.architecture}, the model a {generator.architecture}",
+            "a model and its teacher take the same inputs: latents, or images",
+        )
+    for name, mine in ours.items():
+        if mine != theirs[name]:
             raise InputError(
-                f"the teacher's {name} is {other}, the model's is {mine}",
-                "a model and its teacher share latents, labels and image size",
+                f"the teacher's {name} is {theirs[name]}, the model's is {mine}",
+                "a model and its teacher share the sizes of inputs and images",
             )
 
 
-def _open_data(path: str | os.PathLike[str], model: Model, resize: bool) -> ImageDataset:
-    generator = latent_generator(model, "the model")
-    dataset = open_dataset(
-        path, resolution=generator.img_resolution, channels=generator.img_channels, resize=resize
-    )
+def _sizes(generator: ImageGenerator) -> dict[str, int]:
+    own = ("z_dim", "c_dim") if isinstance(generator, LatentGenerator) else ("in_channels",)
+    return {name: getattr(generator, name) for name in (*own, "img_resolution", "img_channels")}
+
+
+def _open_source(
+    model: Model, settings: Settings, input: str | os.PathLike[str] | None, resize: bool
+) -> InputSource[Any] | None:
+    """Return where the generator's inputs come from; None where it has none, or there is none."""
+    if input is None and settings.network not in dict(model.networks()):
+        return None  # a discriminator alone can be counted
+    generator = pick_generator(model, settings.network)
+    return open_source(generator, settings.latents, input, defaults=Settings().latents,
+                       resize=resize)  # fmt: skip
+
+
+def _open_data(
+    path: str | os.PathLike[str],
+    model: Model,
+    settings: Settings,
+    source: InputSource[Any] | None,
+    resize: bool,
+) -> ImageDataset:
+    """Open the real images, which must have the size of the generated ones.
+
+    Raises:
+        InputError: They have another; or translations that are no squares ask for real ones.
+    """
+    generator = pick_generator(model, settings.network)
+    side = generator.img_resolution
+    if isinstance(source, ImageInputs):
+        side, width = source.size
+        if side != width:
+            raise InputError(
+                f"the images of --input are {width}x{side}, --data compares squares",
+                "crop or pad both to one square size",
+            )
+    dataset = open_dataset(path, resolution=side, channels=generator.img_channels, resize=resize)
     dataset.image(0)  # images of another size are found now, not after the networks are loaded
     return dataset
 
@@ -188,10 +237,16 @@ def _feed(task: Task, measurements: Sequence[Measurement]) -> None:
     last = max(limits, default=0)
     if not last:
         return
+    assert task.source is not None  # a measurement that wants samples has asked for it
+    _tell_cap(task)
     paired = [measurement.num_images for measurement in measurements if measurement.uses_teacher]
     batches = iterate_batches(
-        _sampler(task, task.model, "the model"),
-        None if task.teacher is None else _sampler(task, task.teacher, "the teacher"),
+        Sampler(task.generator, task.source, "the model"),
+        None
+        if task.teacher is None
+        else Sampler(
+            pick_generator(task.teacher, task.settings.network), task.source, "the teacher"
+        ),
         limits=limits,
         teacher_limit=max(paired, default=0),
         batch=task.settings.batch,
@@ -203,10 +258,10 @@ def _feed(task: Task, measurements: Sequence[Measurement]) -> None:
         task.progress("samples", batch.indices.stop, last)
 
 
-def _sampler(task: Task, model: Model, name: str) -> Sampler:
-    settings = task.settings
-    generator = latent_generator(model, name)
-    return Sampler(generator, settings.seed, settings.noise_mode, settings.truncation_psi, name)
+def _tell_cap(task: Task) -> None:
+    count = None if task.source is None else task.source.count
+    if count is not None and count < task.settings.samples:
+        task.warn(f"--input holds {count} images, not {task.settings.samples}: all are taken")
 
 
 def _check_finite(values: Mapping[str, float]) -> None:
@@ -217,12 +272,16 @@ def _check_finite(values: Mapping[str, float]) -> None:
 
 def _describe(task: Task, protocols: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that every number of a result carries."""
-    data = task.dataset
+    data, source = task.dataset, task.source
     return {
         **asdict(task.settings),
         "device": str(task.device),
         "model": _identity(task.model),
         "teacher": None if task.teacher is None else _identity(task.teacher),
+        "input": None if not isinstance(source, ImageInputs) else {
+            "path": str(source.path), "content_hash": source.content_hash,
+            "images": source.count, "size": list(source.size), "resize": source.resize,
+        },
         "data": None if data is None else {
             "path": str(data.source.path), "content_hash": data.content_hash,
             "images": len(data), "resize": data.resize,

@@ -5,7 +5,7 @@ Squared Fréchet distance of two Gaussians fitted to features (Heusel et al. 201
 ``fd`` is the same on a feature network of choice and is never called FID.
 
 The reference is the real images where there are some, else the teacher's samples from the same
-latents, labels and noise: that is 0 for an exact copy, and not comparable with the former.
+inputs: that is 0 for an exact copy, and not comparable with the former.
 """
 
 from typing import Any
@@ -23,8 +23,8 @@ class FrechetDistance(Measurement):
 
     def __init__(self, task: Task, name: str, network: str) -> None:
         self.task, self.name = task, name
+        self.num_images = task.samples(name)
         self.network = task.features(name, network)
-        self.num_images = task.settings.samples
         self.uses_teacher = task.dataset is None
         self.generated = FeatureStats.empty(self.network.dim)
         self.reference = FeatureStats.empty(self.network.dim)

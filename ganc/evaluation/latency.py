@@ -7,8 +7,7 @@ import numpy as np
 import torch
 
 from ganc.evaluation.task import Measurement, Task
-from ganc.models.network import LatentGenerator
-from ganc.models.sampling import Inputs, generate, latent_inputs
+from ganc.models.sampling import Feed, stand_ins
 
 BATCHES = (1, 8)
 WARM_UP = 3
@@ -21,7 +20,8 @@ EXTRAS = ("latency-p90", "latency-batch8", "latency-batch8-p90")
 class Latency(Measurement):
     """Median and 90th percentile of wall time, stored noise, fp32, after warm-up.
 
-    Timed from inputs that lie on the device to finished images, at batch 1 and at batch 8.
+    Translators are given noise images of their own resolution. Timed from inputs that lie on the
+    device to finished images, at batch 1 and at batch 8.
     """
 
     def __init__(self, task: Task) -> None:
@@ -30,9 +30,9 @@ class Latency(Measurement):
 
     def result(self) -> dict[str, float]:
         values = {}
+        source = stand_ins(self.generator, self.seed)
         for batch in BATCHES:
-            inputs = latent_inputs(self.generator, range(batch), self.seed, noise_mode="const")
-            times = time_runs(self.generator, inputs.to(self.device), self.device)
+            times = time_runs(source.feed(self.generator, range(batch)), self.device)
             self.runs[batch] = len(times)
             name = "latency" if batch == 1 else f"latency-batch{batch}"
             values[name] = float(np.median(times))
@@ -43,6 +43,7 @@ class Latency(Measurement):
         return {
             "unit": "ms per forward pass",
             "dtype": "float32",
+            "resolution": self.generator.img_resolution,
             "noise_mode": "const",
             "threads": torch.get_num_threads(),
             "warm_up": WARM_UP,
@@ -50,7 +51,7 @@ class Latency(Measurement):
         }
 
 
-def time_runs(generator: LatentGenerator, inputs: Inputs, device: torch.device) -> list[float]:
+def time_runs(run: Feed, device: torch.device) -> list[float]:
     """Time forward passes after a warm-up.
 
     Returns:
@@ -58,17 +59,17 @@ def time_runs(generator: LatentGenerator, inputs: Inputs, device: torch.device) 
         least ``MIN_RUNS``.
     """
     for _ in range(WARM_UP):
-        _timed_run(generator, inputs, device)
+        _timed_run(run, device)
     times: list[float] = []
     while len(times) < MIN_RUNS or (len(times) < MAX_RUNS and sum(times) < 1000 * ENOUGH_SEC):
-        times.append(_timed_run(generator, inputs, device))
+        times.append(_timed_run(run, device))
     return times
 
 
-def _timed_run(generator: LatentGenerator, inputs: Inputs, device: torch.device) -> float:
+def _timed_run(run: Feed, device: torch.device) -> float:
     _synchronise(device)
     start = time.perf_counter()
-    generate(generator, inputs)
+    run()
     _synchronise(device)
     return 1000 * (time.perf_counter() - start)
 

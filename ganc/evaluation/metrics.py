@@ -27,6 +27,7 @@ class Metric(NamedTuple):
 
 METRICS: dict[str, Metric] = {
     "macs": Metric(complexity.macs),
+    "macs_published": Metric(complexity.macs_published),
     "params": Metric(complexity.params),
     "latency": Metric(latency.Latency, extras=latency.EXTRAS),
     "l1": Metric(paired.l1, "teacher"),

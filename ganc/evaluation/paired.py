@@ -1,7 +1,7 @@
 """Student against teacher, image by image: ``l1``, ``psnr``, ``lpips``, ``perceptual``.
 
-Both see the same latent, label and noise. Images are clamped to [-1, 1] and not quantised: what is
-measured is the networks' difference, not the rounding of a file.
+Both see the same latent, label and noise, or the same image. Images are clamped to [-1, 1] and not
+quantised: what is measured is the networks' difference, not the rounding of a file.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class PairedMean(Measurement):
         self, task: Task, name: str, distance: PairDistance, protocol: dict[str, Any]
     ) -> None:
         self.name, self.distance, self.own_protocol = name, distance, protocol
-        self.num_images = task.settings.samples
+        self.num_images = task.samples(name)
         self.mean = RunningMean()
 
     def update(self, batch: Batch) -> None:

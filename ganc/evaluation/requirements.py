@@ -26,7 +26,7 @@ EXPONENTS = {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
 _PATTERN = re.compile(
-    rf"(?P<name>[a-z][a-z0-9-]*)\s*(?P<comparison><=|>=|==|<|>)\s*"
+    rf"(?P<name>[a-z][a-z0-9_-]*)\s*(?P<comparison><=|>=|==|<|>)\s*"
     rf"(?:(?P<number>{_NUMBER})(?P<suffix>[KMGT]?)|(?:(?P<factor>{_NUMBER})\s*\*\s*)?teacher)",
     re.IGNORECASE,
 )

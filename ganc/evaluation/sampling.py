@@ -3,14 +3,15 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ganc.data.images import to_uint8
 from ganc.errors import ComputationError
-from ganc.models.network import LatentGenerator
-from ganc.models.sampling import BATCH_UNIT, generate, latent_inputs
+from ganc.models.network import ImageGenerator
+from ganc.models.sampling import BATCH_UNIT, InputSource
 from ganc.perceptual.features import FeatureNetwork
 
 
@@ -42,10 +43,9 @@ class Batch:
     """Consecutive samples.
 
     Attributes:
-        indices: Which samples of the seed.
+        indices: Which samples of the source.
         images: The model's.
-        teacher: The teacher's from the same latents, labels and noise, or None where no metric
-            looks at them.
+        teacher: The teacher's from the same inputs, or None where no metric looks at them.
     """
 
     indices: range
@@ -55,12 +55,10 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """A generator and how its samples are drawn (see ``Settings``)."""
+    """A generator and where its inputs come from; ``name`` is what errors call it."""
 
-    generator: LatentGenerator
-    seed: int
-    noise_mode: str
-    truncation_psi: float
+    generator: ImageGenerator
+    source: InputSource[Any]
     name: str
 
     def images(self, indices: range) -> Images:
@@ -69,13 +67,12 @@ class Sampler:
         Raises:
             ComputationError: An image holds infinities or NaN.
         """
-        inputs = latent_inputs(self.generator, indices, self.seed, noise_mode=self.noise_mode)
-        images = generate(self.generator, inputs, truncation_psi=self.truncation_psi)
+        images = self.source.images(self.generator, indices)
         bad = ~images.flatten(1).isfinite().all(dim=1)
         if bad.any():
             index = indices[int(bad.nonzero()[0])]
             raise ComputationError(
-                f"{self.name}: sample {index} of seed {self.seed} is not finite",
+                f"{self.name}: {self.source.name(index)} gives an image that is not finite",
                 "the checkpoint's weights are damaged, or training had diverged",
             )
         return Images(images.clamp(-1, 1))

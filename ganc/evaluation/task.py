@@ -10,7 +10,8 @@ from ganc.data.dataset import ImageDataset
 from ganc.errors import InputError, UsageError, WeightsError, unknown_name
 from ganc.evaluation.sampling import Batch
 from ganc.models.model import Model
-from ganc.models.network import NOISE_MODES, LatentGenerator
+from ganc.models.network import NOISE_MODES, ImageGenerator, Network
+from ganc.models.sampling import GENERATORS, InputSource, Latents, pick_generator
 from ganc.perceptual.distance import PERCEPTUAL_DISTANCES, PerceptualDistance, load_perceptual
 from ganc.perceptual.features import FEATURE_NETWORKS, FeatureNetwork, load_features
 from ganc.progress import Progress, Warn
@@ -24,7 +25,8 @@ class Settings:
     """The numbers and names of one evaluation.
 
     Attributes:
-        samples: Images for distances between sets, pairs for diversity; at least 2.
+        samples: Images for distances between sets, pairs for diversity; at least 2. Where there are
+            fewer inputs, as many as these allow.
         seed: Of latents, labels and noise.
         batch: Images per forward pass, rounded to a multiple of 4 (see ``models.sampling``).
         truncation_psi: Of model and teacher; 1 is none.
@@ -32,6 +34,7 @@ class Settings:
         features: Feature network of ``fd``.
         perceptual: LPIPS network of ``lpips`` and ``lpips-diversity``.
         offline: Never fetch weights.
+        network: Which generator of model and teacher: a name in ``GENERATORS``.
     Raises:
         UsageError: A value is out of range or a name unknown.
     """
@@ -44,6 +47,12 @@ class Settings:
     features: str = "effnet-lite0"
     perceptual: str = "lpips-alex"
     offline: bool = False
+    network: str = "generator"
+
+    @property
+    def latents(self) -> Latents:
+        """Where the inputs of a generator that takes latents come from."""
+        return Latents(self.seed, self.noise_mode, self.truncation_psi)
 
     def __post_init__(self) -> None:
         if self.samples < 2:
@@ -52,6 +61,8 @@ class Settings:
             raise UsageError(f"--batch {self.batch} is too small, at least 1 is needed")
         if self.noise_mode not in NOISE_MODES:
             raise unknown_name("noise_mode", self.noise_mode, NOISE_MODES)
+        if self.network not in GENERATORS:
+            raise unknown_name("--network", self.network, GENERATORS)
         if self.features not in FEATURE_NETWORKS:
             raise unknown_name("--features", self.features, FEATURE_NETWORKS)
         lpips = [name for name in PERCEPTUAL_DISTANCES if name.startswith("lpips-")]
@@ -109,12 +120,14 @@ class Task:
 
     Attributes:
         model: On ``networks.device``.
-        teacher: On the same device, with the same latents, labels and image size, or None.
+        teacher: On the same device, with inputs and images of the same sizes, or None.
+        source: Where model and teacher get their inputs; None where a translator was given none.
         dataset: Real images of the model's size, or None.
     """
 
     model: Model
     teacher: Model | None
+    source: InputSource[Any] | None
     dataset: ImageDataset | None
     settings: Settings
     networks: Networks
@@ -127,13 +140,40 @@ class Task:
         return self.networks.device
 
     @property
-    def generator(self) -> LatentGenerator:
+    def generator(self) -> ImageGenerator:
         """The generator that is measured.
 
         Raises:
-            InputError: The model has none that turns latents into images.
+            InputError: The model has no such generator.
         """
-        return latent_generator(self.model, "the model")
+        return pick_generator(self.model, self.settings.network)
+
+    @property
+    def network(self) -> Network:
+        """What is counted: the generator, or what the model has instead."""
+        is_default = self.settings.network == GENERATORS[0]
+        return self.model.primary if is_default else self.generator
+
+    def samples(self, metric: str, *, inputs_each: int = 1) -> int:
+        """Return how many samples a metric gets.
+
+        Args:
+            inputs_each: Inputs that one sample takes: 2 where samples are pairs.
+        Raises:
+            UsageError: There are no inputs.
+            InputError: There are too few for one sample, or no generator.
+        """
+        generator = self.generator
+        if self.source is None:
+            raise UsageError(
+                f"{metric} needs images for the {generator.architecture} to translate, got none",
+                "pass --input DIR|ZIP",
+            )
+        if self.source.count is None:
+            return self.settings.samples
+        if self.source.count < inputs_each:
+            raise InputError(f"{metric} compares pairs of images, --input holds one")
+        return min(self.settings.samples, self.source.count // inputs_each)
 
     def features(self, metric: str, name: str) -> FeatureNetwork:
         """Return the feature network ``name`` for a metric.
@@ -171,20 +211,6 @@ class Task:
         return replace(self, model=self.teacher, teacher=None)
 
 
-def latent_generator(model: Model, what: str) -> LatentGenerator:
-    """Return the model's generator.
-
-    Args:
-        what: How an error calls the model.
-    Raises:
-        InputError: There is none, or it does not start from latents.
-    """
-    if not isinstance(model.generator, LatentGenerator):
-        found = "no generator" if model.generator is None else f"a {model.architecture}"
-        raise InputError(f"{what} holds {found}, this metric needs a generator with latents")
-    return model.generator
-
-
 class Measurement:
     """A metric at work: made, prepared, fed with samples, asked for its result.
 
@@ -192,7 +218,7 @@ class Measurement:
 
     Attributes:
         num_images: It is fed with samples 0 … ``num_images`` - 1; 0 for a metric that needs none.
-        uses_teacher: Whether batches must hold the teacher's images of the same latents as well.
+        uses_teacher: Whether batches must hold the teacher's images of the same inputs as well.
     """
 
     num_images: int = 0

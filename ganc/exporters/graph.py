@@ -3,15 +3,17 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ganc.errors import InputError, unknown_name
+from ganc import seeds
+from ganc.errors import unknown_name
 from ganc.models.model import Model
-from ganc.models.sampling import latent_inputs
-from ganc.models.stylegan2 import Generator
+from ganc.models.network import ImageGenerator, LatentGenerator, Translator
+from ganc.models.sampling import image_inputs, latent_inputs, pick_generator
+from ganc.models.style import StyleGenerator
 
 Inputs = dict[str, Tensor]
 Run = Callable[[Inputs], Tensor]
@@ -39,15 +41,17 @@ class Graph:
     """A generator as it leaves PyTorch: static weights, stored noise, named inputs.
 
     Attributes:
+        generator: What is exported, in eval mode on the CPU.
         module: Takes the inputs by keyword and returns images [N, C, H, W].
         inputs: What it takes, by name.
-        draw: ``draw(indices, truncation_psi)`` → the inputs of these samples.
+        draw: From indices of samples to inputs.
         reference: The generator's own forward pass on the same inputs.
     """
 
+    generator: ImageGenerator
     module: nn.Module
     inputs: dict[str, Input]
-    draw: Callable[[range, float], Inputs]
+    draw: Callable[[range], Inputs]
     reference: Run
 
     def dynamic_shapes(self) -> dict[str, dict[int, torch.export.Dim]]:
@@ -64,7 +68,7 @@ class Graph:
         return torch.export.export(
             self.module.eval(),
             (),
-            self.draw(_TRACED, 0.7),
+            self.draw(_TRACED),
             dynamic_shapes=self.dynamic_shapes(),
             strict=False,
         )
@@ -73,79 +77,148 @@ class Graph:
 class _FromLatents(nn.Module):
     """z and label to image; truncation is a tensor, so that the file can take it as an input."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: StyleGenerator) -> None:
         super().__init__()
         self.mapping, self.synthesis = generator.mapping, generator.synthesis
 
     def forward(self, z: Tensor, truncation_psi: Tensor, c: Tensor | None = None) -> Tensor:
         ws = self.mapping(z, c)
         w_avg = self.mapping.w_avg
-        return self.synthesis(w_avg + (ws - w_avg) * truncation_psi, noise_mode="const")
+        images: Tensor = self.synthesis(w_avg + (ws - w_avg) * truncation_psi, noise_mode="const")
+        return images
 
 
 class _FromWs(nn.Module):
     """ws to image."""
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: StyleGenerator) -> None:
         super().__init__()
         self.synthesis = generator.synthesis
 
     def forward(self, ws: Tensor) -> Tensor:
-        return self.synthesis(ws, noise_mode="const")
+        images: Tensor = self.synthesis(ws, noise_mode="const")
+        return images
 
 
-def _from_latents(generator: Generator) -> Graph:
+class _FromZ(nn.Module):
+    """z, and nothing else, to image."""
+
+    def __init__(self, generator: LatentGenerator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, z: Tensor) -> Tensor:
+        images: Tensor = self.generator(z)
+        return images
+
+
+class _FromImage(nn.Module):
+    """Image to image."""
+
+    def __init__(self, generator: Translator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, x: Tensor) -> Tensor:
+        images: Tensor = self.generator(x)
+        return images
+
+
+def _from_latents(generator: StyleGenerator) -> Graph:
     inputs = {"z": Input(("batch", generator.z_dim), "latent, standard normal")}
     if generator.c_dim:
         inputs["c"] = Input(("batch", generator.c_dim), "label, one-hot")
     inputs["truncation_psi"] = Input((), "1 changes nothing, 0 gives the mean w")
 
-    def draw(indices: range, truncation_psi: float) -> Inputs:
+    def draw(indices: range) -> Inputs:
         drawn = latent_inputs(generator, indices, _SEED, noise_mode="const")
-        tensors = {"z": drawn.z, "c": drawn.c, "truncation_psi": torch.tensor(truncation_psi)}
+        tensors = {"z": drawn.z, "c": drawn.c, "truncation_psi": _draw_truncation(indices)}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
     def reference(inputs: Inputs) -> Tensor:
         psi = inputs["truncation_psi"].item()
-        return generator(inputs["z"], inputs.get("c"), truncation_psi=psi)
+        images: Tensor = generator(inputs["z"], inputs.get("c"), truncation_psi=psi)
+        return images
 
-    return Graph(_FromLatents(generator), inputs, draw, reference)
+    return Graph(generator, _FromLatents(generator), inputs, draw, reference)
 
 
-def _from_ws(generator: Generator) -> Graph:
+def _from_ws(generator: StyleGenerator) -> Graph:
     meaning = "what the mapping network returns, truncation applied"
     inputs = {"ws": Input(("batch", generator.num_ws, generator.w_dim), meaning)}
 
-    def draw(indices: range, truncation_psi: float) -> Inputs:
+    def draw(indices: range) -> Inputs:
         drawn = latent_inputs(generator, indices, _SEED, noise_mode="const")
-        return {"ws": generator.mapping(drawn.z, drawn.c, truncation_psi=truncation_psi)}
+        psi = _draw_truncation(indices).item()
+        return {"ws": generator.mapping(drawn.z, drawn.c, truncation_psi=psi)}
 
-    return Graph(_FromWs(generator), inputs, draw, lambda inputs: generator.synthesis(inputs["ws"]))
+    def reference(inputs: Inputs) -> Tensor:
+        images: Tensor = generator.synthesis(inputs["ws"])
+        return images
+
+    return Graph(generator, _FromWs(generator), inputs, draw, reference)
 
 
-GRAPHS: dict[str, dict[str, Callable[[Generator], Graph]]] = {
-    "stylegan2": {"z": _from_latents, "ws": _from_ws},
+def _draw_truncation(indices: range) -> Tensor:
+    """Draw a truncation psi in [0.4, 1) for some samples: a scalar."""
+    random = seeds.generator(_SEED, "truncation", indices.start).random()
+    return torch.tensor(0.4 + 0.6 * random, dtype=torch.float32)
+
+
+def _from_z(generator: LatentGenerator) -> Graph:
+    inputs = {"z": Input(("batch", generator.z_dim), "latent, standard normal")}
+
+    def draw(indices: range) -> Inputs:
+        return {"z": latent_inputs(generator, indices, _SEED, noise_mode="const").z}
+
+    def reference(inputs: Inputs) -> Tensor:
+        images: Tensor = generator(inputs["z"])
+        return images
+
+    return Graph(generator, _FromZ(generator), inputs, draw, reference)
+
+
+def _from_image(generator: Translator) -> Graph:
+    side = generator.img_resolution
+    meaning = "image, range [-1, 1]: x / 127.5 - 1 of 8 bits; channels first, RGB"
+    inputs = {"x": Input(("batch", generator.in_channels, side, side), meaning)}
+
+    def draw(indices: range) -> Inputs:
+        return {"x": image_inputs(generator, indices, _SEED)}
+
+    def reference(inputs: Inputs) -> Tensor:
+        images: Tensor = generator(inputs["x"])
+        return images
+
+    return Graph(generator, _FromImage(generator), inputs, draw, reference)
+
+
+GRAPHS: dict[type, dict[str, Callable[[Any], Graph]]] = {
+    StyleGenerator: {"z": _from_latents, "ws": _from_ws},
+    LatentGenerator: {"z": _from_z},
+    Translator: {"x": _from_image},
 }
-"""Architecture → what its exported file may take (``inputs``), the default first."""
+"""Kind of generator → what its exported file may take (``inputs``), the default first.
+
+The first kind that a generator is one of counts: a new family of a known kind needs no row.
+"""
 
 
-def build_graph(model: Model, inputs: str | None = None) -> Graph:
-    """Prepare a model's generator for export.
+def build_graph(model: Model, inputs: str | None = None, network: str = "generator") -> Graph:
+    """Prepare one of a model's generators for export.
 
     Args:
         model: Stays as it is; the graph works on a float32 copy on the CPU.
-        inputs: A name in the architecture's row of ``GRAPHS``; None takes the first.
+        inputs: A name in the generator's row of ``GRAPHS``; None takes the first.
+        network: Which generator: a name in ``models.sampling.GENERATORS``.
     Raises:
-        InputError: The model holds no generator.
-        UsageError: ``inputs`` is not known.
+        InputError: The model holds no such generator.
+        UsageError: ``inputs`` or ``network`` is not known.
     """
-    if model.generator is None:
-        raise InputError(
-            "the model holds no generator to export", "import it with the generator's file"
-        )
-    choices = GRAPHS[model.architecture]
+    generator = pick_generator(model, network)
+    choices = next(row for kind, row in GRAPHS.items() if isinstance(generator, kind))
     name = next(iter(choices)) if inputs is None else inputs
     if name not in choices:
         raise unknown_name("--inputs", name, choices)
-    generator = copy.deepcopy(model.generator).to("cpu", torch.float32)
-    return choices[name](generator.eval().requires_grad_(False))
+    own = copy.deepcopy(generator).to("cpu", torch.float32)
+    return choices[name](own.eval().requires_grad_(False))

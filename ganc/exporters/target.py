@@ -22,12 +22,14 @@ class Settings:
         inputs: What the file takes, a name in ``ganc.exporters.graph.GRAPHS``; None: the default.
         dtype: Precision of the weights, one of the target's.
         opset: ONNX operator set; None takes the format's own default.
+        network: Which of the model's generators.
     """
 
     format: str
     inputs: str | None
     dtype: str
     opset: int | None
+    network: str = "generator"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Job:
 
     def metadata(self) -> dict[str, str]:
         """Return what the file says about itself; everything but names and versions is JSON."""
-        settings = {"format": self.settings.format, "dtype": self.settings.dtype}
+        generator = self.graph.generator
+        settings = {"format": self.settings.format, "network": self.settings.network,
+                    "dtype": self.settings.dtype}  # fmt: skip
         inputs = {
             name: {"axes": described.axes, "dtype": "float32", "meaning": described.meaning}
             for name, described in self.graph.inputs.items()
@@ -53,8 +57,8 @@ class Job:
         }
         return {
             "ganc_version": __version__,
-            "architecture": self.model.architecture,
-            "config": json.dumps(self.model.generator.config),
+            "architecture": generator.architecture,
+            "config": json.dumps(generator.config),
             "inputs": json.dumps(inputs),
             "output": json.dumps(output),
             "provenance": json.dumps(self.model.with_step("export", **settings)),

@@ -1,30 +1,40 @@
-"""Images from latents: sample i of a seed is the same in every command.
+"""Images from latents or from other images: sample i is the same in every command.
 
-Latent, label and noise of sample i depend only on (seed, i) and are drawn on the CPU in float32,
-so batch size, device and the other samples change nothing. Two generators with the same latent and
-noise sizes (teacher and student) get the same inputs.
+A generator's inputs come from an ``InputSource``: the latents of a seed (``Latents``) or pictures
+(``ImageSource``). Input i depends on the source and on i alone and is made on the CPU in float32,
+so batch size, device and the other samples change nothing. Two generators that take the same inputs
+(teacher and student) get the same ones.
 """
 
-import copy
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from ganc import seeds
-from ganc.devices import resolve_device
-from ganc.errors import UsageError, unknown_name
+from ganc.errors import InputError, UsageError, unknown_name
 from ganc.models.model import Model
-from ganc.models.network import NOISE_MODES, LatentGenerator
+from ganc.models.network import NOISE_MODES, ImageGenerator, LatentGenerator, Translator
+
+GENERATORS = ("generator", "generator_b")
+"""The networks that make images; ``generator_b`` is a CycleGAN's other direction."""
 
 BATCH_UNIT = 4
-"""Samples are generated in multiples of this.
+"""Latents are turned into images in multiples of this.
 
 CPU matrix kernels work on blocks of rows and add the rows that are left in another order, which
 moves an image by 1e-6, now and then one of its 8-bit pixels by a level, and ``fd`` by 1e-3. In
 whole blocks the images are the same bit for bit at every batch size.
 """
+
+Feed = Callable[[], Tensor]
+"""Runs a generator on inputs that lie on its device: [N, img_channels, H, W], no gradient."""
+
+G_contra = TypeVar("G_contra", bound=ImageGenerator, contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -118,85 +128,176 @@ def generate(
     return images
 
 
-def iterate_samples(
-    generator: LatentGenerator,
-    num: int,
-    seed: int,
-    *,
-    batch: int,
-    noise_mode: str = "random",
-    truncation_psi: float = 1.0,
-    truncation_cutoff: int | None = None,
-    labels: Sequence[int] | None = None,
-) -> Iterator[Tensor]:
-    """Yield samples 0 … ``num`` - 1 of a seed, in order.
+def image_inputs(generator: Translator, indices: Sequence[int] | range, seed: int) -> Tensor:
+    """Draw pictures that stand in for real ones where cost or agreement is measured.
 
-    Sample i has the same bits whatever ``num`` and ``batch`` are: batches are rounded up to whole
-    blocks of ``BATCH_UNIT``, the last one with samples that are thrown away.
+    Returns:
+        [N, in_channels, R, R], float32 on the CPU, in [-1, 1]: clamped normal noise.
+    """
+    side = generator.img_resolution
+    return seeds.normal(seed, "images", indices, (generator.in_channels, side, side)).clamp(-1, 1)
+
+
+@torch.no_grad()
+def translate(generator: Translator, x: Tensor) -> Tensor:
+    """Run a translator on images, on the generator's device, without gradient.
 
     Args:
-        batch: Images per forward pass, rounded up to a multiple of ``BATCH_UNIT``.
-        labels: Classes of the images, repeated as often as needed; None draws them.
+        x: [N, in_channels, H, W], in [-1, 1].
     Returns:
-        Batches [n, img_channels, R, R] as ``generate`` gives them.
+        [N, img_channels, H, W], float32, nominal range [-1, 1], not clamped.
+    """
+    images: Tensor = generator(x.to(device_of(generator)))
+    return images
+
+
+def device_of(generator: ImageGenerator) -> torch.device:
+    """Return where a generator lies."""
+    return next(generator.parameters()).device
+
+
+class InputSource(ABC, Generic[G_contra]):
+    """Where a generator's inputs come from: the latents of a seed, the images of a folder.
+
+    Attributes:
+        block: Inputs are taken in multiples of this where bits must not depend on the batch.
+    """
+
+    block: ClassVar[int] = 1
+
+    @property
+    def count(self) -> int | None:
+        """How many inputs there are; None where there is no end to them."""
+        return None
+
+    @abstractmethod
+    def feed(self, generator: G_contra, indices: range) -> Feed:
+        """Bring some inputs to a generator's device; return what runs it on them."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Return what errors call an input."""
+
+    def images(self, generator: G_contra, indices: range) -> Tensor:
+        """Return the images of some inputs, as ``generate`` and ``translate`` do."""
+        return self.feed(generator, indices)()
+
+
+@dataclass(frozen=True)
+class Latents(InputSource[LatentGenerator]):
+    """The latents, labels and noise of a seed, without end.
+
+    Attributes:
+        seed, noise_mode: See ``latent_inputs``.
+        truncation_psi, truncation_cutoff: See ``generate``.
+        labels: Classes of the images, repeated as often as needed; None draws them.
+    """
+
+    seed: int = 0
+    noise_mode: str = "random"
+    truncation_psi: float = 1.0
+    truncation_cutoff: int | None = None
+    labels: Sequence[int] | None = None
+
+    block = BATCH_UNIT
+
+    def feed(self, generator: LatentGenerator, indices: range) -> Feed:
+        inputs = latent_inputs(generator, indices, self.seed, noise_mode=self.noise_mode)
+        if self.labels is not None:
+            classes = [self.labels[i % len(self.labels)] for i in indices]
+            inputs = replace(inputs, c=one_hot(classes, generator.c_dim))
+        return partial(
+            generate, generator, inputs.to(device_of(generator)),
+            truncation_psi=self.truncation_psi, truncation_cutoff=self.truncation_cutoff,
+        )  # fmt: skip
+
+    def name(self, index: int) -> str:
+        return f"sample {index} of seed {self.seed}"
+
+
+class ImageSource(InputSource[Translator]):
+    """Pictures for a translator."""
+
+    @abstractmethod
+    def pixels(self, generator: Translator, indices: range) -> Tensor:
+        """Return some of them: [N, in_channels, H, W], float32 on the CPU, in [-1, 1]."""
+
+    def feed(self, generator: Translator, indices: range) -> Feed:
+        return partial(
+            translate, generator, self.pixels(generator, indices).to(device_of(generator))
+        )
+
+
+@dataclass(frozen=True)
+class NoiseImages(ImageSource):
+    """The stand-ins of ``image_inputs``, without end."""
+
+    seed: int = 0
+
+    def pixels(self, generator: Translator, indices: range) -> Tensor:
+        return image_inputs(generator, indices, self.seed)
+
+    def name(self, index: int) -> str:
+        return f"noise image {index} of seed {self.seed}"
+
+
+def stand_ins(generator: ImageGenerator, seed: int) -> InputSource[Any]:
+    """Return inputs that need nothing from outside, for what depends on their shape alone."""
+    if isinstance(generator, Translator):
+        return NoiseImages(seed)
+    return Latents(seed, "const")
+
+
+def iterate_samples(
+    generator: ImageGenerator, source: InputSource[Any], num: int, *, batch: int
+) -> Iterator[Tensor]:
+    """Yield samples 0 … ``num`` - 1 of a source, in order.
+
+    From latents, sample i has the same bits whatever ``num`` and ``batch`` are: batches are rounded
+    up to whole blocks, the last one with samples that are thrown away.
+
+    Args:
+        batch: Images per forward pass, rounded up to a multiple of the source's block.
+    Returns:
+        Batches [n, img_channels, H, W], on the generator's device.
     Raises:
-        UsageError: ``batch`` is below 1, ``noise_mode`` is not known, or a label is not a class.
+        UsageError: ``batch`` is below 1, or the source does not fit the generator.
     """
     if batch < 1:
         raise UsageError(f"--batch must be at least 1, got {batch}")
-    size = _whole_blocks(batch)
+    size = _whole_blocks(batch, source.block)
     for start in range(0, num, size):
         count = min(size, num - start)
-        indices = range(start, start + _whole_blocks(count))
-        inputs = latent_inputs(generator, indices, seed, noise_mode=noise_mode)
-        if labels is not None:
-            classes = [labels[i % len(labels)] for i in indices]
-            inputs = replace(inputs, c=one_hot(classes, generator.c_dim))
-        images = generate(
-            generator, inputs, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff
-        )
-        yield images[:count]
+        indices = range(start, start + _whole_blocks(count, source.block))
+        yield source.images(generator, indices)[:count]
 
 
-def _whole_blocks(count: int) -> int:
-    return -(-count // BATCH_UNIT) * BATCH_UNIT
+def _whole_blocks(count: int, block: int) -> int:
+    return -(-count // block) * block
 
 
-def sample(
-    model: Model,
-    num: int = 16,
-    *,
-    seed: int = 0,
-    truncation_psi: float = 1.0,
-    truncation_cutoff: int | None = None,
-    labels: Sequence[int] | None = None,
-    noise_mode: str = "const",
-    batch: int = 16,
-    device: str | torch.device = "auto",
-) -> Tensor:
-    """Generate images to look at.
+def pick_generator(
+    model: Model, network: str = "generator", *, what: str = "the model"
+) -> ImageGenerator:
+    """Return one of a model's generators.
 
     Args:
-        model: The model; it stays where it is.
-        num: Number of images.
-        Others: See ``iterate_samples``.
-    Returns:
-        [num, img_channels, R, R], float32 on the CPU, nominal range [-1, 1], not clamped.
+        network: A name in ``GENERATORS``.
+        what: How an error calls the model.
     Raises:
-        UsageError: The model has no generator that takes latents, a number is out of range, or a
-            label is not one of its classes.
+        UsageError: ``network`` is not known.
+        InputError: The model holds no such network.
     """
-    generator = model.generator
-    if not isinstance(generator, LatentGenerator):
-        raise UsageError("the model has no generator that takes latents")
-    if num < 1:
-        raise UsageError(f"-n {num} must be at least 1")
-    batches = iterate_samples(
-        copy.deepcopy(generator).to(resolve_device(device)).eval(), num, seed, batch=batch,
-        noise_mode=noise_mode, truncation_psi=truncation_psi,
-        truncation_cutoff=truncation_cutoff, labels=labels,
-    )  # fmt: skip
-    return torch.cat([images.cpu() for images in batches])
+    if network not in GENERATORS:
+        raise unknown_name("--network", network, GENERATORS)
+    found = dict(model.networks())
+    generator = found.get(network)
+    if not isinstance(generator, ImageGenerator):
+        raise InputError(
+            f"{what} holds no {network}, but {', '.join(found)}",
+            f"import it with the file of its {network}",
+        )
+    return generator
 
 
 def one_hot(classes: Sequence[int], c_dim: int) -> Tensor:

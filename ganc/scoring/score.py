@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ganc.devices import resolve_device
-from ganc.errors import UsageError, unknown_name
+from ganc.errors import InputError, UsageError, unknown_name
 from ganc.models.model import Model
 from ganc.progress import Progress, silent
 from ganc.scores import Scores
@@ -86,6 +86,7 @@ def score(
         Others: See ``ScoreRequest``. A setting that the method does not read must keep its default.
     Raises:
         UsageError: The method is not known, or a setting does not belong to it.
+        InputError: The model holds no generator.
         ShapeError: A tensor does not fit the generator.
     """
     request = resolve(
@@ -96,7 +97,9 @@ def score(
         device=resolve_device(device),
     )  # fmt: skip
     if model.generator is None:
-        raise UsageError("the model has no generator to score")
+        raise InputError(
+            "the model holds no generator to score", "import it with the file of its generator"
+        )
     row = METHODS[method]
     request = with_defaults(request, row, model.generator.architecture)
     # A copy: gradients, mode and device of the caller's model stay what they are.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ganc.data.grid import make_grid, save_grid, zoom_for
+from ganc.data.grid import make_grid, save_grid, side_by_side, zoom_for
 from ganc.errors import OutputError, ShapeError
 
 
@@ -42,3 +42,17 @@ def test_other_shapes_are_refused(shape: tuple[int, ...], tmp_path: Path) -> Non
 
 def test_small_images_are_enlarged() -> None:
     assert [zoom_for(side) for side in (32, 64, 96, 1024)] == [3, 2, 1, 1]
+
+
+@pytest.mark.parametrize(("left", "right", "joined"), [(1, 3, 3), (3, 1, 3), (4, 1, 4), (3, 3, 3)])
+def test_side_by_side_keeps_both_images(left: int, right: int, joined: int) -> None:
+    a, b = torch.rand(2, left, 3, 4) * 2 - 1, torch.rand(2, right, 3, 4) * 2 - 1
+    both = side_by_side(a, b)
+    assert both.shape == (2, joined, 3, 8)
+    for half, image in ((both[..., :4], a), (both[..., 4:], b)):
+        colours = min(image.shape[1], 3)
+        assert torch.equal(half[:, :colours], image[:, :colours])
+        if joined == 4 and image.shape[1] < 4:
+            assert (half[:, 3] == 1).all()  # opaque
+        if image.shape[1] == 1 < joined:
+            assert torch.equal(half[:, 1], half[:, 2])

@@ -14,7 +14,7 @@ from ganc.errors import ComputationError, DataError, InputError, UsageError, Wei
 from ganc.evaluation.evaluate import evaluate
 from ganc.evaluation.metrics import METRICS
 from ganc.models.model import Model
-from ganc.models.sampling import iterate_samples
+from ganc.models.sampling import Latents, iterate_samples
 from ganc.perceptual.distance import load_perceptual
 from ganc.perceptual.features import load_features
 from tests.conftest import make_model
@@ -24,7 +24,7 @@ from .witnesses import colours, write_images
 
 
 def samples_of(model: Model, count: int) -> torch.Tensor:
-    return torch.cat(list(iterate_samples(model.generator, count, 0, batch=8)))
+    return torch.cat(list(iterate_samples(model.generator, Latents(), count, batch=8)))
 
 
 # --- counts -------------------------------------------------------------------------------------
@@ -381,7 +381,7 @@ def test_a_diverged_model_is_an_error_not_a_nan() -> None:
     model = make_model()
     with torch.no_grad():
         model.generator.synthesis.b16.torgb.bias.fill_(math.nan)
-    with pytest.raises(ComputationError, match="the model: sample 0 of seed 0 is not finite"):
+    with pytest.raises(ComputationError, match="the model: sample 0 of seed 0 gives an image that is not"):
         evaluate(model, ["l1"], teacher=make_model(), samples=4)
 
 

@@ -351,7 +351,7 @@ def test_a_discriminator_alone_cannot_be_exported(tmp_path: Path) -> None:
 def test_truncation_as_a_tensor_is_truncation_as_a_number() -> None:
     graph = build_graph(make_model())
     for truncation_psi in (0.0, 0.3, 1.0, 1.5):
-        inputs = graph.draw(range(3), truncation_psi)
+        inputs = graph.draw(range(3)) | {"truncation_psi": torch.tensor(truncation_psi)}
         torch.testing.assert_close(
             graph.module(**inputs), graph.reference(inputs), atol=1e-5, rtol=0
         )

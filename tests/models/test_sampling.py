@@ -7,7 +7,7 @@ import torch
 
 from ganc.errors import UsageError
 from ganc.models import stylegan2
-from ganc.models.sampling import generate, iterate_samples, latent_inputs
+from ganc.models.sampling import Latents, generate, iterate_samples, latent_inputs
 
 # Float32 sums of a few hundred terms of order 1 in another order: a few 1e-6.
 TOLERANCE = 1e-5
@@ -27,8 +27,8 @@ def build(c_dim: int = 0, width: int = 6) -> stylegan2.Generator:
 @pytest.mark.parametrize("c_dim", [0, 5])
 def test_a_sample_does_not_depend_on_its_batch(c_dim: int) -> None:
     generator = build(c_dim)
-    whole = torch.cat(list(iterate_samples(generator, 7, 3, batch=7)))
-    parts = torch.cat(list(iterate_samples(generator, 7, 3, batch=2)))
+    whole = torch.cat(list(iterate_samples(generator, Latents(3), 7, batch=7)))
+    parts = torch.cat(list(iterate_samples(generator, Latents(3), 7, batch=2)))
     alone = generate(generator, latent_inputs(generator, [4], 3))
     torch.testing.assert_close(parts, whole, rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(alone[0], whole[4], rtol=0, atol=TOLERANCE)
@@ -99,4 +99,4 @@ def test_truncation_reaches_the_generator_and_no_gradient_is_kept() -> None:
 
 def test_a_batch_of_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="batch must be at least 1, got 0"):
-        next(iterate_samples(build(), 4, 0, batch=0))
+        next(iterate_samples(build(), Latents(), 4, batch=0))

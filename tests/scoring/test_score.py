@@ -129,5 +129,5 @@ def test_settings_of_other_methods_are_refused(model: Model) -> None:
         score(model, "l1-out", alpha=1.0)
     with pytest.raises(UsageError, match="takes no --masks"):
         score(model, "diversity", masks=torch.ones(1, 16, 16))
-    with pytest.raises(UsageError, match="no generator"):
+    with pytest.raises(InputError, match="no generator"):
         score(Model(discriminator=model.discriminator), "random")
