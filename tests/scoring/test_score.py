@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganc.errors import OutputError, ScoresError, UsageError
+from ganc.errors import InputError, OutputError, ScoresError, UsageError
 from ganc.models.model import Model
 from ganc.pruning import PrunePlan, apply_plan
 from ganc.scores import Scores
