@@ -6,7 +6,7 @@ are laid beside those of our networks in the order they run, and every shape mus
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ganc.checkpoints.foreign import Conversion, is_state_dict
-from ganc.errors import CheckpointError, UsageError
+from ganc.errors import CheckpointError
 from ganc.groups import ChannelGroup
 from ganc.models.model import ARCHITECTURES, build_network
 from ganc.models.network import Network
@@ -56,17 +56,10 @@ class Candidate:
     arguments: dict[str, Any]
 
     def build(self, **arguments: Any) -> Network:
-        """Build it without memory.
-
-        Raises:
-            CheckpointError: An argument is out of range.
-        """
+        """Build it without memory."""
         network_class = getattr(ARCHITECTURES[self.architecture], self.role)
-        try:
-            with torch.device("meta"):
-                network: Network = network_class(**self.arguments, **arguments)
-        except UsageError as error:
-            raise CheckpointError(f"it is no {self.architecture}: {error}") from error
+        with torch.device("meta"):
+            network: Network = network_class(**self.arguments, **arguments)
         return network
 
 
@@ -75,7 +68,8 @@ def recognises(tree: Any) -> bool:
 
     Claims relatives that ``convert`` refuses as well, so that the error can name what does not fit.
     """
-    kernels = {_kernel(tensor) for tensor in (state_of(tree) or {}).values()}
+    state = state_of(tree) or {}
+    kernels = {_kernel(tensor) for key, tensor in state.items() if key.endswith("weight")}
     return bool(kernels & {4, 7}) or kernels - {None} == {1}
 
 
@@ -136,13 +130,13 @@ def layers_of(state: State) -> list[Layer]:
     return layers
 
 
-def _modules(state: State) -> Iterator[dict[str, str]]:
-    """Yield each module's tensors: its name for it ("weight") → key."""
+def _modules(state: State) -> list[dict[str, str]]:
+    """Return each module's tensors: its name for it ("weight") → key."""
     modules: dict[str, dict[str, str]] = {}
     for key in state:
         module, _, part = key.rpartition(".")
         modules.setdefault(module, {})[part] = key
-    yield from modules.values()
+    return list(modules.values())
 
 
 def _check_part(part: str, key: str, tensor: Tensor, *, is_conv: bool) -> None:
@@ -150,7 +144,7 @@ def _check_part(part: str, key: str, tensor: Tensor, *, is_conv: bool) -> None:
         raise CheckpointError(
             f"{key} does not fit: expected a convolution's weight and bias, or a norm's"
         )
-    if tensor.ndim > 1 and not is_conv:
+    if not tensor.numel() or (tensor.ndim > 1 and not is_conv):
         raise CheckpointError(
             f"{key} has shape {_shape(tensor)}, expected a convolution's [C, C, K, K] or a norm's"
             " [C]"
@@ -161,36 +155,41 @@ def candidates_of(state: State, layers: list[Layer]) -> list[Candidate]:
     """Return what the file may hold, the likeliest first.
 
     Raises:
-        CheckpointError: Its kernels are of none of these networks.
+        CheckpointError: It has too few convolutions for any, or those of a pixel discriminator.
     """
-    weights = [state[layer["conv.weight"]] for layer in layers]
-    kernels = [_kernel(weight) for weight in weights]
+    weights = {layer["conv.weight"]: state[layer["conv.weight"]] for layer in layers}
+    kernels = [_kernel(weight) for weight in weights.values()]
+    last, last_weight = list(weights.items())[-1]
     if set(kernels) == {1}:
         raise CheckpointError(
-            f"{layers[0]['conv.weight']} is a 1x1 convolution: pixel discriminators are not"
-            " supported",
+            f"{last} is a 1x1 convolution: pixel discriminators are not supported",
             "expected a patch discriminator, whose convolutions are 4x4",
         )
-    if 7 in kernels:
-        names = [layer["conv.weight"] for layer in layers]
-        inner = [name for name, kernel in zip(names, kernels, strict=True) if kernel == 3]
-        return _resnets(weights, inner)
-    num_convs = kernels.count(4)
-    if weights[-1].shape[0] == 1:
-        return [_patchgan(weights, num_convs)]
-    return [_unet(weights, num_convs)]
+    # The first and last convolution of a ResNet are 7x7; a discriminator ends in one logit.
+    kernel, least, make = (
+        (3, 2, _resnets) if 7 in kernels
+        else (4, 3, _patchgan) if len(last_weight) == 1
+        else (4, 4, _unet)
+    )  # fmt: skip
+    names = [name for name, weight in weights.items() if _kernel(weight) == kernel]
+    if len(names) < least:
+        raise CheckpointError(
+            f"it ends with {last}: expected at least {least} {kernel}x{kernel} convolutions,"
+            f" got {len(names)}"
+        )
+    return make(list(weights.values()), names)
 
 
-def _resnets(weights: list[Tensor], inner: list[str]) -> list[Candidate]:
+def _resnets(weights: list[Tensor], names: list[str]) -> list[Candidate]:
     """Return every split of the 3x3 convolutions into downsampling, blocks and upsampling.
 
     Where widths are equal, shapes cannot tell a block's convolution from one that downsamples. In
     all known layouts the blocks' names are nested deeper; where they show nothing, two
     downsamplings come first, as published.
     """
-    depths = [name.count(".") for name in inner]
+    depths = [name.count(".") for name in names]
     nested = [i for i, depth in enumerate(depths) if depth > min(depths)]
-    halves = len(inner) // 2
+    halves = len(names) // 2
     return [
         Candidate(
             "resnet_translator",
@@ -201,10 +200,11 @@ def _resnets(weights: list[Tensor], inner: list[str]) -> list[Candidate]:
                 "img_resolution": max(ASSUMED_RESOLUTION, 2**num_downsampling),
                 "num_blocks": halves - num_downsampling,
                 "num_downsampling": num_downsampling,
-                "use_dropout": _has_dropout_slot(inner[num_downsampling:]),
+                "use_dropout": _has_dropout_slot(names[num_downsampling:]),
             },
         )
         for num_downsampling in dict.fromkeys([*nested[:1], 2, *range(1, halves + 1)])
+        if 1 <= num_downsampling <= halves
     ]
 
 
@@ -228,25 +228,25 @@ def _has_dropout_slot(block: list[str]) -> bool:
     return second - first == 5
 
 
-def _unet(weights: list[Tensor], num_convs: int) -> Candidate:
-    num_downs = num_convs // 2
+def _unet(weights: list[Tensor], names: list[str]) -> list[Candidate]:
+    num_downs = len(names) // 2
     arguments = {
         "in_channels": weights[0].shape[1],
         "img_channels": weights[-1].shape[1],
         "num_downs": num_downs,
         "img_resolution": 2**num_downs,
     }
-    return Candidate("unet_translator", "generator", arguments)
+    return [Candidate("unet_translator", "generator", arguments)]
 
 
-def _patchgan(weights: list[Tensor], num_convs: int) -> Candidate:
-    num_layers = num_convs - 2
+def _patchgan(weights: list[Tensor], names: list[str]) -> list[Candidate]:
+    num_layers = len(names) - 2
     arguments = {
         "in_channels": weights[0].shape[1],
         "img_resolution": max(ASSUMED_RESOLUTION, 4 * 2**num_layers),
         "num_layers": num_layers,
     }
-    return Candidate("patchgan", "discriminator", arguments)
+    return [Candidate("patchgan", "discriminator", arguments)]
 
 
 def _convert(candidate: Candidate, state: State, layers: list[Layer]) -> Conversion:
@@ -269,8 +269,7 @@ def _convert(candidate: Candidate, state: State, layers: list[Layer]) -> Convers
     network = candidate.build(widths=widths, **norm)
     tensors: dict[str, Tensor] = {}
     for slot, layer in laid.items():
-        own = {k: s for k, s in network.shapes().items() if k.startswith(f"{slot}.")}
-        tensors |= _fit(slot, layer, own, state)
+        tensors |= _fit(network, slot, layer, state)
     if len(layers) > len(slots):
         key = layers[len(slots)]["conv.weight"]
         raise CheckpointError(f"{key} does not fit: the {candidate.architecture} ends before it")
@@ -300,34 +299,33 @@ def _width(group: ChannelGroup, laid: Mapping[str, Layer], state: State) -> int:
     return weight.shape[made.dim]
 
 
-def _fit(
-    slot: str, layer: Layer, shapes: Mapping[str, tuple[int, ...]], state: State
-) -> dict[str, Tensor]:
+def _fit(network: Network, slot: str, layer: Layer, state: State) -> dict[str, Tensor]:
     """Return one layer's tensors by our names.
 
     Raises:
         CheckpointError: The first that is too many, missing, or of another shape.
     """
-    tensors: dict[str, Tensor] = {}
-    for part, key in layer.items():
-        name = f"{slot}.{part}"
-        if is_old_buffer(part, layer):
-            continue
-        if name not in shapes:
-            raise CheckpointError(f"{key} does not fit: expected no {part} in {slot}")
-        if state[key].shape != shapes[name]:
+    ours = network.get_submodule(slot)
+    assert isinstance(ours, ConvLayer)
+    shapes = {name: list(tensor.shape) for name, tensor in ours.state_dict().items()}
+    where = f"{slot}, a {'transposed ' if ours.out_dim else ''}convolution"
+    kept = {part: key for part, key in layer.items() if not is_old_buffer(part, layer)}
+    for part, key in kept.items():
+        if part not in shapes:
+            raise CheckpointError(f"{key} does not fit: expected no {part} in {where}")
+        if _shape(state[key]) != shapes[part]:
             raise CheckpointError(
-                f"{key} has shape {_shape(state[key])}, expected {list(shapes[name])} ({slot})"
+                f"{key} has shape {_shape(state[key])}, expected {shapes[part]} ({where})"
             )
-        tensors[name] = state[key]
-    for name, shape in shapes.items():
-        part = name.removeprefix(f"{slot}.")
-        if name not in tensors and part != UNTRACKED:
-            raise CheckpointError(
-                f"{layer['conv.weight']} comes without a {part}, expected {list(shape)} ({slot})"
-            )
-        tensors.setdefault(name, torch.tensor(0))
-    return {n: t if n.endswith(UNTRACKED) else t.float() for n, t in tensors.items()}
+    for part in [part for part in shapes if part not in kept and part != UNTRACKED]:
+        raise CheckpointError(
+            f"{layer['conv.weight']} comes without a {part}, expected {shapes[part]} ({where})"
+        )
+    tensors = {part: state[key].float() for part, key in kept.items()}
+    if UNTRACKED in shapes:
+        untracked = state[kept[UNTRACKED]] if UNTRACKED in kept else torch.tensor(0)
+        tensors[UNTRACKED] = untracked.to(torch.int64)
+    return {f"{slot}.{part}": tensor for part, tensor in tensors.items()}
 
 
 def is_old_buffer(part: str, layer: Layer) -> bool:
