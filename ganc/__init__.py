@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ganc.evaluation.evaluate import evaluate as evaluate
     from ganc.exporters.export import export as export
     from ganc.models.model import Model as Model
-    from ganc.sampling import sample as sample
     from ganc.pruning import prune as prune
+    from ganc.sampling import sample as sample
     from ganc.scores import Scores as Scores
     from ganc.scoring.score import score as score
     from ganc.showcase.pipeline import demo as demo

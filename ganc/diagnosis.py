@@ -10,9 +10,9 @@ import torch
 from ganc.devices import resolve_device
 from ganc.errors import ComputationError
 from ganc.models.model import Model
-from ganc.sampling import sample
 from ganc.models.stylegan2 import Generator
 from ganc.perceptual.cache import WEIGHTS, cache_folder
+from ganc.sampling import sample
 from ganc.version import __version__
 
 OPTIONAL = {

@@ -19,7 +19,7 @@ class Diversity(Measurement):
     """Mean distance over random pairs, with a 95 % interval."""
 
     def __init__(self, task: Task, name: str, network: str) -> None:
-        self.num_images = 2 * task.samples(name, inputs_each=2)
+        self.num_images = 2 * task.samples(name, inputs_each=2, least_inputs=2)
         self.name, self.distance = name, task.distance(name, network)
         self.mean = RunningMean()
         self.waiting: Tensor | None = None  # [1, C, R, R]: a sample whose partner is yet to come

@@ -135,6 +135,8 @@ def evaluate(
     task = Task(
         _own_copy(model, where), teacher, source, dataset, settings, networks, progress, warn
     )
+    if source is not None and source.count is not None and source.count < samples:
+        warn(f"--input holds {source.count} images, less than --samples {samples}: all are taken")
     values, protocols = _measure(task, plan.metrics)
     teacher_values: dict[str, float] = {}
     if plan.teacher_metrics:
@@ -238,7 +240,6 @@ def _feed(task: Task, measurements: Sequence[Measurement]) -> None:
     if not last:
         return
     assert task.source is not None  # a measurement that wants samples has asked for it
-    _tell_cap(task)
     paired = [measurement.num_images for measurement in measurements if measurement.uses_teacher]
     batches = iterate_batches(
         Sampler(task.generator, task.source, "the model"),
@@ -256,12 +257,6 @@ def _feed(task: Task, measurements: Sequence[Measurement]) -> None:
             if batch.indices.start < measurement.num_images:
                 measurement.update(batch)
         task.progress("samples", batch.indices.stop, last)
-
-
-def _tell_cap(task: Task) -> None:
-    count = None if task.source is None else task.source.count
-    if count is not None and count < task.settings.samples:
-        task.warn(f"--input holds {count} images, not {task.settings.samples}: all are taken")
 
 
 def _check_finite(values: Mapping[str, float]) -> None:

@@ -154,14 +154,15 @@ class Task:
         is_default = self.settings.network == GENERATORS[0]
         return self.model.primary if is_default else self.generator
 
-    def samples(self, metric: str, *, inputs_each: int = 1) -> int:
+    def samples(self, metric: str, *, inputs_each: int = 1, least_inputs: int = 1) -> int:
         """Return how many samples a metric gets.
 
         Args:
             inputs_each: Inputs that one sample takes: 2 where samples are pairs.
+            least_inputs: Below so many the metric has no value.
         Raises:
             UsageError: There are no inputs.
-            InputError: There are too few for one sample, or no generator.
+            InputError: There are too few, or there is no generator.
         """
         generator = self.generator
         if self.source is None:
@@ -171,8 +172,10 @@ class Task:
             )
         if self.source.count is None:
             return self.settings.samples
-        if self.source.count < inputs_each:
-            raise InputError(f"{metric} compares pairs of images, --input holds one")
+        if self.source.count < least_inputs:
+            raise InputError(
+                f"{metric} needs {least_inputs} images or more, --input holds {self.source.count}"
+            )
         return min(self.settings.samples, self.source.count // inputs_each)
 
     def features(self, metric: str, name: str) -> FeatureNetwork:

@@ -19,10 +19,10 @@ from ganc.evaluation.evaluate import evaluate
 from ganc.exporters.export import export, resolve
 from ganc.exporters.target import Settings
 from ganc.models.model import Model
-from ganc.sampling import sample
 from ganc.perceptual.features import load_features
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.pruning import prune
+from ganc.sampling import sample
 from ganc.scoring.score import score
 
 TEACHER = "faces32.safetensors"
