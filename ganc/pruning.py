@@ -17,6 +17,7 @@ from ganc.checkpoints.native import build_model
 from ganc.errors import ScoresError, UsageError, unknown_name
 from ganc.groups import (
     ChannelGroup,
+    check_groups,
     count_macs,
     count_params,
     slice_tensors,
@@ -152,8 +153,12 @@ def apply_plan(model: Model, plan: PrunePlan) -> Model:
         A new model in eval mode. Its provenance records the plan.
     Raises:
         UsageError: The plan names unknown groups or channels, or empties a group.
+        ShapeError: The model declares a slice of a tensor that it does not have.
+        CheckpointError: It has a tensor that depends on a width and belongs to no group.
     """
-    tensors = slice_tensors(model.tensors(), model.groups, plan.keep)
+    whole = model.tensors()
+    check_groups(model.groups, {name: tuple(tensor.shape) for name, tensor in whole.items()})
+    tensors = slice_tensors(whole, model.groups, plan.keep)
     config = with_widths(model.config, plan.widths())
     kept = {name: list(channels) for name, channels in plan.keep.items()}
     provenance = model.with_step("prune", settings=dict(plan.settings), kept=kept)

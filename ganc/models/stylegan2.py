@@ -22,7 +22,7 @@ from ganc.models.layers import (
     mapping_settings,
     shape_of,
 )
-from ganc.models.network import NOISE_MODES
+from ganc.models.network import NOISE_MODES, check_widths
 from ganc.models.style import ModulatedLayer, StyleGenerator
 from ganc.ops.bias_act import bias_act
 from ganc.ops.modulated_conv2d import demodulation_coefficients, modulated_conv2d
@@ -485,12 +485,7 @@ def resolve_widths(
     if widths is None:
         of = resolution_of or {name: _resolution(name) for name in names}
         return {name: min(channel_base // of[name], channel_max) for name in names}
-    problems = [f"misses {name}" for name in names if name not in widths]
-    problems += [f"names unknown group {name}" for name in widths if name not in names]
-    problems += [f"gives {name} {n} channels" for name, n in widths.items() if n < 1]
-    if problems:
-        raise UsageError("widths " + ", ".join(problems))
-    return {name: int(widths[name]) for name in names}
+    return check_widths(names, widths)
 
 
 def _resolution(name: str) -> int:
