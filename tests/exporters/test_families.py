@@ -1,0 +1,178 @@
+"""Every family leaves PyTorch: same images at other batch sizes, pruned to odd widths as well."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from ganc.errors import InputError, UsageError
+from ganc.exporters.export import export
+from ganc.exporters.graph import build_graph
+from ganc.models.model import Model
+from ganc.pruning import PrunePlan, apply_plan
+from tests.conftest import Outcome
+from tests.families import (
+    FAMILIES,
+    make_cyclegan,
+    make_patchgan,
+    make_resnet,
+    make_sngan,
+    make_stylegan3,
+    make_unet,
+)
+
+
+def narrowed(model: Model) -> Model:
+    """Cut every second group of the generator to one channel, the others by one."""
+    groups = model.generator.groups()
+    keep = {g.name: range(1 if i % 2 else g.width - 1) for i, g in enumerate(groups)}
+    return apply_plan(Model(generator=model.generator), PrunePlan(keep))
+
+
+MODELS: dict[str, Callable[[], Model]] = {
+    "stylegan3-t": make_stylegan3,
+    "stylegan3-r": lambda: make_stylegan3(is_rotation_equivariant=True),
+    "stylegan3-pruned": lambda: narrowed(make_stylegan3()),
+    "stylegan3-labels": lambda: make_stylegan3(c_dim=3),
+    "sngan": make_sngan,
+    "sngan-pruned": lambda: narrowed(make_sngan()),
+    "resnet": make_resnet,
+    "resnet-pruned": lambda: narrowed(make_resnet()),
+    "unet": make_unet,
+    "unet-pruned": lambda: narrowed(make_unet()),
+    "unet-own-statistics": lambda: make_unet(statistics="batch"),
+}
+
+
+def fresh_inputs(model: Model, batch: int) -> dict[str, Tensor]:
+    """Draw inputs by the generator's own declaration, not by the exporter's."""
+    random = torch.Generator().manual_seed(batch)
+    generator = model.generator
+    if hasattr(generator, "in_channels"):
+        side = generator.img_resolution
+        shape = (batch, generator.in_channels, side, side)
+        return {"x": torch.rand(shape, generator=random) * 2 - 1}
+    inputs = {"z": torch.randn(batch, generator.z_dim, generator=random)}
+    if generator.c_dim:
+        inputs["c"] = torch.eye(generator.c_dim)[torch.arange(batch) % generator.c_dim]
+    return inputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_onnx_gives_the_images_of_pytorch(tmp_path: Path, name: str) -> None:
+    model = MODELS[name]()
+    result = export(model, tmp_path / "m.onnx")
+    assert result.max_abs_error < 1e-4
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    for batch in (1, 7):
+        inputs = fresh_inputs(model, batch)
+        psi = {"truncation_psi": 0.6} if name.startswith("stylegan3") else {}
+        feed = {k: v.numpy() for k, v in inputs.items()}
+        feed |= {k: torch.tensor(v).numpy() for k, v in psi.items()}
+        (images,) = session.run(["image"], feed)
+        expected = model.generator(**inputs, **psi)
+        torch.testing.assert_close(torch.from_numpy(images), expected, atol=1e-4, rtol=0)
+    side, channels = model.generator.img_resolution, model.generator.img_channels
+    assert session.get_outputs()[0].shape == ["batch", channels, side, side]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["stylegan3-r", "sngan-pruned", "resnet", "unet-own-statistics"])
+@torch.no_grad()
+def test_torch_archive_gives_the_images_of_pytorch(tmp_path: Path, name: str) -> None:
+    model = MODELS[name]()
+    export(model, tmp_path / "m.pt2", format="torch")
+    module = torch.export.load(tmp_path / "m.pt2").module()
+    inputs = fresh_inputs(model, 6)
+    psi = {"truncation_psi": 0.6} if name.startswith("stylegan3") else {}
+    images = module(**inputs, **{k: torch.tensor(v) for k, v in psi.items()})
+    torch.testing.assert_close(images, model.generator(**inputs, **psi), atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_stylegan3_takes_ws(tmp_path: Path) -> None:
+    generator = (model := make_stylegan3()).generator
+    assert export(model, tmp_path / "m.onnx", inputs="ws").inputs == ("ws",)
+    ws = torch.randn(4, generator.num_ws, 8, generator=torch.Generator().manual_seed(0))
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    (images,) = session.run(["image"], {"ws": ws.numpy()})
+    expected = generator.synthesis(ws)
+    torch.testing.assert_close(torch.from_numpy(images), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["stylegan3", "sngan", "resnet_translator", "unet_translator"])
+def test_weights_are_constants_and_metadata_says_what_goes_in(tmp_path: Path, family: str) -> None:
+    model = FAMILIES[family]()
+    export(model, tmp_path / "m.onnx")
+    file = onnx.load(tmp_path / "m.onnx")
+    constants = {tensor.name for tensor in file.graph.initializer}
+    convolutions = [n for n in file.graph.node if n.op_type in ("Conv", "ConvTranspose")]
+    assert convolutions
+    assert [n.name for n in convolutions if n.input[1] not in constants] == []
+    assert {n.op_type for n in file.graph.node} & {"Dropout", "RandomNormal", "GridSample"} == set()
+    entries = {entry.key: entry.value for entry in file.metadata_props}
+    assert entries["architecture"] == family
+    rebuilt = type(model.generator)(**json.loads(entries["config"]))
+    assert rebuilt.shapes() == model.generator.shapes()
+    inputs = json.loads(entries["inputs"])
+    side = model.generator.img_resolution
+    if family.endswith("translator"):
+        assert inputs["x"]["axes"] == ["batch", model.generator.in_channels, side, side]
+        assert "[-1, 1]" in inputs["x"]["meaning"]
+    else:
+        assert inputs["z"]["axes"] == ["batch", 6]
+    assert json.loads(entries["output"])["range"] == [-1, 1]
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_other_direction(ganc: Callable[..., Outcome], tmp_path: Path) -> None:
+    from ganc.checkpoints.store import save
+
+    model = make_cyclegan()
+    save(model, tmp_path / "m.safetensors")
+    output = tmp_path / "b.onnx"
+    arguments = ("export", tmp_path / "m.safetensors", "-o", output, "--network", "generator_b")
+    assert json.loads(ganc(*arguments, "--json").out)["network"] == "generator_b"
+    session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    x = fresh_inputs(model, 3)["x"]
+    (images,) = session.run(["image"], {"x": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(images), model.generator_b(x), atol=1e-4, rtol=0)
+    step = json.loads(session.get_modelmeta().custom_metadata_map["provenance"])[-1]
+    assert (step["network"], step["parent"]) == ("generator_b", model.content_hash())
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_the_graph_is_the_generator(name: str) -> None:
+    graph = build_graph(MODELS[name]())
+    drawn = graph.draw(range(3))
+    assert set(drawn) == set(graph.inputs)
+    torch.testing.assert_close(graph.module(**drawn), graph.reference(drawn), atol=1e-5, rtol=0)
+    for key, tensor in graph.draw(range(1, 2)).items():
+        if tensor.ndim:
+            assert torch.equal(tensor[0], drawn[key][1])  # sample 1, whatever stands beside it
+
+
+def test_what_a_family_does_not_take_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    with pytest.raises(UsageError, match="unknown --inputs `z`; allowed: x"):
+        export(make_resnet(), path, inputs="z")
+    with pytest.raises(UsageError, match="unknown --inputs `ws`; allowed: z"):
+        export(make_sngan(), path, inputs="ws")
+    with pytest.raises(UsageError, match="unknown --network `discriminator`"):
+        export(make_resnet(), path, network="discriminator")
+    with pytest.raises(InputError, match="holds no generator_b, but generator"):
+        export(make_resnet(), path, network="generator_b")
+    with pytest.raises(InputError, match="holds no generator, but discriminator"):
+        export(make_patchgan(), path)
+    assert not path.exists()
