@@ -119,11 +119,15 @@ def test_what_sample_refuses(
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "stylegan2"])
-def test_distill_refuses_what_it_cannot_train(ganc: Ganc, tmp_path: Path, family: str) -> None:
+def test_distill_refuses_what_it_cannot_train(
+    ganc: Ganc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """Before it asks for the weights of a perceptual network that would not help."""
+    monkeypatch.setenv("GANC_CACHE", str(tmp_path / "cache"))
     path, run = tmp_path / "m.safetensors", tmp_path / "run"
     save(FAMILIES[family](), path)
-    outcome = ganc("distill", path, "--teacher", path, "-o", run, "--perceptual", "none")
-    assert_one_line(outcome, 3, f"the student holds {family}", "stylegan2")
+    outcome = ganc("distill", path, "--teacher", path, "-o", run, "--offline")
+    assert_one_line(outcome, 3, f"the student holds {family}, distill needs a stylegan2")
     assert not run.exists()
 
 

@@ -12,6 +12,7 @@ import torch
 from ganc.devices import resolve_device
 from ganc.distillation import run_folder
 from ganc.distillation.metrics import MetricsLog
+from ganc.distillation.networks import check_pair
 from ganc.distillation.recipes import Recipe
 from ganc.distillation.run import (
     Run,
@@ -131,15 +132,16 @@ def distill(
         found = _required(teacher or saved, "teacher", "pass --teacher CKPT")
         start = student or (snapshot.student if snapshot else None)
         start = _required(start, "student", "name its checkpoint, or pass --resume")
+        pupil, loaded = open_model(start), open_model(found)
+        check_pair(pupil, loaded)  # before weights are fetched that could not serve
         perceptual = open_perceptual(settings.recipe, place, offline, progress)
-        loaded = open_model(found)
         if snapshot:
-            same = None if student is None else open_model(student)
+            same = None if student is None else pupil
             run = resumed_run(
                 folder, settings, snapshot, same, loaded, perceptual, place, progress, warn
             )
         else:
-            pupil, path = open_model(start), _absolute(found)
+            path = _absolute(found)
             run = new_run(folder, settings, pupil, loaded, path, perceptual, place, progress, warn)
         return _train(run, snapshot, schedule, progress, out)
 

@@ -138,8 +138,7 @@ def new_run(
     progress: Progress,
     warn: Warn,
 ) -> Run:
-    """Put a run together at step 0. The models passed in are not changed."""
-    networks.check_pair(student, teacher)
+    """Put a run together at step 0, of a pair that fits. The models passed in are not changed."""
     generator = networks.starting_generator(student, teacher, warn)
     discriminator = networks.starting_discriminator(student, teacher, settings.seed, warn)
     start = Model(generator, discriminator)

@@ -209,12 +209,12 @@ def test_a_start_that_was_killed_at_once_can_be_repeated(train: Train, tmp_path:
     assert not leftover.exists()
 
 
-def test_missing_perceptual_weights_stop_before_anything_loads(
+def test_missing_perceptual_weights_stop_before_anything_is_written(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GANC_CACHE", str(tmp_path / "cache"))
     with pytest.raises(WeightsError) as caught:
-        train(teacher=tmp_path / "nothing", overrides={"perceptual": "lpips-vgg"}, offline=True)
+        train(overrides={"perceptual": "lpips-vgg"}, offline=True)
     assert "--perceptual effnet-lite0|none" in (caught.value.hint or "")
     assert not (tmp_path / "run").exists()
 
