@@ -5,6 +5,7 @@ taken from there, since the arguments it was made from leave out defaults that c
 releases. The arguments still show what a fork added: names this reader does not know are refused.
 """
 
+import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -108,13 +109,9 @@ def _network(name: str, record: Record, role: str) -> Network:
     architecture = "stylegan3" if "synthesis.input" in module.states else "stylegan2"
     module.check_arguments(KNOWN_ARGUMENTS[architecture])
     module.check_layers()
-    convert_one = {
-        ("stylegan2", "generator"): _generator2,
-        ("stylegan3", "generator"): _generator3,
-        ("stylegan2", "discriminator"): _discriminator,
-    }.get((architecture, role))
-    if convert_one is None:
+    if record.name != role.capitalize():
         raise CheckpointError(f"{name} is a {record.name} where a {role} is expected")
+    convert_one = _discriminator if role == "discriminator" else _GENERATORS[architecture]
     try:
         config, tensors = convert_one(module)
         network = build_network(architecture, role, config, tensors)
@@ -338,10 +335,13 @@ def _generator3(module: _Modules) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "fourier_channels": tensors["synthesis.input.weight"].shape[1],
         "widths": {
             name: len(tensors[f"synthesis.{name}.weight"])
-            for name in ("input", *(f"L{index}" for index in range(num_layers)))
+            for name in itertools.chain(["input"], (f"L{index}" for index in range(num_layers)))
         },
     }
     return config, tensors
+
+
+_GENERATORS = {"stylegan2": _generator2, "stylegan3": _generator3}
 
 
 def _canonical(path: str) -> str:

@@ -5,9 +5,14 @@ from ganc.errors import CheckpointError
 _LONGEST_NAME = 120
 
 
+def one_line(text: str) -> str:
+    """Return a text that quotes a file so that no terminal acts on it."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 def printable(name: str) -> str:
-    """Return a name from a file as one short line that no terminal acts on."""
-    text = name if name.isprintable() else ascii(name)[1:-1]
+    """Return a name from a file as one short line."""
+    text = one_line(name[: _LONGEST_NAME + 1])
     return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
 
 

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from ganc.checkpoints import junyanz, mimicry, native, nvidia, pickles, rosinality, torch_file
 from ganc.checkpoints.foreign import Conversion, Reader, describe
-from ganc.checkpoints.refusals import printable
+from ganc.checkpoints.refusals import one_line, printable
 from ganc.errors import CheckpointError, unknown_name
 from ganc.files import atomic_write
 from ganc.models.model import ARCHITECTURES, Model
@@ -144,7 +144,7 @@ def _convert(tree: Any, architecture: str | None, where: str) -> tuple[Conversio
             try:
                 conversion = reader.convert(tree)
             except CheckpointError as error:
-                raise CheckpointError(f"{where}: {error}", error.hint) from error
+                raise CheckpointError(f"{where}: {one_line(str(error))}", error.hint) from error
             _check_architecture(conversion, architecture, where)
             return conversion, layout
     keys = [printable(k) for k in tree if isinstance(k, str)] if isinstance(tree, dict) else []

@@ -71,7 +71,7 @@ def _check_archive(content: bytes, where: str) -> None:
 
 def _refusal(where: str, finding: str) -> CheckpointError:
     """Word what torch's restricted unpickler objected to."""
-    finding = finding.split("WeightsUnpickler error: ")[-1]
+    finding = finding.split("WeightsUnpickler error: ")[-1].split(" Check the documentation")[0]
     if match := re.search(r"GLOBAL (\S+)", finding):
         return refused_global(where, match[1])
     if match := re.match(r"Unsupported operand (\d+)", finding):
