@@ -1,7 +1,7 @@
 """Loading and saving checkpoints: ganc's own and everybody else's, recognised from content."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -10,7 +10,8 @@ from ganc.checkpoints.foreign import Conversion, Reader, describe
 from ganc.checkpoints.refusals import one_line, printable
 from ganc.errors import CheckpointError, unknown_name
 from ganc.files import atomic_write
-from ganc.models.model import ARCHITECTURES, Model
+from ganc.models.model import ARCHITECTURES, Model, build_network
+from ganc.models.network import Network
 from ganc.progress import Warn, ignore
 from ganc.version import __version__
 
@@ -65,6 +66,7 @@ def import_checkpoints(
     sources: Sequence[str | Path | BinaryIO],
     *,
     architecture: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     note: Warn = ignore,
 ) -> Model:
     """Load one checkpoint, or join several that hold different networks of one model.
@@ -73,8 +75,15 @@ def import_checkpoints(
     discriminators the second ``discriminator_b``: a CycleGAN's four files are given in the order
     G_A, D_A, G_B, D_B, or G_A, G_B, D_A, D_B.
 
+    Args:
+        sources: Files or binary streams, ours or foreign.
+        architecture, note: See ``load``.
+        settings: Entries of the networks' configs that no file records and that were assumed
+            wrongly ("norm_statistics", "img_resolution"); of every network that has them.
     Raises:
-        CheckpointError: See ``load``; or two files hold the same network.
+        CheckpointError: See ``load``; or two files hold the same network, or the tensors do not fit
+            a setting.
+        UsageError: No network has a setting, or not with such a value.
     """
     joined: dict[str, Any] = {}
     provenance: list[dict[str, Any]] = []
@@ -90,7 +99,26 @@ def import_checkpoints(
                 )
             joined[name] = network
         provenance += model.provenance
+    if settings:
+        joined = _with_settings(joined, settings)
+        provenance.append({"command": "set", "settings": dict(settings), "ganc": __version__})
     return Model(**joined, provenance=provenance)
+
+
+def _with_settings(
+    networks: Mapping[str, Network], settings: Mapping[str, Any]
+) -> dict[str, Network]:
+    """Rebuild the networks whose configs have one of the settings with its new value."""
+    known = {key: None for network in networks.values() for key in network.config}
+    for key in settings:
+        if key not in known or key == "widths":
+            raise unknown_name("setting", key, [name for name in known if name != "widths"])
+    rebuilt = {}
+    for name, network in networks.items():
+        changed = {key: value for key, value in settings.items() if key in network.config}
+        config = network.config | changed
+        rebuilt[name] = build_network(network.architecture, name, config, network.state_dict())
+    return rebuilt
 
 
 def save(model: Model, path: str | Path | BinaryIO, *, force: bool = False) -> None:

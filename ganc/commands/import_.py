@@ -1,11 +1,23 @@
 """``ganc import``."""
 
+import json
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ganc.commands import _shared as shared
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """Parse norm_statistics=batch or img_resolution=512; values are JSON, or else text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise typer.BadParameter(f"`{text}` is no setting; allowed: NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def import_(
@@ -16,6 +28,14 @@ def import_(
     architecture: Annotated[
         str | None, typer.Option("--architecture", help="Override the detection.")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Replace what was assumed, e.g. norm_statistics=batch; repeatable.",
+        ),
+    ] = None,
     force: shared.Force = False,
     as_json: shared.Json = False,
     quiet: shared.Quiet = False,
@@ -23,21 +43,27 @@ def import_(
 ) -> None:
     """Convert a foreign checkpoint into one ganc checkpoint.
 
-    Several files are joined: a generator from one, its discriminator from another.
+    Several files are joined: a generator from one, its discriminator from another; of a CycleGAN in
+    the order G_A, D_A, G_B, D_B.
 
     Example: ganc import faces.pt -o faces.safetensors
     """
     shared.forbid_json_on_stdout(output, as_json)
+    chosen = dict(map(_setting, settings or ()))
     if dry_run:
-        settings = {"sources": sources, "output": output, "architecture": architecture}
-        return shared.emit_settings("import", settings, as_json)
+        resolved = {
+            "sources": sources, "output": output, "architecture": architecture, "set": chosen,
+        }  # fmt: skip
+        return shared.emit_settings("import", resolved, as_json)
     shared.check_output(output, force)
     from ganc.checkpoints.store import import_checkpoints
 
     streams = [sys.stdin.buffer if source == "-" else source for source in sources]
-    model = import_checkpoints(streams, architecture=architecture, note=shared.noter(quiet))
+    model = import_checkpoints(
+        streams, architecture=architecture, settings=chosen, note=shared.noter(quiet)
+    )
     shared.save_model(model, output, force)
-    inferred = [step.get("inferred", {}) for step in model.provenance]
+    inferred = [step["inferred"] for step in model.provenance if "inferred" in step]
     result = {
         "output": output,
         "architecture": model.architecture,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ganc.errors import ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
 from ganc.models.layers import shape_of
+from ganc.models.network import check_widths
 
 NORMS = ("instance", "batch", "none")
 NORM_STATISTICS = ("running", "batch")
@@ -153,14 +154,7 @@ def resolve_widths(default: Mapping[str, int], widths: Mapping[str, int] | None)
     Raises:
         UsageError: ``widths`` misses or invents a group, or holds a number below 1.
     """
-    if widths is None:
-        return dict(default)
-    problems = [f"misses {name}" for name in default if name not in widths]
-    problems += [f"names unknown group {name}" for name in widths if name not in default]
-    problems += [f"gives {name} {n} channels" for name, n in widths.items() if n < 1]
-    if problems:
-        raise UsageError("widths " + ", ".join(problems))
-    return {name: int(widths[name]) for name in default}
+    return dict(default) if widths is None else check_widths(list(default), widths)
 
 
 def check_least(name: str, value: int, least: int) -> None:
