@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ganc.errors import ShapeError, UsageError
+from ganc.errors import InputError, ShapeError, UsageError
 from ganc.models import patchgan, resnet_translator, sngan
 from ganc.models.model import Model
 from ganc.scoring.request import ScoreRequest
@@ -82,7 +82,7 @@ def test_what_has_no_latents_is_refused() -> None:
     translator = resnet_translator.Generator(3, 3, num_blocks=1, base_width=2, img_resolution=16)
     with pytest.raises(UsageError, match="a resnet_translator has none"):
         score(Model(generator=translator), "diversity")
-    with pytest.raises(UsageError, match="no generator to score"):
+    with pytest.raises(InputError, match="no generator to score"):
         score(Model(discriminator=patchgan.Discriminator(3, base_width=2)), "l1-out")
     with pytest.raises(ShapeError, match=r"latents must be z vectors \[4, 7\]"):
         score(make_sngan(), "diversity", latents=torch.zeros(4, 3))
