@@ -7,6 +7,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 # Tied weights share a storage; few networks have any, and none ties all of them several times.
 _MOST_SHARED = 4
+_HEAVIEST_TUPLE = 100_000
+_LEGACY_PICKLES = 5  # magic number, protocol, system, tree, names of the storages
 
 
 def read(content: bytes, where: str) -> Any:
@@ -35,8 +38,9 @@ def read(content: bytes, where: str) -> Any:
             than it holds.
     """
     try:
-        if content.startswith(ZIP_MAGIC):
-            _check_archive(content, where)
+        pickled = _archived(content, where) if content.startswith(ZIP_MAGIC) else [content]
+        for part in pickled:
+            _check_tuples(part, where)
         # A training checkpoint holds its arguments as a Namespace: plain data, so allowed. Torch
         # warns about its own old storage class while it words an error about a damaged file.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -55,18 +59,75 @@ def read(content: bytes, where: str) -> Any:
     return tree
 
 
-def _check_archive(content: bytes, where: str) -> None:
-    """Refuse an archive that would unpack to more than it weighs; torch never compresses."""
+def _archived(content: bytes, where: str) -> list[bytes]:
+    """Return an archive's pickles; refuse one that would unpack to more than it weighs."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
-    packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-    if packed:
-        raise CheckpointError(
-            f"{where} is no torch file: its entry {printable(packed[0])} is compressed"
-        )
-    claimed = sum(entry.file_size for entry in entries)
-    if claimed > len(content):
-        raise damaged(where, f"its entries claim {claimed} bytes, the file has {len(content)}")
+        packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+        if packed:  # torch never compresses
+            raise CheckpointError(
+                f"{where} is no torch file: its entry {printable(packed[0])} is compressed"
+            )
+        claimed = sum(entry.file_size for entry in entries)
+        if claimed > len(content):
+            raise damaged(where, f"its entries claim {claimed} bytes, the file has {len(content)}")
+        return [archive.read(entry) for entry in entries if entry.filename.endswith(".pkl")]
+
+
+def _check_tuples(content: bytes, where: str) -> None:
+    """Refuse tuples that share their parts so often that hashing one would not end.
+
+    As a dict's key a tuple is hashed with all its parts, as often as they occur in it; torch's
+    unpickler builds them without a limit.
+    """
+    stream = io.BytesIO(content)
+    try:
+        for _ in range(_LEGACY_PICKLES):  # an archive's entry is the first of them
+            for weight in _tuple_weights(stream):
+                if weight > _HEAVIEST_TUPLE:
+                    raise damaged(where, f"a tuple has more than {_HEAVIEST_TUPLE} parts")
+    except CheckpointError:
+        raise
+    except (ValueError, IndexError, KeyError):
+        return  # the numbers begin here, or the pickle is broken, which torch will say
+
+
+def _tuple_weights(stream: io.BytesIO) -> Iterator[int]:
+    """Yield how many parts each tuple of a pickle has, counted through all the tuples in it.
+
+    Runs the instructions on these numbers alone; whatever is no tuple counts as one part.
+    """
+    stack: list[int] = []
+    marks: list[int] = []
+    memo: dict[Any, int] = {}
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name == "MARK":
+            marks.append(len(stack))
+        elif opcode.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            memo[len(memo) if argument is None else argument] = stack[-1]
+        elif opcode.name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif opcode.name == "DUP":
+            stack.append(stack[-1])
+        else:
+            taken = _take(opcode, stack, marks)
+            is_tuple = opcode.name.startswith("TUPLE")
+            stack += [1 + sum(taken) if is_tuple else 1 for _ in opcode.stack_after]
+            yield stack[-1] if stack else 1
+
+
+def _take(opcode: pickletools.OpcodeInfo, stack: list[int], marks: list[int]) -> list[int]:
+    """Remove what an instruction takes from the stack, down to a mark where it takes all."""
+    before = opcode.stack_before
+    if pickletools.markobject not in before:
+        start = len(stack) - len(before)
+    else:
+        start = marks.pop() - before.index(pickletools.markobject)
+    if start < 0:
+        raise IndexError("the stack underflows")
+    taken = stack[start:]
+    del stack[start:]
+    return taken
 
 
 def _refusal(where: str, finding: str) -> CheckpointError:

@@ -435,6 +435,11 @@ _TOO_MUCH = [
         two(b"}", _doubling(b"h\x00h\x00\x86"), b"Ns"),
         "key that is no name",
     ),
+    Attack(
+        "key_without_pops",
+        two(b")q\x00", b"h\x00h\x00\x86q\x00" * 60, b"}h\x00Ns"),
+        "key that is no name",
+    ),
     Attack("key_that_is_endless", two(b"}", text("x" * 2000), b"Ns"), "key that is no name"),
     Attack("member_that_is_a_list", two(call("builtins", "set", b"]]a")), "key that is no name"),
     Attack("keys_that_collide", two(b"}", number(2**61 - 1), b"Ns"), "key that is no name"),

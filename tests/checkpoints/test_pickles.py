@@ -296,6 +296,14 @@ def test_tensors_that_claim_more_than_the_file(legacy: bool, tmp_path: Path) -> 
     assert "tensors claim 4000000000000 bytes" in refuse(path).message
 
 
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_keys_that_would_be_hashed_for_ever(wrap: str, tmp_path: Path) -> None:
+    attack = next(attack for attack in ATTACKS if attack.name == "key_without_pops")
+    path = tmp_path / "bomb.pt"
+    path.write_bytes(WRAPS[wrap](attack.content))
+    assert "more than 100000 parts" in refuse(path).message
+
+
 def test_tied_weights_are_no_bomb(tmp_path: Path) -> None:
     tree = torch.load(VALID["legacy_pt"], weights_only=True)
     torch.save({**tree, "g": tree["g_ema"]}, tmp_path / "tied.pt")
@@ -365,7 +373,7 @@ def load_or_refuse(content: bytes) -> Model | CheckpointError:
 def test_mutated_files_give_clean_errors_or_a_model(name: str, sandbox: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-    @settings(max_examples=200, deadline=5000, database=None)
+    @settings(max_examples=200, deadline=20_000, database=None)  # two loaded cores
     @given(changes=edits(name))
     def check(changes: list[Edit]) -> None:
         content = functools.reduce(lambda bytes_, edit: edit.apply(bytes_), changes, CONTENTS[name])
