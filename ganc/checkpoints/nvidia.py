@@ -253,6 +253,8 @@ class _Modules:
 def _mapping_kwargs(module: _Modules) -> dict[str, Any]:
     """Return the mapping network's arguments, those of the usual sizes left out."""
     layers = module.matching(r"mapping\.fc\d+\.weight")
+    if not layers:
+        return {"num_layers": 0}  # a label's embedding as it is
     first, last = module.tensors["mapping.fc0.weight"], f"mapping.fc{len(layers) - 1}.weight"
     chosen = {
         "num_layers": len(layers),

@@ -11,7 +11,7 @@ from torch import Tensor
 from ganc.data.images import to_uint8
 from ganc.errors import ComputationError
 from ganc.models.network import ImageGenerator
-from ganc.models.sampling import BATCH_UNIT, InputSource
+from ganc.models.sampling import InputSource
 from ganc.perceptual.features import FeatureNetwork
 
 
@@ -93,24 +93,25 @@ def iterate_batches(
         teacher_limit: The teacher's images are made up to here.
         batch: Most images per batch.
     """
-    for indices in batch_ranges(limits, batch):
+    unit = model.source.block(model.generator)
+    for indices in batch_ranges(limits, batch, unit):
         wanted = teacher if indices.start < teacher_limit else None
         yield Batch(
             indices, model.images(indices), None if wanted is None else wanted.images(indices)
         )
 
 
-def batch_ranges(limits: Collection[int], batch: int) -> Iterator[range]:
+def batch_ranges(limits: Collection[int], batch: int, unit: int) -> Iterator[range]:
     """Yield consecutive ranges from 0 to the largest limit, cut at each limit.
 
-    A range holds ``batch`` samples, rounded to a multiple of ``BATCH_UNIT`` but never to none; what
-    is left over before a limit is a range of its own.
+    A range holds ``batch`` samples, rounded to a multiple of ``unit`` but never to none; what is
+    left over before a limit is a range of its own.
     """
-    size = max(batch // BATCH_UNIT, 1) * BATCH_UNIT
+    size = max(batch // unit, 1) * unit
     start = 0
     for limit in sorted(set(limits)):
         while start < limit:
-            whole = (limit - start) // BATCH_UNIT * BATCH_UNIT
+            whole = (limit - start) // unit * unit
             stop = start + (min(size, whole) or limit - start)
             yield range(start, stop)
             start = stop

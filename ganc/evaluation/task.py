@@ -28,7 +28,7 @@ class Settings:
         samples: Images for distances between sets, pairs for diversity; at least 2. Where there are
             fewer inputs, as many as these allow.
         seed: Of latents, labels and noise.
-        batch: Images per forward pass, rounded to a multiple of 4 (see ``models.sampling``).
+        batch: Images per forward pass, rounded to whole blocks (see ``models.sampling``).
         truncation_psi: Of model and teacher; 1 is none.
         noise_mode: Of model and teacher: "random" (by seed and index), "const" or "none".
         features: Feature network of ``fd``.

@@ -130,7 +130,8 @@ class MappingNetwork(nn.Module):
         c_dim: Size of the label; 0 for none.
         w_dim: Size of w.
         num_ws: Copies of w that the synthesis network reads; None returns w itself.
-        num_layers: Fully connected layers.
+        num_layers: Fully connected layers; with 0 the normalised label embedding is w itself, as in
+            discriminators that were converted from TensorFlow.
         lr_multiplier: Relative learning rate of all of them.
         embed_features: Size of the label's embedding; None takes ``w_dim``.
         layer_features: Width between the layers; None takes ``w_dim``.
@@ -157,7 +158,7 @@ class MappingNetwork(nn.Module):
         if c_dim:
             self.embed = FullyConnectedLayer(c_dim, embed_dim)
         sizes = [z_dim + (embed_dim if c_dim else 0)] + [inner] * (num_layers - 1) + [w_dim]
-        for i, (before, after) in enumerate(itertools.pairwise(sizes)):
+        for i, (before, after) in enumerate(itertools.pairwise(sizes[: num_layers + 1])):
             layer = FullyConnectedLayer(before, after, act="lrelu", lr_multiplier=lr_multiplier)
             self.add_module(f"fc{i}", layer)
         if num_ws is not None:

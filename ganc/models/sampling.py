@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,10 @@ CPU matrix kernels work on blocks of rows and add the rows that are left in anot
 moves an image by 1e-6, now and then one of its 8-bit pixels by a level, and ``fd`` by 1e-3. In
 whole blocks the images are the same bit for bit at every batch size.
 """
+
+LARGEST_IN_BLOCKS = 256
+"""Pixels per side above which a batch is what was asked for: three images that nobody wanted may
+need more memory than there is, which weighs more than the last bits of one."""
 
 Feed = Callable[[], Tensor]
 """Runs a generator on inputs that lie on its device: [N, img_channels, H, W], no gradient."""
@@ -157,13 +161,11 @@ def device_of(generator: ImageGenerator) -> torch.device:
 
 
 class InputSource(ABC, Generic[G_contra]):
-    """Where a generator's inputs come from: the latents of a seed, the images of a folder.
+    """Where a generator's inputs come from: the latents of a seed, the images of a folder."""
 
-    Attributes:
-        block: Inputs are taken in multiples of this where bits must not depend on the batch.
-    """
-
-    block: ClassVar[int] = 1
+    def block(self, generator: G_contra) -> int:
+        """Return the number of which batches are multiples, so that they change no bit."""
+        return 1
 
     @property
     def count(self) -> int | None:
@@ -199,7 +201,8 @@ class Latents(InputSource[LatentGenerator]):
     truncation_cutoff: int | None = None
     labels: Sequence[int] | None = None
 
-    block = BATCH_UNIT
+    def block(self, generator: LatentGenerator) -> int:
+        return BATCH_UNIT if generator.img_resolution <= LARGEST_IN_BLOCKS else 1
 
     def feed(self, generator: LatentGenerator, indices: range) -> Feed:
         inputs = latent_inputs(generator, indices, self.seed, noise_mode=self.noise_mode)
@@ -253,8 +256,9 @@ def iterate_samples(
 ) -> Iterator[Tensor]:
     """Yield samples 0 … ``num`` - 1 of a source, in order.
 
-    From latents, sample i has the same bits whatever ``num`` and ``batch`` are: batches are rounded
-    up to whole blocks, the last one with samples that are thrown away.
+    From latents, up to ``LARGEST_IN_BLOCKS`` px, sample i has the same bits whatever ``num`` and
+    ``batch`` are: batches are rounded up to whole blocks, the last one with samples that are thrown
+    away.
 
     Args:
         batch: Images per forward pass, rounded up to a multiple of the source's block.
@@ -265,10 +269,11 @@ def iterate_samples(
     """
     if batch < 1:
         raise UsageError(f"--batch must be at least 1, got {batch}")
-    size = _whole_blocks(batch, source.block)
+    block = source.block(generator)
+    size = _whole_blocks(batch, block)
     for start in range(0, num, size):
         count = min(size, num - start)
-        indices = range(start, start + _whole_blocks(count, source.block))
+        indices = range(start, start + _whole_blocks(count, block))
         yield source.images(generator, indices)[:count]
 
 

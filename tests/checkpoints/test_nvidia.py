@@ -193,6 +193,23 @@ def test_settings_are_those_of_the_modules() -> None:
     assert discriminator["mbstd_group_size"] == discriminator["mbstd_num_channels"] == 2
 
 
+@torch.no_grad()
+def test_a_label_may_be_embedded_without_layers() -> None:
+    # As in discriminators that NVIDIA converted from TensorFlow: the normalised embedding is w.
+    tree = tree_of("nvidia_sg2_c4_clamp")
+    modules = part(tree, "D.mapping").state["_modules"]
+    for name in [name for name in modules if name.startswith("fc")]:
+        del modules[name]
+    network: Any = nvidia.convert(tree).networks["discriminator"]
+    network.b4.out.weight.fill_(0.0)  # so that the logit is the bias against the label's map
+    labels = torch.eye(4)
+    embedded = labels @ network.mapping.embed.weight.T / 2 + network.mapping.embed.bias
+    cmap = embedded / embedded.square().mean(dim=1, keepdim=True).add(1e-8).sqrt()
+    expected = cmap @ network.b4.out.bias[:, None] / network.cmap_dim**0.5
+    images = torch.zeros(4, 3, network.img_resolution, network.img_resolution)
+    torch.testing.assert_close(network(images, labels), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_the_whole_batch_may_be_one_group() -> None:
     tree = tree_of("nvidia_sg3t_clamp")
     part(tree, "D.b4.mbstd").state["group_size"] = None

@@ -12,7 +12,7 @@ from ganc.models.sampling import BATCH_UNIT
 
 @given(st.lists(st.integers(0, 60), max_size=4), st.integers(1, 40))
 def test_ranges_cover_everything_once_and_stop_at_each_limit(limits: list[int], batch: int) -> None:
-    ranges = list(batch_ranges(limits, batch))
+    ranges = list(batch_ranges(limits, batch, BATCH_UNIT))
     assert [i for indices in ranges for i in indices] == list(range(max(limits, default=0)))
     assert {limit for limit in limits if limit} <= {indices.stop for indices in ranges}
     assert all(0 < len(indices) <= max(batch, BATCH_UNIT) for indices in ranges)
@@ -25,9 +25,13 @@ def test_what_is_not_a_whole_block_is_the_same_at_every_batch(
     """Whole blocks of rows give the same bits however many there are; the rest must not move."""
 
     def rest(batch: int) -> list[range]:
-        return [r for r in batch_ranges(limits, batch) if len(r) % BATCH_UNIT]
+        return [r for r in batch_ranges(limits, batch, BATCH_UNIT) if len(r) % BATCH_UNIT]
 
     assert rest(one) == rest(other)
+
+
+def test_without_blocks_a_batch_is_what_was_asked_for() -> None:
+    assert list(batch_ranges([5], 2, 1)) == [range(2), range(2, 4), range(4, 5)]
 
 
 def test_running_mean_is_numpys() -> None:

@@ -1,13 +1,16 @@
 """Sample i of a seed is the same picture however it is asked for."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from ganc.errors import UsageError
 from ganc.models import stylegan2
 from ganc.models.sampling import Latents, generate, iterate_samples, latent_inputs
+from tests.evaluation.witnesses import Colours
 
 # Float32 sums of a few hundred terms of order 1 in another order: a few 1e-6.
 TOLERANCE = 1e-5
@@ -100,3 +103,18 @@ def test_truncation_reaches_the_generator_and_no_gradient_is_kept() -> None:
 def test_a_batch_of_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="batch must be at least 1, got 0"):
         next(iterate_samples(build(), Latents(), 4, batch=0))
+
+
+@pytest.mark.parametrize(("resolution", "made"), [(256, [4]), (512, [1])])
+def test_large_images_are_not_made_in_vain(resolution: int, made: list[int]) -> None:
+    batches: list[int] = []
+
+    class Counting(Colours):
+        def forward(self, z: Tensor, c: Tensor | None = None, **settings: Any) -> Tensor:
+            batches.append(len(z))
+            return super().forward(z, c, **settings)
+
+    generator = Counting([0.0] * 3, 1.0, resolution=resolution)
+    (images,) = iterate_samples(generator, Latents(), 1, batch=1)
+    assert images.shape == (1, 3, resolution, resolution)
+    assert batches == made
