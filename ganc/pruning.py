@@ -25,7 +25,7 @@ from ganc.groups import (
     widths_of,
 )
 from ganc.models.model import Model
-from ganc.scores import Scores
+from ganc.scores import Scores, top_channels
 
 Widths = dict[str, int]
 
@@ -138,7 +138,7 @@ def make_plan(
 
     level = _level_within(model, family.levels, widths_at, budget)
     widths = widths_at(level)
-    keep = {g.name: _top(scores.values[g.name], widths[g.name]) for g in groups}
+    keep = {g.name: top_channels(scores.values[g.name], widths[g.name]) for g in groups}
     settings = {
         **budget, "prune_ratio": level, "allocation": allocation, "round_to": round_to,
         "min_width": min_width, "method": scores.method, "scores": dict(scores.settings),
@@ -265,13 +265,6 @@ ALLOCATIONS: dict[
 def _round(kept: int, width: int, min_width: int, round_to: int) -> int:
     kept = max(kept, min_width)
     return min(width, -(-kept // round_to) * round_to)
-
-
-def _top(scores: Tensor, count: int) -> tuple[int, ...]:
-    """Return the indices of the highest scores, sorted; ties go to the lower index."""
-    values = scores.tolist()
-    ranked = sorted(range(len(values)), key=lambda c: (-values[c], c))
-    return tuple(sorted(ranked[:count]))
 
 
 def _level_within(

@@ -119,6 +119,18 @@ class Scores:
             raise ScoresError(f"{source} cannot be read: {error.strerror or error}") from error
 
 
+def top_channels(values: Tensor, count: int) -> tuple[int, ...]:
+    """Return the indices of the highest scores, sorted; ties go to the lower index."""
+    numbers = values.tolist()
+    ranked = sorted(range(len(numbers)), key=lambda c: (-numbers[c], c))
+    return tuple(sorted(ranked[:count]))
+
+
+def kept_channels(values: Tensor, prune_ratio: float) -> tuple[int, ...]:
+    """Return the channels that stay of one group: n − int(ratio · n) of n."""
+    return top_channels(values, len(values) - int(prune_ratio * len(values)))
+
+
 def _metadata(content: bytes, where: str) -> dict[str, str]:
     try:
         (length,) = struct.unpack("<Q", content[:8])

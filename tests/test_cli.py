@@ -138,7 +138,7 @@ def test_dry_run_resolves_counts(ganc: Ganc) -> None:
         (("scoore", "x"), ["scoore", "score"]),
         (("score", "x", "--method", "divrsity"), ["unknown method `divrsity`", "`diversity`"]),
         (("score", "x", "--method", "random", "--samples", "3"), ["takes no --samples"]),
-        (("score", "x", "--samples", "many"), ["--samples", "integer"]),
+        (("score", "x", "--samples", "many"), ["--samples", "a count, or auto"]),
         (("score", "x", "--seed", "-1"), ["--seed"]),
         (("prune", "x", "-o", "y"), ["--scores"]),
         (("prune", "x", "--scores", "s", "-o", "y", "--macs", "4x"), ["`4x` is not a count"]),

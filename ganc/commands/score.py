@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from ganc.scores import Scores
 
 
+def _samples(text: str) -> int | str:
+    """Parse a count, or auto."""
+    if text != "auto" and not text.isdecimal():
+        raise typer.BadParameter(f"`{text}` is no number of samples; allowed: a count, or auto")
+    return text if text == "auto" else int(text)
+
+
 def score(
     ckpt: shared.Checkpoint,
     method: Annotated[
@@ -25,7 +32,13 @@ def score(
         ),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option("--samples", help="Latents; default: the method's.")
+        str | None,
+        typer.Option(
+            "--samples",
+            parser=_samples,
+            metavar="N|auto",
+            help="Latents, or auto: until it is sure; default: the method's.",
+        ),
     ] = None,
     batch: Annotated[
         int | None,
@@ -51,6 +64,10 @@ def score(
     truncation_psi: Annotated[
         float, typer.Option("--truncation", help="diversity: truncation of the latents.")
     ] = 1.0,
+    prune_ratio: Annotated[
+        float,
+        typer.Option("--prune-ratio", help="Where --samples auto looks at the kept channels."),
+    ] = 0.7,
     effective: Annotated[
         bool, typer.Option("--effective", help="l1-out: modulated weights, averaged over latents.")
     ] = False,
@@ -66,27 +83,32 @@ def score(
     Example: ganc score faces.safetensors --method diversity --samples 1000
     """
     settings: dict[str, Any] = {
-        "samples": samples, "batch": batch, "seed": seed, "noise_mode": noise_mode, "alpha": alpha,
-        "num_directions": num_directions, "gradient": gradient, "truncation_psi": truncation_psi,
-        "effective": effective,
+        "samples": samples, "prune_ratio": prune_ratio, "batch": batch, "seed": seed,
+        "noise_mode": noise_mode, "alpha": alpha, "num_directions": num_directions,
+        "gradient": gradient, "truncation_psi": truncation_psi, "effective": effective,
     }  # fmt: skip
-    from ganc.scoring.score import METHODS, resolve
+    from ganc.parallel import process_group, rank
+    from ganc.scoring.score import resolve
     from ganc.scoring.score import score as run
 
-    request = resolve(method, **settings)
-    target = output or f"{Path(ckpt).stem if ckpt != '-' else 'stdin'}.{method}.scores.safetensors"
+    parts = resolve(method, **settings)
+    name = method if len(parts) == 1 else "mix"
+    target = output or f"{Path(ckpt).stem if ckpt != '-' else 'stdin'}.{name}.scores.safetensors"
     shared.forbid_json_on_stdout(target, as_json)
     if dry_run:
+        recorded = {part.name: part.recorded() for part in parts}
         resolved = {
             "checkpoint": ckpt, "method": method, "output": target, "device": device,
-            **request.recorded(METHODS[method].options),
+            **recorded.get(method, recorded),
         }  # fmt: skip
         return shared.emit_settings("score", resolved, as_json)
     shared.check_output(target, force)
-    model = shared.load_model(ckpt, quiet)
-    with shared.progress_bar(quiet) as progress:
-        scores = run(model, method, **settings, device=device, progress=progress)
-    return _finish(scores, target, force, as_json)
+    with process_group():
+        is_first = rank() == 0
+        model = shared.load_model(ckpt, quiet or not is_first)
+        with shared.progress_bar(quiet or not is_first) as progress:
+            scores = run(model, method, **settings, device=device, progress=progress)
+    return _finish(scores, target, force, as_json) if is_first else None
 
 
 def _finish(scores: "Scores", target: str, force: bool, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from ganc.models.model import Model
 from ganc.models.network import LatentGenerator
 from ganc.scoring.read import mean_abs, scored_tensors
 from ganc.scoring.request import ScoreRequest
+from ganc.scoring.scorer import Scorer, State, batch_ranges
 from ganc.scoring.space import LatentSpace, latent_space
 
 GRADIENTS = ("both", "base")
@@ -40,7 +41,7 @@ def defaults(architecture: str) -> dict[str, Any]:
     return {"alpha": 5.0, "gradient": "both"} | DEFAULTS.get(architecture, {})
 
 
-def diversity(model: Model, request: ScoreRequest) -> dict[str, Tensor]:
+class Diversity(Scorer):
     """Sum, over batches, a channel's squared deviation from its mean sensitivity to directions.
 
     Per batch and direction d_i: L_i = Σ |G(w + α d_i) − G(w)|, the same noise for both images;
@@ -51,59 +52,59 @@ def diversity(model: Model, request: ScoreRequest) -> dict[str, Tensor]:
         UsageError: A setting is out of range, or the generator takes no latents.
         ShapeError: ``latents``, ``directions`` or ``noise`` do not fit.
     """
-    generator = model.generator
-    if not isinstance(generator, LatentGenerator):
-        raise UsageError(
-            f"method diversity moves latents, a {model.architecture} has none",
-            "score it with --method l1-out or random",
-        )
-    if request.gradient not in GRADIENTS:
-        raise unknown_name("--gradient", str(request.gradient), GRADIENTS)
-    groups = generator.groups()
-    weights = {name: generator.get_parameter(name) for name in scored_tensors(groups)}
-    scores = {g.name: torch.zeros(g.width, dtype=torch.float64) for g in groups}
-    space = latent_space(generator, request)
-    for batch in _batches(space, request):
-        rows = []
-        for gradients in _gradients(generator, space, weights, batch, request):
-            rows.append({g.name: mean_abs(gradients, g).cpu() for g in groups})
-        for group in groups:
+
+    def __init__(self, model: Model, request: ScoreRequest) -> None:
+        super().__init__(model, request)
+        if not isinstance(self.generator, LatentGenerator):
+            raise UsageError(
+                f"method diversity moves latents, a {model.architecture} has none",
+                "score it with --method l1-out or random",
+            )
+        if request.gradient not in GRADIENTS:
+            raise unknown_name("--gradient", str(request.gradient), GRADIENTS)
+        self.latent_generator = self.generator
+        self.weights = {n: self.generator.get_parameter(n) for n in scored_tensors(self.groups)}
+        self.space = latent_space(self.latent_generator, request)
+        self.ranges = batch_ranges(request.samples, request.batch)
+        if request.latents is not None:
+            _check_latents(request.latents, request, self.space)
+        self.directions = _directions(self.space, request, len(self.ranges))
+
+    def batches(self) -> Sequence[range]:
+        return self.ranges
+
+    def empty(self) -> State:
+        return {g.name: torch.zeros(g.width, dtype=torch.float64) for g in self.groups}
+
+    def step(self, number: int, indices: range) -> State:
+        latents = self.request.latents
+        points = (
+            self.space.points(indices) if latents is None
+            else latents[indices.start : indices.stop].to(self.request.device)
+        )  # fmt: skip
+        batch = Batch(number, indices, points, self.directions[number].to(self.request.device))
+        rows = [
+            {g.name: mean_abs(gradients, g).cpu() for g in self.groups}
+            for gradients in _gradients(
+                self.latent_generator, self.space, self.weights, batch, self.request
+            )
+        ]
+        total = {}
+        for group in self.groups:
             sensitivity = torch.stack([row[group.name] for row in rows])  # [N, width]
-            scores[group.name] += (sensitivity - sensitivity.mean(dim=0)).square().sum(dim=0)
-        request.progress("scoring", batch.indices.stop, request.samples)
-    return scores
+            total[group.name] = (sensitivity - sensitivity.mean(dim=0)).square().sum(dim=0)
+        return total
+
+    def finish(self, total: State, samples: int) -> dict[str, Tensor]:
+        return total
 
 
-def batch_ranges(samples: int, batch: int) -> list[range]:
-    """Split samples into batches; the last one takes the remainder, as published.
-
-    Raises:
-        UsageError: ``batch`` is not in 1 … ``samples``.
-    """
-    if not 1 <= batch <= samples:
-        raise UsageError(f"--batch {batch} is outside 1 … --samples {samples}")
-    starts = [i * batch for i in range(samples // batch)]
-    return [range(a, b) for a, b in zip(starts, [*starts[1:], samples], strict=True)]
-
-
-def _batches(space: LatentSpace, request: ScoreRequest) -> list[Batch]:
-    ranges = batch_ranges(request.samples, request.batch)
-    directions = _directions(space, request, len(ranges))
-    latents = request.latents
-    if latents is not None and latents.shape != (request.samples, space.dim):
+def _check_latents(latents: Tensor, request: ScoreRequest, space: LatentSpace) -> None:
+    if latents.shape != (request.samples, space.dim):
         raise ShapeError(
             f"latents must be {space.name} [{request.samples}, {space.dim}],"
             f" got {list(latents.shape)}"
         )
-    return [
-        Batch(
-            number, indices,
-            space.points(indices) if latents is None
-            else latents[indices.start : indices.stop].to(request.device),
-            directions[number].to(request.device),
-        )
-        for number, indices in enumerate(ranges)
-    ]  # fmt: skip
 
 
 def _directions(space: LatentSpace, request: ScoreRequest, num_batches: int) -> Tensor:

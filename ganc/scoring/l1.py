@@ -4,20 +4,22 @@ Source: Li et al. 2017, "Pruning Filters for Efficient ConvNets", Section 3.1, r
 side as the content-aware GAN compression code does (its "l1-out" baseline).
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from ganc.errors import UsageError
 from ganc.models.model import Model
-from ganc.models.network import ImageGenerator
 from ganc.models.sampling import latent_inputs
 from ganc.models.style import StyleGenerator
 from ganc.scoring.read import per_channel
 from ganc.scoring.request import ScoreRequest
+from ganc.scoring.scorer import Scorer, State, batch_ranges
 
 
-def l1_out(model: Model, request: ScoreRequest) -> dict[str, Tensor]:
-    """Sum |weight| over output channels and kernel, per channel of the main consumer.
+class L1Out(Scorer):
+    """Sum |weight| over output channels and kernel, per channel of the main consumers.
 
     With ``request.effective`` the weights are taken as they act: modulated and demodulated by the
     styles of ``request.samples`` latents, averaged over them.
@@ -25,39 +27,44 @@ def l1_out(model: Model, request: ScoreRequest) -> dict[str, Tensor]:
     Raises:
         UsageError: ``effective`` on a generator whose weights are not modulated.
     """
-    generator = model.generator
-    weights = effective_weights(generator, request) if request.effective else {
-        name: parameter.detach() for name, parameter in generator.named_parameters()
-    }  # fmt: skip
-    scores = {}
-    for group in generator.groups():
-        rows = [
-            per_channel(weights[part.tensor].abs().double(), part, group.width).sum(dim=1)
-            for part in group.scored_by
-        ]
-        scores[group.name] = torch.stack(rows).mean(dim=0)
-    return scores
 
+    def __init__(self, model: Model, request: ScoreRequest) -> None:
+        super().__init__(model, request)
+        if request.effective and not isinstance(self.generator, StyleGenerator):
+            raise UsageError("--effective needs modulated weights; this generator has none")
 
-@torch.no_grad()
-def effective_weights(generator: ImageGenerator, request: ScoreRequest) -> dict[str, Tensor]:
-    """Return the mean |modulated, demodulated weight| over latents, per layer: [O, I, K, K]."""
-    if not isinstance(generator, StyleGenerator):
-        raise UsageError("--effective needs modulated weights; this generator has none")
-    means: dict[str, Tensor] = {}
-    for start in range(0, request.samples, request.batch):
-        indices = range(start, min(start + request.batch, request.samples))
-        inputs = latent_inputs(generator, indices, request.seed, noise_mode="none")
-        inputs = inputs.to(request.device)
-        for name, weight in _modulated(generator, generator.mapping(inputs.z, inputs.c)).items():
-            share = weight.abs().double().sum(dim=0) / request.samples
-            means[name] = means.get(name, 0) + share
-        request.progress("scoring", indices.stop, request.samples)
-    return means
+    def batches(self) -> Sequence[range]:
+        if not self.request.effective:
+            return ()
+        return batch_ranges(self.request.samples, self.request.batch)
 
+    def empty(self) -> State:
+        if not (self.request.effective and isinstance(self.generator, StyleGenerator)):
+            return {}
+        names = [f"{name}.weight" for name, *_ in self.generator.modulated_layers()]
+        shapes = {name: self.generator.get_parameter(name).shape for name in names}
+        return {name: torch.zeros(shape, dtype=torch.float64) for name, shape in shapes.items()}
 
-def _modulated(generator: StyleGenerator, ws: Tensor) -> dict[str, Tensor]:
-    return {
-        f"{name}.weight": layer.effective_weight(ws[:, index])
-        for name, layer, index in generator.modulated_layers()
-    }
+    @torch.no_grad()
+    def step(self, number: int, indices: range) -> State:
+        assert isinstance(self.generator, StyleGenerator)
+        inputs = latent_inputs(self.generator, indices, self.request.seed, noise_mode="none")
+        inputs = inputs.to(self.request.device)
+        ws = self.generator.mapping(inputs.z, inputs.c)
+        return {
+            f"{name}.weight": layer.effective_weight(ws[:, at]).abs().double().sum(dim=0).cpu()
+            for name, layer, at in self.generator.modulated_layers()
+        }
+
+    def finish(self, total: State, samples: int) -> dict[str, Tensor]:
+        weights = {name: summed / samples for name, summed in total.items()} or {
+            name: parameter.detach() for name, parameter in self.generator.named_parameters()
+        }
+        scores = {}
+        for group in self.groups:
+            rows = [
+                per_channel(weights[part.tensor].abs().double(), part, group.width).sum(dim=1)
+                for part in group.scored_by
+            ]
+            scores[group.name] = torch.stack(rows).mean(dim=0)
+        return scores

@@ -4,15 +4,16 @@ import torch
 from torch import Tensor
 
 from ganc import seeds
-from ganc.models.model import Model
-from ganc.scoring.request import ScoreRequest
+from ganc.scoring.scorer import Scorer, State
 
 
-def random(model: Model, request: ScoreRequest) -> dict[str, Tensor]:
+class Random(Scorer):
     """Score each channel with a uniform number in [0, 1) that depends on (seed, group) alone."""
-    return {
-        group.name: torch.from_numpy(
-            seeds.generator(request.seed, f"random/{group.name}").random(group.width)
-        )
-        for group in model.generator.groups()
-    }
+
+    def finish(self, total: State, samples: int) -> dict[str, Tensor]:
+        return {
+            group.name: torch.from_numpy(
+                seeds.generator(self.request.seed, f"random/{group.name}").random(group.width)
+            )
+            for group in self.groups
+        }

@@ -30,8 +30,14 @@ class ScoreRequest:
         gradient: diversity: "both" sends the gradient through both images, "base" through G(w);
             None takes "base" for stylegan3, else "both".
         truncation_psi: diversity: truncation of both latents (it scales the step as well).
-        masks, salt, data: Contents of interest [n, H, W], noise on them [n, H, W] and real images:
-            part of the API for methods to come; no method of this version reads them.
+        until_stable: Stop before ``samples`` where two halves keep the same channels.
+        prune_ratio: The ratio at which they are compared.
+        content: content: where the masks come from (see ``ganc.content``).
+        noise_prob: content: share of the mask's pixels that the noise hits.
+        masks: content: [n, H, W], bool, instead of what ``content`` makes.
+        salt: content: [n, H, W] in -1, 0 (untouched), +1, instead of drawn noise.
+        data: activation, asv: images for a translator; a folder or a zip.
+        discriminator: l1-in, l1-out, random: score the discriminator's groups as well.
         effective: l1-out: weights as they act, modulated, averaged over latents.
         device: Where the computation runs.
         progress: Called after every batch.
@@ -48,9 +54,14 @@ class ScoreRequest:
     num_directions: int = 10
     gradient: str | None = None
     truncation_psi: float = 1.0
+    until_stable: bool = False
+    prune_ratio: float = 0.7
+    content: str = "center"
+    noise_prob: float = 0.05
     masks: Tensor | None = None
     salt: Tensor | None = None
     data: str | Path | None = None
+    discriminator: bool = False
     effective: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = silent
@@ -60,7 +71,7 @@ class ScoreRequest:
         settings = {}
         for name in ("samples", "batch", "seed", *options):
             value = getattr(self, name)
-            if name in ("latents", "directions", "noise"):
+            if name in ("latents", "directions", "noise", "masks", "salt"):
                 value = "drawn" if value is None else "given"
             settings[name] = value
         return settings

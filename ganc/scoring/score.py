@@ -1,10 +1,10 @@
-"""The table of importance methods, and the one function that runs them."""
+"""The table of importance methods, and the one function that runs them, alone or mixed."""
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,24 +14,29 @@ from ganc.errors import InputError, UsageError, unknown_name
 from ganc.models.model import Model
 from ganc.progress import Progress, silent
 from ganc.scores import Scores
-from ganc.scoring.diversity import defaults, diversity
-from ganc.scoring.l1 import l1_out
-from ganc.scoring.random import random
+from ganc.scoring import diversity
+from ganc.scoring.driver import run
+from ganc.scoring.l1 import L1Out
+from ganc.scoring.mix import Share, mixed, parse_mix
+from ganc.scoring.random import Random
 from ganc.scoring.request import ScoreRequest
+from ganc.scoring.scorer import Scorer
+
+Samples = int | Literal["auto"] | None
 
 
 class Method(NamedTuple):
     """One importance method.
 
     Attributes:
-        compute: Model and request → one vector per group of the generator.
+        scorer: How it works.
         samples, batch: Defaults; 0 where the method draws no latents.
         options: The settings of ``ScoreRequest`` that it reads beside samples, batch and seed.
         about: One line for the help text.
         defaults: Architecture → settings that are None until the model is known.
     """
 
-    compute: Callable[[Model, ScoreRequest], dict[str, Tensor]]
+    scorer: type[Scorer]
     samples: int
     batch: int
     options: tuple[str, ...]
@@ -41,33 +46,58 @@ class Method(NamedTuple):
 
 METHODS: dict[str, Method] = {
     "diversity": Method(
-        diversity, 5000, 5,
+        diversity.Diversity, 5000, 5,
         ("noise_mode", "latents", "directions", "noise", "alpha", "num_directions", "gradient",
          "truncation_psi"),
         "variance of the channel's sensitivity over latent directions (DCP-GAN)",
-        defaults,
+        diversity.defaults,
     ),
-    "l1-out": Method(l1_out, 0, 0, ("effective",), "L1 norm of the weights that consume it"),
-    "random": Method(random, 0, 0, (), "uniform random numbers, the baseline"),
+    "l1-out": Method(L1Out, 0, 0, ("effective",), "L1 norm of the weights that consume it"),
+    "random": Method(Random, 0, 0, (), "uniform random numbers, the baseline"),
 }  # fmt: skip
 
 EFFECTIVE_SAMPLES = 1000
+ALWAYS = ("seed", "device", "progress", "until_stable", "prune_ratio")
+"""Settings that say how any method is run, not what it computes."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One method of what was asked for, its settings resolved.
+
+    Attributes:
+        name: In ``METHODS``.
+        weight: Its share of a mix.
+        request: What it is asked to do.
+    """
+
+    name: str
+    weight: float
+    request: ScoreRequest
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings that its numbers come from, as JSON data."""
+        return self.request.recorded(METHODS[self.name].options)
 
 
 def score(
     model: Model,
     method: str,
     *,
-    samples: int | None = None,
+    samples: Samples = None,
     batch: int | None = None,
     seed: int = 0,
+    prune_ratio: float = 0.7,
     latents: Tensor | None = None,
     directions: Tensor | None = None,
-    noise: Sequence[Sequence[Sequence[Sequence[Tensor]]]] | None = None,
+    noise: Sequence[Any] | None = None,
     noise_mode: str = "random",
+    content: str = "center",
+    noise_prob: float = 0.05,
     masks: Tensor | None = None,
     salt: Tensor | None = None,
     data: str | Path | None = None,
+    discriminator: bool = False,
     alpha: float | None = None,
     num_directions: int = 10,
     gradient: str | None = None,
@@ -78,66 +108,116 @@ def score(
 ) -> Scores:
     """Score every channel of the generator; the model is untouched.
 
+    Started by ``torchrun`` (see ``parallel.process_group``), the processes share the batches out
+    and all return the same scores.
+
     Args:
         model: The model to be pruned.
-        method: A name in ``METHODS``.
-        samples, batch: None takes the method's default, or what ``latents`` holds.
+        method: A name in ``METHODS``, or a mix: "diversity:0.7,content:0.3".
+        samples: None takes the method's default, or what ``latents`` holds; "auto" takes at most
+            that, and stops where two halves of them keep the same channels at ``prune_ratio``.
+        batch: None takes the method's default.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        Others: See ``ScoreRequest``. A setting that the method does not read must keep its default.
+        Others: See ``ScoreRequest``. A setting that no method asked for reads must keep its
+            default.
     Raises:
         UsageError: The method is not known, or a setting does not belong to it.
         InputError: The model holds no generator.
         ShapeError: A tensor does not fit the generator.
     """
-    request = resolve(
-        method, samples=samples, batch=batch, seed=seed, latents=latents, directions=directions,
-        noise=noise, noise_mode=noise_mode, masks=masks, salt=salt, data=data, alpha=alpha,
-        num_directions=num_directions,
-        gradient=gradient, truncation_psi=truncation_psi, effective=effective, progress=progress,
+    parts = resolve(
+        method, samples=samples, batch=batch, seed=seed, prune_ratio=prune_ratio, latents=latents,
+        directions=directions, noise=noise, noise_mode=noise_mode, content=content,
+        noise_prob=noise_prob, masks=masks, salt=salt, data=data, discriminator=discriminator,
+        alpha=alpha, num_directions=num_directions, gradient=gradient,
+        truncation_psi=truncation_psi, effective=effective, progress=progress,
         device=resolve_device(device),
     )  # fmt: skip
     if model.generator is None:
         raise InputError(
             "the model holds no generator to score", "import it with the file of its generator"
         )
-    row = METHODS[method]
-    request = with_defaults(request, row, model.generator.architecture)
+    parts = [with_defaults(part, model.generator.architecture) for part in parts]
+    content_hash = model.content_hash()
+    computed = [_compute(model, part, content_hash) for part in parts]
+    if len(computed) == 1:
+        return computed[0]
+    return mixed(method, [Share(p.weight, s) for p, s in zip(parts, computed, strict=True)])
+
+
+def _compute(model: Model, part: Part, content_hash: str) -> Scores:
+    row, request = METHODS[part.name], part.request
     # A copy: gradients, mode and device of the caller's model stay what they are.
     own = Model(generator=copy.deepcopy(model.generator).to(request.device).eval())
-    values = row.compute(own, request)
-    return Scores(values, method, request.recorded(row.options), model.content_hash())
+    done = run(row.scorer(own, request), request)
+    settings = part.recorded() | {"samples": done.samples}
+    if request.until_stable and row.samples:
+        settings |= {"until_stable": True, "prune_ratio": request.prune_ratio}
+    return Scores(done.values, part.name, settings, content_hash)
 
 
-def with_defaults(request: ScoreRequest, row: Method, architecture: str) -> ScoreRequest:
+def with_defaults(part: Part, architecture: str) -> Part:
     """Fill in the settings whose default depends on the family."""
-    chosen = {name: value for name, value in row.defaults(architecture).items()
-              if getattr(request, name) is None}  # fmt: skip
-    return replace(request, **chosen)
+    chosen = {
+        name: value
+        for name, value in METHODS[part.name].defaults(architecture).items()
+        if getattr(part.request, name) is None
+    }
+    return replace(part, request=replace(part.request, **chosen))
 
 
 def resolve(
-    method: str, *, samples: int | None = None, batch: int | None = None, **settings: Any
-) -> ScoreRequest:
-    """Fill in a method's defaults and refuse settings that it does not read.
+    method: str, *, samples: Samples = None, batch: int | None = None, **settings: Any
+) -> list[Part]:
+    """Fill in the methods' defaults and refuse settings that none of them reads.
 
     Raises:
-        UsageError: The method is not known, a setting does not belong to it, or is out of range.
+        UsageError: A method is not known, a setting belongs to none, or is out of range.
     """
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
-    row, plain = METHODS[method], ScoreRequest()
+    weights = parse_mix(method)
+    for name in weights:
+        if name not in METHODS:
+            raise unknown_name("method", name, METHODS)
+    _check_settings(method, list(weights), samples, settings)
+    if not 0 <= settings.get("prune_ratio", 0.0) < 1:
+        raise UsageError(f"--prune-ratio {settings['prune_ratio']:g} is outside [0, 1)")
+    return [
+        Part(name, weight, _request(name, samples, batch, settings))
+        for name, weight in weights.items()
+    ]
+
+
+def _check_settings(
+    method: str, names: Sequence[str], samples: Samples, settings: dict[str, Any]
+) -> None:
+    plain = ScoreRequest()
+    known = {*ALWAYS, *(option for name in names for option in METHODS[name].options)}
     for name, value in settings.items():
-        foreign = name not in (*row.options, "seed", "device", "progress")
-        if foreign and value is not None and value != getattr(plain, name):
+        if name not in known and value is not None and value != getattr(plain, name):
             raise UsageError(f"method {method} takes no --{name.replace('_', '-')}")
-    default = EFFECTIVE_SAMPLES if settings.get("effective") else row.samples
-    if samples is not None and default == 0:
+    if not (samples is None or samples == "auto" or isinstance(samples, int)):
+        raise UsageError(f"--samples {samples} is neither a count nor auto")
+    if samples is not None and not any(_default_samples(name, settings) for name in names):
         raise UsageError(f"method {method} takes no --samples: it looks at the weights alone")
-    latents = settings.get("latents")
-    if samples is None:
-        samples = default if latents is None else len(latents)
-    if batch is None:
-        batch = min(row.batch or 10, samples)
-    if default and (samples < 1 or batch < 1):
-        raise UsageError(f"--samples {samples} and --batch {batch} must be at least 1")
-    return ScoreRequest(samples=samples, batch=batch, **settings)
+
+
+def _default_samples(name: str, settings: dict[str, Any]) -> int:
+    is_effective = settings.get("effective") and "effective" in METHODS[name].options
+    return EFFECTIVE_SAMPLES if is_effective else METHODS[name].samples
+
+
+def _request(
+    name: str, samples: Samples, batch: int | None, settings: dict[str, Any]
+) -> ScoreRequest:
+    row, default = METHODS[name], _default_samples(name, settings)
+    own = {key: value for key, value in settings.items() if key in (*ALWAYS, *row.options)}
+    if not default:
+        return ScoreRequest(**own)
+    latents = own.get("latents")
+    count = default if latents is None else len(latents)
+    if isinstance(samples, int):
+        count = samples
+    size = min(row.batch or 10, count) if batch is None else batch
+    if count < 1 or size < 1:
+        raise UsageError(f"--samples {count} and --batch {size} must be at least 1")
+    return ScoreRequest(samples=count, batch=size, until_stable=samples == "auto", **own)

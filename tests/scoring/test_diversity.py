@@ -12,8 +12,8 @@ from ganc.checkpoints.store import load
 from ganc.errors import ShapeError, UsageError
 from ganc.models.model import Model
 from ganc.scores import Scores
-from ganc.scoring.diversity import batch_ranges
 from ganc.scoring.score import score
+from ganc.scoring.scorer import batch_ranges
 from ganc.scoring.space import principal_components
 from tests.conftest import GOLDEN
 

@@ -1,0 +1,78 @@
+"""Running a scorer over its batches: in one process or several, to the end or until it is sure."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ganc import parallel
+from ganc.scores import kept_channels
+from ganc.scoring.request import ScoreRequest
+from ganc.scoring.scorer import Scorer, State
+
+ENOUGH_OVERLAP = 0.99
+"""Share of the kept channels on which the two halves of the samples must agree to stop early."""
+CHECK_EVERY = 1.15
+"""Growth of the sample count from one look at the halves to the next."""
+
+
+class Run(NamedTuple):
+    """Scores, and the samples they took."""
+
+    values: dict[str, Tensor]
+    samples: int
+
+
+def run(scorer: Scorer, request: ScoreRequest) -> Run:
+    """Add up the batches and finish.
+
+    Process r of n takes batches r, r + n, …; the sums are formed in float64 over even and odd
+    batches apart, so the numbers do not depend on how many processes there are by more than the
+    order of additions. With ``request.until_stable`` it stops as soon as both halves keep the same
+    channels at ``request.prune_ratio``.
+    """
+    ranges = scorer.batches()
+    halves = [scorer.empty(), scorer.empty()]
+    processes = parallel.world_size()
+    next_look = 0
+    for first in range(0, len(ranges), processes):
+        own = first + parallel.rank()
+        if own < len(ranges):
+            _add(halves[own % 2], scorer.step(own, ranges[own]))
+        done = min(first + processes, len(ranges))
+        samples = ranges[done - 1].stop
+        request.progress("scoring", samples, request.samples)
+        if request.until_stable and done > 2 and samples >= next_look:
+            if _agree(scorer, halves, ranges[:done], request.prune_ratio):
+                return Run(_finish(scorer, halves, samples), samples)
+            next_look = int(samples * CHECK_EVERY)
+    return Run(_finish(scorer, halves, request.samples), request.samples)
+
+
+def _add(total: State, part: State) -> None:
+    for name, tensor in part.items():
+        total[name] += tensor
+
+
+def _finish(scorer: Scorer, halves: Sequence[State], samples: int) -> dict[str, Tensor]:
+    even, odd = map(parallel.all_sum, halves)
+    return scorer.finish({name: even[name] + odd[name] for name in even}, samples)
+
+
+def _agree(
+    scorer: Scorer, halves: Sequence[State], ranges: Sequence[range], prune_ratio: float
+) -> bool:
+    counts = [sum(map(len, ranges[parity::2])) for parity in (0, 1)]
+    sums = map(parallel.all_sum, halves)
+    even, odd = (scorer.finish(s, count) for s, count in zip(sums, counts, strict=True))
+    return overlap(even, odd, prune_ratio) >= ENOUGH_OVERLAP
+
+
+def overlap(one: Mapping[str, Tensor], other: Mapping[str, Tensor], prune_ratio: float) -> float:
+    """Return the share of the kept channels, over all groups, that two scores both keep."""
+    shared = kept = 0
+    for name, values in one.items():
+        mine, theirs = (set(kept_channels(v, prune_ratio)) for v in (values, other[name]))
+        shared += len(mine & theirs)
+        kept += len(mine)
+    return shared / kept

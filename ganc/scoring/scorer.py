@@ -1,0 +1,64 @@
+"""What every importance method is: batches that add up, and scores made of the sum."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ganc.errors import UsageError
+from ganc.groups import ChannelGroup
+from ganc.models.model import Model
+from ganc.models.network import ImageGenerator
+from ganc.scoring.request import ScoreRequest
+
+State = dict[str, Tensor]
+"""What batches add up to: tensors by name, usually one float64 vector per group."""
+
+
+class Scorer(ABC):
+    """One method at work on one generator.
+
+    A method that looks at samples splits them into batches whose contributions add up, so that
+    batches may be shared out over processes, and halves of them compared. A method that looks at
+    the weights alone has no batches.
+
+    Args:
+        model: A copy that is the method's own, in eval mode, on the request's device.
+        request: What is asked for, defaults filled in.
+    Raises:
+        UsageError: The method cannot score such a model, or a setting is out of range.
+        ShapeError: A tensor of the request does not fit.
+    """
+
+    def __init__(self, model: Model, request: ScoreRequest) -> None:
+        self.generator: ImageGenerator = model.generator
+        self.request = request
+        self.groups: tuple[ChannelGroup, ...] = self.generator.groups()
+
+    def batches(self) -> Sequence[range]:
+        """Return the samples of each batch; none for a method that looks at the weights alone."""
+        return ()
+
+    def empty(self) -> State:
+        """Return the sum of no batches: zeros of the right names and shapes."""
+        return {}
+
+    def step(self, number: int, indices: range) -> State:
+        """Return what one batch contributes."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def finish(self, total: State, samples: int) -> dict[str, Tensor]:
+        """Return one vector per group, [width], of the sum over ``samples`` samples."""
+
+
+def batch_ranges(samples: int, batch: int) -> list[range]:
+    """Split samples into batches; the last one takes the remainder, as published.
+
+    Raises:
+        UsageError: ``batch`` is not in 1 … ``samples``.
+    """
+    if not 1 <= batch <= samples:
+        raise UsageError(f"--batch {batch} is outside 1 … --samples {samples}")
+    starts = [i * batch for i in range(samples // batch)]
+    return [range(a, b) for a, b in zip(starts, [*starts[1:], samples], strict=True)]
