@@ -12,6 +12,8 @@ from ganc.scoring.scorer import Scorer, State
 
 ENOUGH_OVERLAP = 0.99
 """Share of the kept channels on which the two halves of the samples must agree to stop early."""
+LOOKS = 2
+"""Looks in a row at which they must: one alone may agree by chance."""
 CHECK_EVERY = 1.15
 """Growth of the sample count from one look at the halves to the next."""
 
@@ -34,7 +36,7 @@ def run(scorer: Scorer, request: ScoreRequest) -> Run:
     ranges = scorer.batches()
     halves = [scorer.empty(), scorer.empty()]
     processes = parallel.world_size()
-    next_look = 0
+    next_look = agreed = 0
     for first in range(0, len(ranges), processes):
         own = first + parallel.rank()
         if own < len(ranges):
@@ -43,7 +45,9 @@ def run(scorer: Scorer, request: ScoreRequest) -> Run:
         samples = ranges[done - 1].stop
         request.progress("scoring", samples, request.samples)
         if request.until_stable and done > 2 and samples >= next_look:
-            if _agree(scorer, halves, ranges[:done], request.prune_ratio):
+            is_same = _agree(scorer, halves, ranges[:done], request.prune_ratio)
+            agreed = agreed + 1 if is_same else 0
+            if agreed == LOOKS:
                 return Run(_finish(scorer, halves, samples), samples)
             next_look = int(samples * CHECK_EVERY)
     return Run(_finish(scorer, halves, request.samples), request.samples)
