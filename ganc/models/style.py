@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from ganc.errors import ShapeError
-from ganc.models.layers import MappingNetwork, shape_of
+from ganc.models.layers import FullyConnectedLayer, MappingNetwork, shape_of
 from ganc.models.network import LatentGenerator
 
 
 class ModulatedLayer(Protocol):
-    """A layer whose weight is scaled by styles."""
+    """A layer whose weight is scaled by styles, which ``affine`` makes of w."""
+
+    affine: FullyConnectedLayer
 
     def effective_weight(self, w: Tensor) -> Tensor:
         """Return the weight as it acts for each w [N, D_w]: [N, C_out, C_in, K, K]."""

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from ganc import seeds
-from ganc.scoring.scorer import Scorer, State
+from ganc.scoring.scorer import State, WeightScorer
 
 
-class Random(Scorer):
+class Random(WeightScorer):
     """Score each channel with a uniform number in [0, 1) that depends on (seed, group) alone."""
 
     def finish(self, total: State, samples: int) -> dict[str, Tensor]:

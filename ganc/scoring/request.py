@@ -73,5 +73,7 @@ class ScoreRequest:
             value = getattr(self, name)
             if name in ("latents", "directions", "noise", "masks", "salt"):
                 value = "drawn" if value is None else "given"
+            elif isinstance(value, Path):
+                value = str(value)
             settings[name] = value
         return settings

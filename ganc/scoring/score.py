@@ -16,7 +16,8 @@ from ganc.progress import Progress, silent
 from ganc.scores import Scores
 from ganc.scoring import diversity
 from ganc.scoring.driver import run
-from ganc.scoring.l1 import L1Out
+from ganc.scoring.features import Activation, Asv, Style
+from ganc.scoring.l1 import L1In, L1Out
 from ganc.scoring.mix import Share, mixed, parse_mix
 from ganc.scoring.random import Random
 from ganc.scoring.request import ScoreRequest
@@ -52,8 +53,19 @@ METHODS: dict[str, Method] = {
         "variance of the channel's sensitivity over latent directions (DCP-GAN)",
         diversity.defaults,
     ),
-    "l1-out": Method(L1Out, 0, 0, ("effective",), "L1 norm of the weights that consume it"),
-    "random": Method(Random, 0, 0, (), "uniform random numbers, the baseline"),
+    "activation": Method(
+        Activation, 1000, 10, ("noise_mode", "data"), "mean |feature| that its consumers read"
+    ),
+    "asv": Method(
+        Asv, 1000, 10, ("noise_mode", "data"),
+        "standard deviation of the feature over samples, mean over pixels",
+    ),
+    "style": Method(Style, 1000, 10, (), "mean |style| that scales it (StyleGAN)"),
+    "l1-in": Method(L1In, 0, 0, ("discriminator",), "L1 norm of the weights that make it"),
+    "l1-out": Method(
+        L1Out, 0, 0, ("effective", "discriminator"), "L1 norm of the weights that consume it"
+    ),
+    "random": Method(Random, 0, 0, ("discriminator",), "uniform random numbers, the baseline"),
 }  # fmt: skip
 
 EFFECTIVE_SAMPLES = 1000
@@ -147,13 +159,32 @@ def score(
 
 def _compute(model: Model, part: Part, content_hash: str) -> Scores:
     row, request = METHODS[part.name], part.request
-    # A copy: gradients, mode and device of the caller's model stay what they are.
-    own = Model(generator=copy.deepcopy(model.generator).to(request.device).eval())
-    done = run(row.scorer(own, request), request)
+    scorer = row.scorer(_own_copy(model, request), request)
+    done = run(scorer, scorer.request)  # fewer samples than asked for, where there are no more
     settings = part.recorded() | {"samples": done.samples}
-    if request.until_stable and row.samples:
+    if request.until_stable:
         settings |= {"until_stable": True, "prune_ratio": request.prune_ratio}
     return Scores(done.values, part.name, settings, content_hash)
+
+
+def _own_copy(model: Model, request: ScoreRequest) -> Model:
+    """Return the networks to score; gradients, mode and device of the caller's stay what they are.
+
+    Raises:
+        InputError: There is no discriminator to score.
+    """
+    if request.discriminator and model.discriminator is None:
+        raise InputError(
+            "--discriminator: the model holds no discriminator to score",
+            "leave it out, or import the model with the file of its discriminator",
+        )
+    own = Model(
+        generator=copy.deepcopy(model.generator),
+        discriminator=copy.deepcopy(model.discriminator) if request.discriminator else None,
+    ).to(request.device)
+    for _, network in own.networks():
+        network.eval()
+    return own
 
 
 def with_defaults(part: Part, architecture: str) -> Part:
@@ -195,6 +226,12 @@ def _check_settings(
     for name, value in settings.items():
         if name not in known and value is not None and value != getattr(plain, name):
             raise UsageError(f"method {method} takes no --{name.replace('_', '-')}")
+    for name in names if settings.get("discriminator") else ():
+        if "discriminator" not in METHODS[name].options:
+            raise UsageError(
+                f"method {name} takes no --discriminator: it scores the generator alone",
+                "l1-in, l1-out and random score both",
+            )
     if not (samples is None or samples == "auto" or isinstance(samples, int)):
         raise UsageError(f"--samples {samples} is neither a count nor auto")
     if samples is not None and not any(_default_samples(name, settings) for name in names):

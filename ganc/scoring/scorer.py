@@ -52,6 +52,19 @@ class Scorer(ABC):
         """Return one vector per group, [width], of the sum over ``samples`` samples."""
 
 
+class WeightScorer(Scorer):
+    """A method that reads weights: of the generator, and of the discriminator where it is there.
+
+    ``groups`` are all of the model's that can be pruned, named as in scores files; ``tensors`` are
+    the model's, named as in its file, as the groups name them.
+    """
+
+    def __init__(self, model: Model, request: ScoreRequest) -> None:
+        super().__init__(model, request)
+        self.groups = tuple(group for group in model.groups if group.prunable)
+        self.tensors = model.tensors()
+
+
 def batch_ranges(samples: int, batch: int) -> list[range]:
     """Split samples into batches; the last one takes the remainder, as published.
 

@@ -1,0 +1,243 @@
+"""What reaches the consumers of a channel: how strong it is, how much it varies, its styles.
+
+A channel's *feature* is what the main consumers of its group read, after norm, nonlinearity and
+enlargement; it is caught where it enters the layer that owns their weight, so no method here knows
+any family.
+Source of the two activation criteria: Molchanov et al. 2017, "Pruning Convolutional Neural Networks
+for Resource Efficient Inference", where the deviation is taken over all entries; ours is taken over
+samples, per pixel, so that a pattern which is the same in every image counts for nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ganc.data.inputs import open_inputs
+from ganc.errors import UsageError
+from ganc.groups import ChannelGroup, Slice
+from ganc.models.model import Model
+from ganc.models.network import ImageGenerator, Translator
+from ganc.models.sampling import InputSource, Latents, latent_inputs
+from ganc.models.style import StyleGenerator
+from ganc.scoring.read import per_channel
+from ganc.scoring.request import ScoreRequest
+from ganc.scoring.scorer import Scorer, State, batch_ranges
+
+Visit = Callable[[ChannelGroup, int, Tensor], None]
+"""Gets a group, the number of one of its main consumers, and what that reads of one sample:
+[width, pixels], float64."""
+
+
+class FeatureScorer(Scorer):
+    """A method that runs the generator and looks at the features.
+
+    Of a translator it takes the images of ``request.data``, at most as many as there are.
+
+    Raises:
+        UsageError: A translator without images, or a setting that does not go with the generator.
+        DataError: ``data`` holds no images, or the first one cannot serve.
+    """
+
+    def __init__(self, model: Model, request: ScoreRequest) -> None:
+        super().__init__(model, request)
+        self.source = _input_source(self.generator, request)
+        count = self.source.count
+        if count is not None:
+            samples = min(request.samples, count)
+            self.request = replace(request, samples=samples, batch=min(request.batch, samples))
+        self.ranges = batch_ranges(self.request.samples, self.request.batch)
+
+    def batches(self) -> Sequence[range]:
+        return self.ranges
+
+    def read(self, indices: range, visit: Visit) -> None:
+        """Run the generator on some samples and visit their features."""
+        read_features(
+            self.generator, self.groups, lambda: self.source.images(self.generator, indices), visit
+        )
+
+
+class Activation(FeatureScorer):
+    """Mean |feature| over samples and pixels; over the main consumers, where several read it."""
+
+    def empty(self) -> State:
+        return _zeros(self.groups)
+
+    def step(self, number: int, indices: range) -> State:
+        total = _zeros(self.groups, self.request.device)
+
+        def visit(group: ChannelGroup, consumer: int, feature: Tensor) -> None:
+            total[group.name] += feature.abs().mean(dim=1) / len(group.scored_by)
+
+        self.read(indices, visit)
+        return {name: summed.cpu() for name, summed in total.items()}
+
+    def finish(self, total: State, samples: int) -> dict[str, Tensor]:
+        return {name: summed / samples for name, summed in total.items()}
+
+
+class Asv(FeatureScorer):
+    """Mean over pixels of the standard deviation of the feature over samples.
+
+    Every pixel of every feature has two sums, of x − x₀ and of its square. x₀, the feature of
+    sample 0, keeps the difference of the two from cancelling, and makes a feature that never
+    changes (StyleGAN2's constant) score exactly 0.
+    """
+
+    def __init__(self, model: Model, request: ScoreRequest) -> None:
+        super().__init__(model, request)
+        self.reference: dict[tuple[str, int], Tensor] = {}
+
+        def visit(group: ChannelGroup, consumer: int, feature: Tensor) -> None:
+            self.reference[group.name, consumer] = feature.float()
+
+        self.read(range(1), visit)
+
+    def empty(self) -> State:
+        return self._zeros("cpu")
+
+    def _zeros(self, device: torch.device | str) -> State:
+        return {
+            f"{group}/{consumer}/{power}": torch.zeros(x.shape, dtype=torch.float64, device=device)
+            for (group, consumer), x in self.reference.items()
+            for power in (1, 2)
+        }
+
+    def step(self, number: int, indices: range) -> State:
+        total = self._zeros(self.request.device)
+
+        def visit(group: ChannelGroup, consumer: int, feature: Tensor) -> None:
+            change = feature - self.reference[group.name, consumer]
+            total[f"{group.name}/{consumer}/1"] += change
+            total[f"{group.name}/{consumer}/2"] += change.square_()
+
+        self.read(indices, visit)
+        return {name: summed.cpu() for name, summed in total.items()}
+
+    def finish(self, total: State, samples: int) -> dict[str, Tensor]:
+        scores = {}
+        for group in self.groups:
+            rows = []
+            for consumer in range(len(group.scored_by)):
+                mean, square = (total[f"{group.name}/{consumer}/{n}"] / samples for n in (1, 2))
+                variance = (square - mean.square_()).clamp_(min=0)
+                rows.append(variance.sqrt_().mean(dim=1))
+            scores[group.name] = torch.stack(rows).mean(dim=0)
+        return scores
+
+
+class Style(Scorer):
+    """Mean |style| over latents: the factor by which the main consumer scales the channel.
+
+    It is what the consumer's affine layer makes of its w, before any gain.
+
+    Raises:
+        UsageError: The generator has no styles.
+    """
+
+    def __init__(self, model: Model, request: ScoreRequest) -> None:
+        super().__init__(model, request)
+        if not isinstance(self.generator, StyleGenerator):
+            raise UsageError(
+                f"method style reads the styles of modulated layers, a {model.architecture} has"
+                " none",
+                "score it with --method activation, asv, l1-in or l1-out",
+            )
+        self.style_generator = self.generator
+
+    def batches(self) -> Sequence[range]:
+        return batch_ranges(self.request.samples, self.request.batch)
+
+    def empty(self) -> State:
+        return _zeros(self.groups)
+
+    @torch.no_grad()
+    def step(self, number: int, indices: range) -> State:
+        generator = self.style_generator
+        inputs = latent_inputs(generator, indices, self.request.seed, noise_mode="none")
+        inputs = inputs.to(self.request.device)
+        ws = generator.mapping(inputs.z, inputs.c)
+        styles = {
+            f"{name}.weight": layer.affine(ws[:, at]).abs().double()
+            for name, layer, at in generator.modulated_layers()
+        }
+        total = {}
+        for group in self.groups:
+            rows = [per_channel(styles[p.tensor], p, group.width) for p in group.scored_by]
+            total[group.name] = torch.stack(rows).mean(dim=0).sum(dim=1).cpu()
+        return total
+
+    def finish(self, total: State, samples: int) -> dict[str, Tensor]:
+        return {name: summed / samples for name, summed in total.items()}
+
+
+def read_features(
+    network: nn.Module, groups: Sequence[ChannelGroup], run: Callable[[], object], visit: Visit
+) -> None:
+    """Run a network and visit every feature on its way into a main consumer.
+
+    Args:
+        network: Owns the tensors that the groups name.
+        groups: The declaration.
+        run: Runs the network, once.
+        visit: See ``Visit``; called once per group, consumer and sample.
+    Guarantees: no hook stays behind, whatever ``run`` raises.
+    """
+    expected = {(g.name, consumer) for g in groups for consumer in range(len(g.scored_by))}
+    seen = set()
+
+    def hook(group: ChannelGroup, consumer: int, part: Slice) -> Callable[..., None]:
+        def look(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            seen.add((group.name, consumer))
+            for sample in _by_channel(arguments[0].detach(), part, group.width):
+                visit(group, consumer, sample.double())
+
+        return look
+
+    with ExitStack() as hooks:
+        for group in groups:
+            for consumer, part in enumerate(group.scored_by):
+                layer = network.get_submodule(part.tensor.rpartition(".")[0])
+                look = hook(group, consumer, part)
+                hooks.enter_context(layer.register_forward_pre_hook(look))
+        run()
+    assert seen == expected, f"never called: {expected - seen}"
+
+
+def _by_channel(x: Tensor, part: Slice, width: int) -> Tensor:
+    """Return a consumer's input [N, C, …] as [N, width, everything else of a channel]."""
+    own = x.narrow(1, part.offset, width * part.repeat)
+    return own.reshape(x.shape[0], width, -1)
+
+
+def _zeros(groups: Sequence[ChannelGroup], device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    return {g.name: torch.zeros(g.width, dtype=torch.float64, device=device) for g in groups}
+
+
+def _input_source(generator: ImageGenerator, request: ScoreRequest) -> InputSource[Any]:
+    """Return what the generator runs on: latents of the seed, or the images of ``--data``."""
+    if not isinstance(generator, Translator):
+        if request.data is not None:
+            raise UsageError(
+                f"--data goes with translators, the model is a {generator.architecture} that starts"
+                " from latents",
+                "leave --data out",
+            )
+        return Latents(request.seed, request.noise_mode)
+    if request.noise_mode != ScoreRequest.noise_mode:
+        raise UsageError(
+            f"--noise-mode goes with latents, the model is a {generator.architecture} that"
+            " translates images",
+            "leave --noise-mode out",
+        )
+    if request.data is None:
+        raise UsageError(
+            f"--data is missing: the features of a {generator.architecture} need images to"
+            " translate",
+            "pass --data DIR or ZIP, or score with --method l1-in or l1-out",
+        )
+    return open_inputs(request.data, generator)
