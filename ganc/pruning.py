@@ -123,12 +123,10 @@ def make_plan(
     min_width: int = 1,
 ) -> PrunePlan:
     """Choose the channels that stay. Arguments and errors are those of ``prune``."""
-    budget = _one_budget(prune_ratio=prune_ratio, macs=macs, speedup=speedup, params=params)
-    if allocation not in ALLOCATIONS:
-        raise unknown_name("allocation", allocation, ALLOCATIONS)
-    for name, value in (("--round-to", round_to), ("--min-width", min_width)):
-        if value < 1:
-            raise UsageError(f"{name} {value} is below 1")
+    budget = resolve_budget(
+        prune_ratio=prune_ratio, macs=macs, speedup=speedup, params=params,
+        allocation=allocation, round_to=round_to, min_width=min_width,
+    )  # fmt: skip
     groups = _scored_groups(model, scores)
     family = ALLOCATIONS[allocation](groups, scores.values, min_width)
 
@@ -144,6 +142,32 @@ def make_plan(
         "min_width": min_width, "method": scores.method, "scores": dict(scores.settings),
     }  # fmt: skip
     return PrunePlan(keep, settings)
+
+
+def resolve_budget(
+    *,
+    prune_ratio: float | None = None,
+    macs: float | None = None,
+    speedup: float | None = None,
+    params: float | None = None,
+    allocation: str = "uniform",
+    round_to: int = 1,
+    min_width: int = 1,
+) -> dict[str, float]:
+    """Check what ``prune`` is asked for, as far as that needs neither model nor scores.
+
+    Returns:
+        The one budget that is given, under its name.
+    Raises:
+        UsageError: No or several budgets, or a value out of range.
+    """
+    budget = _one_budget(prune_ratio=prune_ratio, macs=macs, speedup=speedup, params=params)
+    if allocation not in ALLOCATIONS:
+        raise unknown_name("allocation", allocation, ALLOCATIONS)
+    for name, value in (("--round-to", round_to), ("--min-width", min_width)):
+        if value < 1:
+            raise UsageError(f"{name} {value} is below 1")
+    return budget
 
 
 def apply_plan(model: Model, plan: PrunePlan) -> Model:
