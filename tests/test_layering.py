@@ -14,7 +14,7 @@ LAYERS: list[set[str]] = [
     {"commands"},
     {"diagnosis", "showcase"},
     {"scoring", "pruning", "distillation", "evaluation", "exporters", "sampling"},
-    {"data", "perceptual", "scores"},
+    {"data", "perceptual", "content", "scores"},
     {"checkpoints", "models"},
     {"groups"},
     {"ops"},
@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"errors", "progress", "version"},
 ]
 # Within these rows modules know each other; everywhere else siblings are strangers.
-OPEN_ROWS = ({"checkpoints", "models"}, {"data", "perceptual", "scores"})
+OPEN_ROWS = ({"checkpoints", "models"}, {"data", "perceptual", "content", "scores"})
 
 
 def unit(module: str) -> str:

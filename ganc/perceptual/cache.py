@@ -61,6 +61,12 @@ WEIGHTS: dict[str, WeightsFile] = {
         sha256="b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
         num_bytes=4_958_839,
     ),
+    "deeplabv3_resnet50": WeightsFile(
+        file_name="deeplabv3_resnet50_coco-cd0a2569.pth",
+        url="https://download.pytorch.org/models/deeplabv3_resnet50_coco-cd0a2569.pth",
+        sha256="cd0a25694c4a0f7106b38f4938bf90a874f2f241cc410b8f63c7024399538f06",
+        num_bytes=168_312_152,
+    ),
 }
 
 

@@ -69,6 +69,8 @@ def _agree(
     counts = [sum(map(len, ranges[parity::2])) for parity in (0, 1)]
     sums = map(parallel.all_sum, halves)
     even, odd = (scorer.finish(s, count) for s, count in zip(sums, counts, strict=True))
+    if not any(values.any() for values in even.values()):
+        return False  # where nothing was measured yet, there is nothing to agree on
     return overlap(even, odd, prune_ratio) >= ENOUGH_OVERLAP
 
 

@@ -18,12 +18,13 @@ class ScoreRequest:
     Attributes:
         samples: Latents to average over.
         batch: Latents per step; a setting of the method where its definition contains the batch.
-        seed: Feeds the streams "latents", "labels", "noise", "pca", "directions", "random".
+        seed: Feeds the streams "latents", "labels", "noise", "pca", "directions", "salt", "random".
         noise_mode: "random" (keyed by seed and sample), "const" or "none".
-        latents: diversity: w vectors [n, D_w] instead of drawn ones (z [n, D_z] without a w).
+        latents: diversity: w vectors [n, D_w] instead of drawn ones (z [n, D_z] without a w);
+            content: z vectors [n, D_z].
         directions: diversity: [batches, N, D_w] (or D_z) instead of drawn ones.
         noise: diversity: noise[batch][direction][branch] is a list of maps [n, 1, R, R] in layer
-            order; branch 0 is G(w), branch 1 the moved image.
+            order; branch 0 is G(w), branch 1 the moved image. content: noise[batch] is such a list.
         alpha: diversity: length of the step along a direction, in units of the latent; None takes
             what the family's published code has: 10 for stylegan3, else 5.
         num_directions: diversity: directions per batch.
@@ -32,10 +33,11 @@ class ScoreRequest:
         truncation_psi: diversity: truncation of both latents (it scales the step as well).
         until_stable: Stop before ``samples`` where two halves keep the same channels.
         prune_ratio: The ratio at which they are compared.
-        content: content: where the masks come from (see ``ganc.content``).
+        content: content: where the masks come from (``ganc.content.sources.FORMS``).
         noise_prob: content: share of the mask's pixels that the noise hits.
-        masks: content: [n, H, W], bool, instead of what ``content`` makes.
-        salt: content: [n, H, W] in -1, 0 (untouched), +1, instead of drawn noise.
+        masks: content: [n, h, w], bool, instead of what ``content`` makes; scaled to the images.
+        salt: content: [n, H, W] in -1, 0 (untouched), +1, instead of drawn noise; hits outside the
+            ``masks`` do not count, without ``masks`` all do.
         data: activation, asv: images for a translator; a folder or a zip.
         discriminator: l1-in, l1-out, random: score the discriminator's groups as well.
         effective: l1-out: weights as they act, modulated, averaged over latents.
@@ -49,7 +51,7 @@ class ScoreRequest:
     noise_mode: str = "random"
     latents: Tensor | None = None
     directions: Tensor | None = None
-    noise: Sequence[Sequence[Sequence[Sequence[Tensor]]]] | None = None
+    noise: Sequence[Any] | None = None
     alpha: float | None = None
     num_directions: int = 10
     gradient: str | None = None

@@ -15,6 +15,7 @@ from ganc.models.model import Model
 from ganc.progress import Progress, silent
 from ganc.scores import Scores
 from ganc.scoring import diversity
+from ganc.scoring.content import Content
 from ganc.scoring.driver import run
 from ganc.scoring.features import Activation, Asv, Style
 from ganc.scoring.l1 import L1In, L1Out
@@ -52,6 +53,11 @@ METHODS: dict[str, Method] = {
          "truncation_psi"),
         "variance of the channel's sensitivity over latent directions (DCP-GAN)",
         diversity.defaults,
+    ),
+    "content": Method(
+        Content, 400, 10,
+        ("content", "noise_prob", "noise_mode", "latents", "noise", "masks", "salt"),
+        "sensitivity to noise on the contents of interest (content-aware compression)",
     ),
     "activation": Method(
         Activation, 1000, 10, ("noise_mode", "data"), "mean |feature| that its consumers read"
@@ -126,8 +132,9 @@ def score(
     Args:
         model: The model to be pruned.
         method: A name in ``METHODS``, or a mix: "diversity:0.7,content:0.3".
-        samples: None takes the method's default, or what ``latents`` holds; "auto" takes at most
-            that, and stops where two halves of them keep the same channels at ``prune_ratio``.
+        samples: None takes the method's default, or what ``latents``, ``masks`` or ``salt`` hold;
+            "auto" takes at most that, and stops where two halves of them keep the same channels at
+            ``prune_ratio``.
         batch: None takes the method's default.
         device: "auto", "cpu", "cuda" or "cuda:N".
         Others: See ``ScoreRequest``. A setting that no method asked for reads must keep its
@@ -250,8 +257,8 @@ def _request(
     own = {key: value for key, value in settings.items() if key in (*ALWAYS, *row.options)}
     if not default:
         return ScoreRequest(**own)
-    latents = own.get("latents")
-    count = default if latents is None else len(latents)
+    given = [own[key] for key in ("latents", "masks", "salt") if own.get(key) is not None]
+    count = len(given[0]) if given else default
     if isinstance(samples, int):
         count = samples
     size = min(row.batch or 10, count) if batch is None else batch

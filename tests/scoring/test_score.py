@@ -14,6 +14,7 @@ from ganc.scoring.score import METHODS, score
 
 FAST = {
     "diversity": {"samples": 4, "batch": 2, "num_directions": 4},
+    "content": {"samples": 4, "batch": 2},
     "activation": {"samples": 4, "batch": 2},
     "asv": {"samples": 4, "batch": 2},
     "style": {"samples": 4, "batch": 2},

@@ -1,0 +1,88 @@
+"""Masks by a function of the user's own: ``module:function``."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganc.content.request import MaskRequest
+from ganc.errors import GancError, InputError, UsageError, unknown_name
+
+
+class FunctionMasks:
+    """What ``function(images)`` returns; a ``MaskSource``.
+
+    Args:
+        name: module:function, for errors.
+        function: Images [N, C, H, W], float32 on the CPU, clamped to [-1, 1] → bool [N, h, w], a
+            tensor or an array.
+    """
+
+    def __init__(self, name: str, function: Callable[[Tensor], Any]) -> None:
+        self.name, self.function = name, function
+
+    def __call__(self, images: Tensor, indices: range) -> Tensor:
+        try:
+            found = self.function(images.detach().float().cpu().clamp(-1, 1))
+            masks = torch.as_tensor(found)
+        except GancError:
+            raise
+        except Exception as error:  # the function is anybody's
+            raise InputError(
+                f"--content {self.name} raised {type(error).__name__}: {_one_line(error)}",
+                "--debug shows the traceback",
+            ) from error
+        if masks.dtype != torch.bool or masks.ndim != 3 or len(masks) != len(images):
+            raise InputError(
+                f"--content {self.name} must return bool [{len(images)}, H, W],"
+                f" got {str(masks.dtype).removeprefix('torch.')} {list(masks.shape)}"
+            )
+        return masks
+
+
+def open_function(module: str, name: str, request: MaskRequest) -> FunctionMasks:
+    """Return the masks of a function; the current folder's modules are found as well.
+
+    Raises:
+        UsageError: There is no such module or function.
+        InputError: The module fails when it is imported.
+    """
+    loaded = _import(module, f"--content {module}:{name}")
+    function = getattr(loaded, name, None)
+    if not callable(function):
+        found = [key for key, value in vars(loaded).items() if callable(value)]
+        raise unknown_name(f"function of module {module}", name, found)
+    return FunctionMasks(f"{module}:{name}", function)
+
+
+def _import(module: str, what: str) -> Any:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # importing runs the module's code
+        if isinstance(error, ModuleNotFoundError) and error.name in _parents(module):
+            raise UsageError(
+                f"{what}: no module {error.name}",
+                "it is looked for in the current folder and among the installed packages; other"
+                " sources: center, torchvision:CLASS, bisenet:FILE, masks:DIR",
+            ) from error
+        raise InputError(
+            f"{what}: importing {module} raised {type(error).__name__}: {_one_line(error)}",
+            "--debug shows the traceback",
+        ) from error
+    finally:
+        sys.path.remove(here)
+
+
+def _parents(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,26 @@
+"""What a mask source is told when it is opened, and what it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ganc.progress import Progress, silent
+
+MaskSource = Callable[[Tensor, range], Tensor]
+"""Images [N, C, H, W], nominal range [-1, 1], and the numbers of their samples → what is to be
+protected in each, bool [N, h, w], on any device and of any size."""
+
+
+@dataclass(frozen=True)
+class MaskRequest:
+    """Args:
+    samples: How many samples will be asked for, from sample 0 on.
+    device: Where networks run.
+    progress: Told of downloads.
+    """
+
+    samples: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    progress: Progress = silent

@@ -1,0 +1,71 @@
+"""One class of torchvision's segmentation network: ``torchvision:person``.
+
+DeepLabV3 with a ResNet-50, trained on COCO with the 20 classes of Pascal VOC; torchvision builds
+and feeds it, the weights come through the cache. Chen et al. 2017, "Rethinking Atrous Convolution".
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ganc.content.pixels import to_rgb_uint8
+from ganc.content.request import MaskRequest
+from ganc.errors import unknown_name
+from ganc.perceptual.cache import load_strictly, read_tensors, weights_path
+
+
+class SegmentationMasks:
+    """The pixels that a network takes for one class; a ``MaskSource``.
+
+    An image's mask does not depend on the others': each is looked at by itself, which also bounds
+    the memory.
+
+    Args:
+        network: [1, 3, h, w] → {"out": logits [1, labels, h, w]}.
+        prepare: Image [1, 3, H, W], uint8 → what the network takes.
+        label: What is protected.
+        device: Where the network runs.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        prepare: Callable[[Tensor], Tensor],
+        label: int,
+        device: torch.device,
+    ) -> None:
+        self.network, self.prepare = network.to(device), prepare
+        self.label, self.device = label, device
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor, indices: range) -> Tensor:
+        return torch.cat([self._mask(image) for image in to_rgb_uint8(images).split(1)])
+
+    def _mask(self, image: Tensor) -> Tensor:
+        logits = self.network(self.prepare(image).to(self.device))["out"]
+        return logits.argmax(dim=1).cpu() == self.label
+
+
+def open_segmentation(name: str, request: MaskRequest) -> SegmentationMasks:
+    """Return the masks of a class.
+
+    Raises:
+        UsageError: The network does not know the class.
+        WeightsError: The weights are missing or damaged.
+    """
+    # Here, not above: torchvision takes a second to import, and every method would wait for it.
+    from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, deeplabv3_resnet50
+
+    published = DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1
+    labels = published.meta["categories"]
+    classes = labels[1:]  # the first is the background
+    if name not in classes:
+        raise unknown_name("class of --content torchvision", name, classes)
+    path = weights_path("deeplabv3_resnet50", progress=request.progress)
+    with torch.device("meta"):
+        network = deeplabv3_resnet50(
+            weights=None, weights_backbone=None, num_classes=len(labels), aux_loss=True
+        )
+    load_strictly(network, read_tensors(path), path)
+    return SegmentationMasks(network, published.transforms(), labels.index(name), request.device)
