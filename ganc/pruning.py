@@ -336,4 +336,16 @@ def _cost(model: Model, budget: Mapping[str, float]) -> tuple[Callable[[Widths],
         return params, budget["params"], "parameters"
     if "macs" in budget:
         return macs, budget["macs"], "MACs"
-    return macs, network.macs() / budget["speedup"], "MACs"
+    return macs, _macs_at_speedup(network.macs(), budget["speedup"]), "MACs"
+
+
+def _macs_at_speedup(whole: int, speedup: float) -> int:
+    """Return the most MACs, up to all of them, that ``whole`` is ``speedup`` times as many as.
+
+    The quotient of the two counts decides, rounded as anybody gets it who divides them: the way
+    back, ``whole / speedup``, may round below a plan that has the speedup asked for.
+    """
+    most = max(0, math.floor(min(whole, whole / speedup)) - 1)
+    while most < whole and whole / (most + 1) >= speedup:
+        most += 1
+    return most
