@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from ganc.pruning import prune as prune
     from ganc.sampling import sample as sample
     from ganc.scores import Scores as Scores
+    from ganc.scoring.compare import compare_scores as compare_scores
     from ganc.scoring.score import score as score
     from ganc.showcase.pipeline import demo as demo
 
 _PUBLIC = {
+    "compare_scores": "ganc.scoring.compare",
     "demo": "ganc.showcase.pipeline",
     "distill": "ganc.distillation.loop",
     "doctor": "ganc.diagnosis",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ganc.models.model import Model
     from ganc.progress import Progress
+    from ganc.scores import Scores
 
 Checkpoint = Annotated[
     str, typer.Argument(metavar="CKPT", help="Checkpoint, ours or foreign; - reads stdin.")
@@ -28,6 +29,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved settings and stop before any work.")
+]
+Plot = Annotated[
+    str | None,
+    typer.Option(
+        "--plot", metavar="PNG", help="Draw the sorted scores of every group, with the cut."
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite outputs that exist.")]
 
@@ -142,6 +149,16 @@ def load_model(path: str, quiet: bool = False) -> "Model":
     return load(sys.stdin.buffer if path == "-" else path, note=noter(quiet))
 
 
+def load_scores(path: str, ckpt: str, flag: str) -> "Scores":
+    """Load a scores file; - reads stdin, unless the checkpoint does."""
+    from ganc.errors import UsageError
+    from ganc.scores import Scores
+
+    if ckpt == path == "-":
+        raise UsageError(f"CKPT and {flag} cannot both be -", "name one of them")
+    return Scores.load(sys.stdin.buffer if path == "-" else path)
+
+
 def check_output(path: str, force: bool) -> None:
     """Refuse an output that exists before the slow part; - is stdout."""
     from pathlib import Path
@@ -158,6 +175,27 @@ def forbid_json_on_stdout(output: str, as_json: bool) -> None:
 
     if output == "-" and as_json:
         raise UsageError("-o - and --json both write stdout", "name a file with -o, or drop --json")
+
+
+def check_plot(path: str | None, output: str, force: bool) -> None:
+    """Refuse a ``--plot`` that could not be written, or would replace the output."""
+    from pathlib import Path
+
+    from ganc.errors import UsageError
+    from ganc.scoring.plot import check_plot as check
+
+    if path is None:
+        return
+    if Path(path).resolve() == Path(output).resolve():
+        raise UsageError(f"-o and --plot both name {path}", "give them different names")
+    check(Path(path), force=force)
+
+
+def checkpoint_name(ckpt: str) -> str:
+    """Return what a picture calls a checkpoint."""
+    from pathlib import Path
+
+    return "stdin" if ckpt == "-" else Path(ckpt).name
 
 
 def save_model(model: "Model", output: str, force: bool) -> None:

@@ -1,8 +1,8 @@
 """``ganc prune``."""
 
 import re
-import sys
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +11,9 @@ from ganc.commands import _shared as shared
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from ganc.pruning import PrunePlan
+    from ganc.scores import Scores
 
 
 def _count(text: str) -> float:
@@ -47,6 +50,7 @@ def prune(
     min_width: Annotated[
         int, typer.Option("--min-width", help="Channels that every group keeps at least.")
     ] = 1,
+    plot: shared.Plot = None,
     force: shared.Force = False,
     as_json: shared.Json = False,
     quiet: shared.Quiet = False,
@@ -61,18 +65,18 @@ def prune(
         "prune_ratio": prune_ratio, "macs": macs, "speedup": speedup, "params": params,
         "allocation": allocation, "round_to": round_to, "min_width": min_width,
     }  # fmt: skip
+    from ganc.errors import UsageError
+    from ganc.pruning import apply_plan, make_plan, removes_nothing, resolve_budget
+
     shared.forbid_json_on_stdout(output, as_json)
+    resolve_budget(**budget)
     if dry_run:
-        settings = {"checkpoint": ckpt, "scores": scores, "output": output, **budget}
+        settings = {"checkpoint": ckpt, "scores": scores, "output": output, **budget,
+                    "plot": plot}  # fmt: skip
         return shared.emit_settings("prune", settings, as_json)
     shared.check_output(output, force)
-    from ganc.errors import UsageError
-    from ganc.pruning import apply_plan, make_plan, removes_nothing
-    from ganc.scores import Scores
-
-    if ckpt == scores == "-":
-        raise UsageError("CKPT and --scores cannot both be -", "name one of them")
-    loaded = Scores.load(sys.stdin.buffer if scores == "-" else scores)
+    shared.check_plot(plot, output, force)
+    loaded = shared.load_scores(scores, ckpt, "--scores")
     model = shared.load_model(ckpt, quiet)
     plan = make_plan(model, loaded, **budget)
     if removes_nothing(model, plan):
@@ -81,6 +85,8 @@ def prune(
         )
     student = apply_plan(model, plan)
     shared.save_model(student, output, force)
+    if plot is not None:
+        _plot(loaded, plan, plot, shared.checkpoint_name(ckpt), force)
     result = {
         "output": output,
         "prune_ratio": plan.settings["prune_ratio"],
@@ -89,9 +95,24 @@ def prune(
         "macs": {"before": model.macs(), "after": student.macs()},
         "method": loaded.method,
     }
+    if plot is not None:
+        result["plot"] = plot
     if output != "-":
         shared.emit(result, as_json, lambda: _tables(result, model.widths))
     return None
+
+
+def _plot(scores: "Scores", plan: "PrunePlan", path: str, checkpoint: str, force: bool) -> None:
+    from ganc.scoring.plot import plot_scores, save_plot
+
+    settings = plan.settings
+    title = f"{checkpoint} · {scores.method} · prune ratio {settings['prune_ratio']:.4g}"
+    for name in ("macs", "params", "speedup"):
+        if name in settings:
+            title += f" (--{name} {settings[name]:.4g})"
+    if settings["allocation"] != "uniform":
+        title += f", {settings['allocation']}"
+    save_plot(plot_scores(scores, plan.widths(), title), Path(path), force=force)
 
 
 def _tables(result: dict[str, Any], before: dict[str, int]) -> list["Table"]:
@@ -104,6 +125,8 @@ def _tables(result: dict[str, Any], before: dict[str, int]) -> list["Table"]:
     for name, width in result["widths"].items():
         widths.add_row(name, str(before[name]), str(width))
     summary = {"output": result["output"], "prune ratio": result["prune_ratio"]}
+    if "plot" in result:
+        summary["plot"] = result["plot"]
     for count in ("params", "macs"):
         old, new = result[count]["before"], result[count]["after"]
         shown = shared.format_value

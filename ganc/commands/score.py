@@ -1,5 +1,6 @@
 """``ganc score``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,9 @@ from ganc.commands import _shared as shared
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ganc.models.model import Model
     from ganc.scores import Scores
+    from ganc.scoring.score import Part
 
 
 def _samples(text: str) -> int | str:
@@ -23,7 +26,10 @@ def _samples(text: str) -> int | str:
 def score(
     ckpt: shared.Checkpoint,
     method: Annotated[
-        str, typer.Option("--method", help="diversity, l1-out or random.")
+        str,
+        typer.Option(
+            "--method", help="diversity, activation, asv, style, l1-in, l1-out, random or a mix."
+        ),
     ] = "diversity",
     output: Annotated[
         str | None,
@@ -66,10 +72,36 @@ def score(
     ] = 1.0,
     prune_ratio: Annotated[
         float,
-        typer.Option("--prune-ratio", help="Where --samples auto looks at the kept channels."),
+        typer.Option(
+            "--prune-ratio",
+            help="At which --samples auto, --compare, --plot and the table look at what is kept.",
+        ),
     ] = 0.7,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            "--compare",
+            metavar="SCORES",
+            help="Other scores of this checkpoint: print rank correlation and overlap.",
+        ),
+    ] = None,
+    plot: shared.Plot = None,
     effective: Annotated[
         bool, typer.Option("--effective", help="l1-out: modulated weights, averaged over latents.")
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="DIR|ZIP",
+            help="activation, asv: images for a translator, at most --samples of them.",
+        ),
+    ] = None,
+    discriminator: Annotated[
+        bool,
+        typer.Option(
+            "--discriminator", help="l1-in, l1-out, random: score the discriminator as well."
+        ),
     ] = False,
     device: shared.Device = "auto",
     seed: shared.Seed = 0,
@@ -86,7 +118,9 @@ def score(
         "samples": samples, "prune_ratio": prune_ratio, "batch": batch, "seed": seed,
         "noise_mode": noise_mode, "alpha": alpha, "num_directions": num_directions,
         "gradient": gradient, "truncation_psi": truncation_psi, "effective": effective,
+        "data": data, "discriminator": discriminator,
     }  # fmt: skip
+    from ganc.errors import UsageError
     from ganc.parallel import process_group, rank
     from ganc.scoring.score import resolve
     from ganc.scoring.score import score as run
@@ -95,53 +129,127 @@ def score(
     name = method if len(parts) == 1 else "mix"
     target = output or f"{Path(ckpt).stem if ckpt != '-' else 'stdin'}.{name}.scores.safetensors"
     shared.forbid_json_on_stdout(target, as_json)
-    if dry_run:
-        recorded = {part.name: part.recorded() for part in parts}
-        resolved = {
-            "checkpoint": ckpt, "method": method, "output": target, "device": device,
-            **recorded.get(method, recorded),
-        }  # fmt: skip
-        return shared.emit_settings("score", resolved, as_json)
-    shared.check_output(target, force)
+    if target == "-" and compare is not None:
+        raise UsageError("-o - and --compare both write stdout", "name a file with -o")
     with process_group():
         is_first = rank() == 0
+        if dry_run:
+            recorded = {part.name: part.recorded() for part in parts}
+            resolved = {
+                "checkpoint": ckpt, "method": method, "output": target, "device": device,
+                **recorded.get(method, recorded), "compare": compare, "plot": plot,
+            }  # fmt: skip
+            return shared.emit_settings("score", resolved, as_json) if is_first else None
+        shared.check_output(target, force)
+        shared.check_plot(plot, target, force)
+        other = None if compare is None else shared.load_scores(compare, ckpt, "--compare")
         model = shared.load_model(ckpt, quiet or not is_first)
+        if other is not None:
+            _check_compared(other, model, discriminator, str(compare))
         with shared.progress_bar(quiet or not is_first) as progress:
             scores = run(model, method, **settings, device=device, progress=progress)
-    return _finish(scores, target, force, as_json) if is_first else None
+    if not is_first:
+        return None
+    result = _result(scores, target, prune_ratio)
+    if other is not None:
+        from ganc.scoring.compare import compare_scores
+
+        found = compare_scores(scores, other, prune_ratio)
+        result["compare"] = {"scores": compare, "method": other.method, **found}
+    _save(scores, target, force)
+    if plot is not None:
+        result["plot"] = plot
+        _plot(scores, plot, shared.checkpoint_name(ckpt), prune_ratio, force)
+    if target != "-":
+        shared.emit(result, as_json, lambda: _tables(result, _samples_taken(scores, parts)))
+    return None
 
 
-def _finish(scores: "Scores", target: str, force: bool, as_json: bool) -> None:
-    import sys
+def _check_compared(other: "Scores", model: "Model", discriminator: bool, where: str) -> None:
+    from ganc.models.model import Model
+    from ganc.scoring.compare import check_comparable
 
-    if target == "-":
-        scores.save(sys.stdout.buffer)
-        return
-    scores.save(target, force=force)
-    result = {
+    if model.generator is None:
+        return  # `ganc.score` says so
+    scored = Model(model.generator, model.discriminator if discriminator else None)
+    widths = {group.name: group.width for group in scored.groups if group.prunable}
+    check_comparable(other, model.content_hash(), widths, where)
+
+
+def _result(scores: "Scores", target: str, prune_ratio: float) -> dict[str, Any]:
+    from ganc.scores import kept_channels
+
+    return {
         "method": scores.method,
         "samples": scores.settings["samples"] or None,
         "output": target,
+        "prune_ratio": prune_ratio,
         "groups": [
             {
-                "name": name, "width": len(values), "min": values.min().item(),
-                "mean": values.mean().item(), "max": values.max().item(),
+                "name": name, "width": len(values), "kept": len(kept_channels(values, prune_ratio)),
+                "min": values.min().item(), "mean": values.mean().item(),
+                "max": values.max().item(),
             }
             for name, values in scores.values.items()
         ],
         "settings": dict(scores.settings),
     }  # fmt: skip
-    shared.emit(result, as_json, lambda: [_table(result)])
 
 
-def _table(result: dict[str, Any]) -> "Table":
+def _save(scores: "Scores", target: str, force: bool) -> None:
+    import sys
+
+    if target == "-":
+        scores.save(sys.stdout.buffer)
+    else:
+        scores.save(target, force=force)
+
+
+def _plot(scores: "Scores", path: str, checkpoint: str, prune_ratio: float, force: bool) -> None:
+    from ganc.scores import kept_channels
+    from ganc.scoring.plot import plot_scores, save_plot
+
+    widths = {name: len(kept_channels(v, prune_ratio)) for name, v in scores.values.items()}
+    title = f"{checkpoint} · {scores.method} · prune ratio {prune_ratio:g}"
+    save_plot(plot_scores(scores, widths, title), Path(path), force=force)
+
+
+def _samples_taken(scores: "Scores", parts: "Sequence[Part]") -> str | None:
+    """Return how many samples each method looked at; None where they need none."""
+    settings = scores.settings.get("mix", {scores.method: scores.settings})
+    texts = []
+    for part in parts:
+        if part.request.samples:
+            text = shared.format_value(settings[part.name]["samples"])
+            if part.request.until_stable:
+                text += f" (auto, of {shared.format_value(part.request.samples)} at most)"
+            texts.append(text if len(parts) == 1 else f"{part.name} {text}")
+    return ", ".join(texts) or None
+
+
+def _tables(result: dict[str, Any], samples: str | None) -> list["Table"]:
+    summary = {"output": result["output"], "method": result["method"], "samples": samples}
+    if "plot" in result:
+        summary["plot"] = result["plot"]
+    title = f"kept at --prune-ratio {result['prune_ratio']:g}"
+    tables = [_groups_table(title, result["groups"], ("width", "kept", "min", "mean", "max"))]
+    if "compare" in result:
+        compared = result["compare"]
+        summary["compared with"] = f"{compared['scores']} ({compared['method']})"
+        columns = ("width", "kept", "overlap", "spearman")
+        tables.append(_groups_table("agreement of the two scores", compared["groups"], columns))
+        tables[-1].add_section()
+        tables[-1].add_row("all", *(shared.format_value(compared[key]) for key in columns))
+    return [shared.key_values(summary), *tables]
+
+
+def _groups_table(title: str, groups: list[dict[str, Any]], columns: tuple[str, ...]) -> "Table":
     from rich.table import Table
 
-    table = Table(title=f"{result['method']} → {result['output']}", title_justify="left")
-    table.add_column("group")
-    for column in ("width", "min", "mean", "max"):
-        table.add_column(column, justify="right")
-    for group in result["groups"]:
-        numbers = [shared.format_value(group[key]) for key in ("width", "min", "mean", "max")]
-        table.add_row(group["name"], *numbers)
+    table = Table(title=title, title_justify="left")
+    table.add_column("group", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for group in groups:
+        table.add_row(group["name"], *(shared.format_value(group[key]) for key in columns))
     return table
