@@ -74,6 +74,7 @@ class Content(Scorer):
         sums = {g.name: torch.zeros(g.width, dtype=torch.float64) for g in self.groups}
         return {**sums, PROTECTED: torch.zeros((), dtype=torch.float64)}
 
+    @torch.enable_grad()
     def step(self, number: int, indices: range) -> State:
         images = self._render(number, indices)
         masks = self._masks(images.detach(), indices)
