@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ganc.models.model import Model
+    from ganc.progress import Progress
     from ganc.scores import Scores
+    from ganc.scoring.request import ScoreRequest
     from ganc.scoring.score import Part
 
 
@@ -28,7 +30,8 @@ def score(
     method: Annotated[
         str,
         typer.Option(
-            "--method", help="diversity, activation, asv, style, l1-in, l1-out, random or a mix."
+            "--method",
+            help="diversity, content, activation, asv, style, l1-in, l1-out, random or a mix.",
         ),
     ] = "diversity",
     output: Annotated[
@@ -48,7 +51,9 @@ def score(
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option("--batch", help="Latents per step, a setting of the method (diversity: 5)."),
+        typer.Option(
+            "--batch", help="Latents per step, a setting of the method (diversity: 5, content: 10)."
+        ),
     ] = None,
     noise_mode: Annotated[
         str, typer.Option("--noise-mode", help="random, const or none.")
@@ -70,6 +75,26 @@ def score(
     truncation_psi: Annotated[
         float, typer.Option("--truncation", help="diversity: truncation of the latents.")
     ] = 1.0,
+    content: Annotated[
+        str,
+        typer.Option(
+            "--content",
+            metavar="MASKS",
+            help="content: center, torchvision:CLASS (person, dog, …), bisenet:FILE, masks:DIR or"
+            " module:function.",
+        ),
+    ] = "center",
+    noise_prob: Annotated[
+        float, typer.Option("--noise-prob", help="content: share of the masks' pixels that is hit.")
+    ] = 0.05,
+    preview: Annotated[
+        str | None,
+        typer.Option(
+            "--preview",
+            metavar="PNG",
+            help="content: first draw what the masks of 16 samples protect.",
+        ),
+    ] = None,
     prune_ratio: Annotated[
         float,
         typer.Option(
@@ -118,7 +143,7 @@ def score(
         "samples": samples, "prune_ratio": prune_ratio, "batch": batch, "seed": seed,
         "noise_mode": noise_mode, "alpha": alpha, "num_directions": num_directions,
         "gradient": gradient, "truncation_psi": truncation_psi, "effective": effective,
-        "data": data, "discriminator": discriminator,
+        "content": content, "noise_prob": noise_prob, "data": data, "discriminator": discriminator,
     }  # fmt: skip
     from ganc.errors import UsageError
     from ganc.parallel import process_group, rank
@@ -131,6 +156,7 @@ def score(
     shared.forbid_json_on_stdout(target, as_json)
     if target == "-" and compare is not None:
         raise UsageError("-o - and --compare both write stdout", "name a file with -o")
+    looked_at = _check_preview(preview, parts, (target, plot))
     with process_group():
         is_first = rank() == 0
         if dry_run:
@@ -138,15 +164,20 @@ def score(
             resolved = {
                 "checkpoint": ckpt, "method": method, "output": target, "device": device,
                 **recorded.get(method, recorded), "compare": compare, "plot": plot,
+                "preview": preview,
             }  # fmt: skip
             return shared.emit_settings("score", resolved, as_json) if is_first else None
         shared.check_output(target, force)
         shared.check_plot(plot, target, force)
+        if preview is not None:
+            shared.check_output(preview, force)
         other = None if compare is None else shared.load_scores(compare, ckpt, "--compare")
         model = shared.load_model(ckpt, quiet or not is_first)
         if other is not None:
             _check_compared(other, model, discriminator, str(compare))
         with shared.progress_bar(quiet or not is_first) as progress:
+            if preview is not None and looked_at is not None and is_first:
+                _draw_preview(model, looked_at, preview, device, force, progress)
             scores = run(model, method, **settings, device=device, progress=progress)
     if not is_first:
         return None
@@ -160,9 +191,49 @@ def score(
     if plot is not None:
         result["plot"] = plot
         _plot(scores, plot, shared.checkpoint_name(ckpt), prune_ratio, force)
+    if preview is not None:
+        result["preview"] = preview
     if target != "-":
         shared.emit(result, as_json, lambda: _tables(result, _samples_taken(scores, parts)))
     return None
+
+
+def _check_preview(
+    preview: str | None, parts: "Sequence[Part]", others: Sequence[str | None]
+) -> "ScoreRequest | None":
+    """Return the request whose masks are to be drawn.
+
+    Raises:
+        UsageError: No method asked for has masks, or the file is another output as well.
+    """
+    from ganc.errors import UsageError
+
+    if preview is None:
+        return None
+    requests = [part.request for part in parts if part.name == "content"]
+    if not requests:
+        raise UsageError("--preview shows masks, which only method content has")
+    if preview == "-" or Path(preview).resolve() in [Path(p).resolve() for p in others if p]:
+        raise UsageError(f"--preview {preview} is no file of its own", "give it another name")
+    return requests[0]
+
+
+def _draw_preview(
+    model: "Model",
+    request: "ScoreRequest",
+    path: str,
+    device: str,
+    force: bool,
+    progress: "Progress",
+) -> None:
+    from ganc.data.grid import save_image
+    from ganc.scoring.content import preview
+
+    picture = preview(
+        model, content=request.content, num=min(16, request.samples), seed=request.seed,
+        noise_mode=request.noise_mode, device=device, progress=progress,
+    )  # fmt: skip
+    save_image(picture, Path(path), force=force)
 
 
 def _check_compared(other: "Scores", model: "Model", discriminator: bool, where: str) -> None:
@@ -229,8 +300,7 @@ def _samples_taken(scores: "Scores", parts: "Sequence[Part]") -> str | None:
 
 def _tables(result: dict[str, Any], samples: str | None) -> list["Table"]:
     summary = {"output": result["output"], "method": result["method"], "samples": samples}
-    if "plot" in result:
-        summary["plot"] = result["plot"]
+    summary |= {key: result[key] for key in ("plot", "preview") if key in result}
     title = f"kept at --prune-ratio {result['prune_ratio']:g}"
     tables = [_groups_table(title, result["groups"], ("width", "kept", "min", "mean", "max"))]
     if "compare" in result:

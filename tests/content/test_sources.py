@@ -251,9 +251,7 @@ def test_function_sees_the_images(module: str) -> None:
 def test_function_that_misbehaves(module: str, function: str, finding: str) -> None:
     with pytest.raises(InputError) as caught:
         masks_of(f"{module}:{function}")
-    assert finding.replace("\\[", "[").replace("\\]", "]").replace("\\\\", "\\") in str(
-        caught.value
-    )
+    assert finding in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 3
 

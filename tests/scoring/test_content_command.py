@@ -1,0 +1,116 @@
+"""``ganc score --method content``: flags, the preview, exit codes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ganc.scores import Scores
+from tests.conftest import Outcome
+
+Ganc = Callable[..., Outcome]
+FEW = ("--method", "content", "--samples", 4, "--batch", 2)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run in an empty folder, off the network, with an empty cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GANC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("GANC_OFFLINE", "1")
+    return tmp_path
+
+
+def test_scores_and_preview(ganc: Ganc, checkpoint: Path, folder: Path) -> None:
+    done = ganc("score", checkpoint, *FEW, "--preview", "masks.png", "--noise-prob", 0.1, "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert result["preview"] == "masks.png"
+    assert result["samples"] == 4
+    assert result["settings"]["noise_prob"] == 0.1
+    assert Scores.load(folder / result["output"]).method == "content"
+    picture = np.array(Image.open(folder / "masks.png"))
+    assert picture.shape == (260, 260, 3)  # four tiles of 128 px, 4 px between them
+    yellow = (picture == [255, 230, 0]).all(axis=2)
+    assert yellow[:128, :128].any()
+    assert yellow[132:, 132:].any()
+
+
+def test_preview_shows_the_masks_that_are_scored(
+    ganc: Ganc, checkpoint: Path, folder: Path
+) -> None:
+    masks = folder / "masks"
+    masks.mkdir()
+    for i in range(4):
+        rows = np.zeros((2, 2), np.uint8)
+        rows[i // 2, i % 2] = 255
+        Image.fromarray(rows).save(masks / f"{i}.png")
+    done = ganc("score", checkpoint, *FEW, "--content", f"masks:{masks}", "--preview", "p.png")
+    assert done.code == 0, done.err
+    picture = np.array(Image.open(folder / "p.png"))
+    yellow = (picture == [255, 230, 0]).all(axis=2)
+    for i in range(4):
+        row, column = 132 * (i // 2), 132 * (i % 2)
+        rows, columns = np.nonzero(yellow[row : row + 128, column : column + 128])
+        assert (rows.mean() < 64) == (i // 2 == 0)
+        assert (columns.mean() < 64) == (i % 2 == 0)
+
+
+def test_existing_preview_is_kept(ganc: Ganc, checkpoint: Path, folder: Path) -> None:
+    (folder / "masks.png").write_text("mine")
+    done = ganc("score", checkpoint, *FEW, "--preview", "masks.png")
+    assert done.code == 3
+    assert "masks.png exists" in done.err
+    assert (folder / "masks.png").read_text() == "mine"
+    assert not list(folder.glob("*.scores.safetensors"))
+    assert ganc("score", checkpoint, *FEW, "--preview", "masks.png", "--force").code == 0
+
+
+def test_dry_run_shows_the_settings(ganc: Ganc) -> None:
+    done = ganc("score", "nowhere.pt", "--method", "content", "--content", "torchvision:dog",
+                "--dry-run", "--json")  # fmt: skip
+    settings = json.loads(done.out)["settings"]
+    assert settings["content"] == "torchvision:dog"
+    assert settings["noise_prob"] == 0.05
+    assert (settings["samples"], settings["batch"]) == (400, 10)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "finding"),
+    [
+        (("--content", "torchvision:persn"), 2, "did you mean `person`?"),
+        (("--content", "torchvision:person"), 3, "deeplabv3_resnet50"),
+        (("--content", "bisenet:gone.pth"), 3, "gone.pth cannot be read"),
+        (("--content", "masks:gone"), 3, "gone: path not found"),
+        (("--content", "gone:function"), 2, "no module gone"),
+        (("--content", "centre"), 2, "did you mean `center`?"),
+        (("--content", "dark_masks:nothing"), 3, "finds nothing in any of 4 samples"),
+        (("--noise-prob", 2), 2, "--noise-prob 2 is outside [0, 1]"),
+        (("--noise-mode", "cosnt"), 2, "did you mean `const`?"),
+        (("--preview", "x.png", "-o", "x.png"), 2, "no file of its own"),
+        (("--preview", "nowhere/x.png"), 3, "folder nowhere does not exist"),
+    ],
+)
+def test_errors_are_one_line_with_their_code(
+    ganc: Ganc, checkpoint: Path, folder: Path, flags: tuple[Any, ...], code: int, finding: str
+) -> None:
+    (folder / "dark_masks.py").write_text("def nothing(images): return images[:, 0] > 9\n")
+    done = ganc("score", checkpoint, *FEW, *flags, "--quiet")
+    assert done.code == code, done.err
+    assert finding in done.err
+    assert done.err.count("\n") <= 2
+    assert not done.out
+    assert not list(folder.glob("*.scores.safetensors"))
+
+
+def test_flags_of_content_go_with_content(ganc: Ganc, checkpoint: Path) -> None:
+    for flags in (("--content", "torchvision:dog"), ("--noise-prob", 0.1), ("--preview", "x.png")):
+        done = ganc("score", checkpoint, "--method", "l1-out", *flags)
+        assert done.code == 2
+        assert flags[0] in done.err
+    mixed = ganc("score", checkpoint, "--method", "content,l1-out", *FEW[2:], "--preview", "x.png")
+    assert mixed.code == 0, mixed.err
