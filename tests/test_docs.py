@@ -35,18 +35,39 @@ def test_every_command_has_help_and_an_example(name: str) -> None:
     assert f"Example: ganc {name}" in " ".join(text.split())
 
 
-def test_every_method_and_metric_is_documented() -> None:
-    scoring = (ROOT / "docs" / "scoring.md").read_text()
-    assert all(f"`{name}`" in scoring for name in METHODS)
+@pytest.mark.parametrize("method", list(METHODS))
+def test_every_method_has_a_page(method: str) -> None:
+    overview = (ROOT / "docs" / "scoring.md").read_text()
+    linked = re.search(rf"^\| \[`{method}`\]\((scoring/[\w-]+\.md)\) \|", overview, re.MULTILINE)
+    assert linked, f"docs/scoring.md's table has no row for {method}"
+    page = (ROOT / "docs" / linked[1]).read_text()
+    assert method in page.splitlines()[0]
+    assert re.search(r"^    \S.* = ", page, re.MULTILINE), "a formula"
+    assert "ganc score" in page, "an example"
+
+
+def test_every_scoring_page_is_linked() -> None:
+    overview = (ROOT / "docs" / "scoring.md").read_text()
+    for page in (ROOT / "docs" / "scoring").glob("*.md"):
+        assert f"(scoring/{page.name})" in overview
+
+
+def test_figures_are_small() -> None:
+    for figure in (ROOT / "docs").rglob("*.png"):
+        assert figure.stat().st_size < 150_000, figure
+
+
+def test_every_metric_is_documented() -> None:
     evaluation = (ROOT / "docs" / "evaluation.md").read_text()
     assert all(f"`{name}`" in evaluation for name in METRICS)
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", *sorted(p.name for p in (ROOT / "docs").glob("*.md"))]
+    "page",
+    ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").rglob("*.md"))],
 )
 def test_links_lead_somewhere(page: str) -> None:
-    path = ROOT / page if page == "README.md" else ROOT / "docs" / page
+    path = ROOT / page
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), f"{page} → {target}"
 
