@@ -58,7 +58,7 @@ class Diversity(Scorer):
         if not isinstance(self.generator, LatentGenerator):
             raise UsageError(
                 f"method diversity moves latents, a {model.architecture} has none",
-                "score it with --method l1-out or random",
+                "score it with --method activation, asv or l1-out",
             )
         if request.gradient not in GRADIENTS:
             raise unknown_name("--gradient", str(request.gradient), GRADIENTS)
