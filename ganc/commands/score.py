@@ -169,7 +169,7 @@ def score(
             return shared.emit_settings("score", resolved, as_json) if is_first else None
         shared.check_output(target, force)
         shared.check_plot(plot, target, force)
-        if preview is not None:
+        if preview is not None and is_first:  # another process might see it written already
             shared.check_output(preview, force)
         other = None if compare is None else shared.load_scores(compare, ckpt, "--compare")
         model = shared.load_model(ckpt, quiet or not is_first)
