@@ -15,10 +15,12 @@ protected in each, bool [N, h, w], on any device and of any size."""
 
 @dataclass(frozen=True)
 class MaskRequest:
-    """Args:
-    samples: How many samples will be asked for, from sample 0 on.
-    device: Where networks run.
-    progress: Told of downloads.
+    """What a source needs to know beside its name.
+
+    Attributes:
+        samples: How many samples will be asked for, from sample 0 on.
+        device: Where networks run.
+        progress: Told of downloads.
     """
 
     samples: int
