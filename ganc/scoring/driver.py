@@ -14,8 +14,10 @@ ENOUGH_OVERLAP = 0.99
 """Share of the kept channels on which the two halves of the samples must agree to stop early."""
 LOOKS = 2
 """Looks in a row at which they must: one alone may agree by chance."""
-CHECK_EVERY = 1.15
-"""Growth of the sample count from one look at the halves to the next."""
+GROWTH = 1.15
+"""Of the sample count from one look at the halves to the next, at least."""
+LOOK_UNIT = 8
+"""Looks fall on multiples of so many batches: the same for one, two, four or eight processes."""
 
 
 class Run(NamedTuple):
@@ -44,12 +46,13 @@ def run(scorer: Scorer, request: ScoreRequest) -> Run:
         done = min(first + processes, len(ranges))
         samples = ranges[done - 1].stop
         request.progress("scoring", samples, request.samples)
-        if request.until_stable and done > 2 and samples >= next_look:
+        is_look = done // LOOK_UNIT > first // LOOK_UNIT and samples >= next_look
+        if request.until_stable and is_look:
             is_same = _agree(scorer, halves, ranges[:done], request.prune_ratio)
             agreed = agreed + 1 if is_same else 0
             if agreed == LOOKS:
                 return Run(_finish(scorer, halves, samples), samples)
-            next_look = int(samples * CHECK_EVERY)
+            next_look = int(samples * GROWTH)
     return Run(_finish(scorer, halves, request.samples), request.samples)
 
 

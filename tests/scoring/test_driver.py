@@ -64,9 +64,9 @@ def test_batches_add_up_and_are_reported() -> None:
 
 def test_it_stops_when_two_halves_agree() -> None:
     _, sure, _ = seen(0.0, samples=600, batch=3, until_stable=True)
-    _, unsure, _ = seen(4.0, samples=600, batch=3, until_stable=True)
-    _, never, _ = seen(4.0, samples=600, batch=3)
-    assert sure == 12  # a batch for each half and one more, then a second look
+    _, unsure, _ = seen(1.0, samples=600, batch=3, until_stable=True)
+    _, never, _ = seen(1.0, samples=600, batch=3)
+    assert sure == 48  # looks at 8 and 16 batches
     assert sure < unsure < never == 600
 
 
@@ -90,7 +90,7 @@ def test_auto_is_recorded(model: Model) -> None:
     assert scores.settings["until_stable"] is True
     assert scores.settings["prune_ratio"] == 0.5
     taken = scores.settings["samples"]
-    assert 15 < taken < 1000
+    assert 80 <= taken < 1000
     same = score(model, "l1-out", effective=True, samples=taken, batch=5)
     assert all(torch.equal(same[name], values) for name, values in scores.values.items())
     with pytest.raises(UsageError, match="neither a count nor auto"):
