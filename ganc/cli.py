@@ -97,6 +97,8 @@ def run(arguments: Sequence[str]) -> int:
         # Out of standalone mode typer raises its errors and returns what a command returned.
         code = typer.main.get_command(app).main(rest, prog_name="ganc", standalone_mode=False)
         sys.stdout.flush()
+        if code == errors.EXIT_INTERRUPTED:  # typer makes Ctrl-C a returned code
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except BaseException as error:
         if debug:
