@@ -123,3 +123,26 @@ def test_a_mistake_has_its_line_and_code(
     assert all(line.startswith(message) for line in lines)
     assert f"exitcode  : {code} " in done.stderr
     assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+
+
+THREADS = """
+import os, torch
+from ganc.parallel import all_sum, process_group
+count = lambda: len(os.listdir("/proc/self/task"))
+before = count()
+with process_group():
+    import torch.distributed.nn.functional  # as torch itself does, some way into a command
+    assert all_sum({"a": torch.ones(2)})["a"].tolist() == [2, 2]
+    assert count() > before
+assert count() == before, (before, count())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads in /proc")
+def test_no_thread_of_the_group_outlives_it(tmp_path: Path) -> None:
+    # One that still holds a tensor when Python ends aborts the process: 1 run in 20.
+    (tmp_path / "script.py").write_text(THREADS)
+    done = subprocess.run(
+        [*TORCHRUN, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
