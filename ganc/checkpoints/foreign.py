@@ -50,6 +50,17 @@ def is_state_dict(tree: Any) -> bool:
     )
 
 
+def as_float(name: str, tensor: Tensor) -> Tensor:
+    """Return a weight in float32.
+
+    Raises:
+        CheckpointError: It holds no real numbers.
+    """
+    if tensor.is_complex() or tensor.is_quantized:
+        raise CheckpointError(f"{name} has the type {tensor.dtype}, expected real numbers")
+    return tensor.float()
+
+
 def describe(inferred: Mapping[str, Any]) -> str:
     """Return what was inferred as one line for a person."""
     return ", ".join(f"{name} {value}" for name, value in inferred.items()) or "nothing"

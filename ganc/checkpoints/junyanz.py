@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganc.checkpoints.foreign import Conversion, is_state_dict
+from ganc.checkpoints.foreign import Conversion, as_float, is_state_dict
 from ganc.errors import CheckpointError
 from ganc.groups import ChannelGroup
 from ganc.models.model import ARCHITECTURES, build_network
@@ -321,7 +321,7 @@ def _fit(network: Network, slot: str, layer: Layer, state: State) -> dict[str, T
         raise CheckpointError(
             f"{layer['conv.weight']} comes without a {part}, expected {shapes[part]} ({where})"
         )
-    tensors = {part: state[key].float() for part, key in kept.items()}
+    tensors = {part: as_float(key, state[key]) for part, key in kept.items()}
     if UNTRACKED in shapes:
         untracked = state[kept[UNTRACKED]] if UNTRACKED in kept else torch.tensor(0)
         tensors[UNTRACKED] = untracked.to(torch.int64)

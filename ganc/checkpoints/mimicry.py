@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ganc.checkpoints.foreign import Conversion, is_state_dict
+from ganc.checkpoints.foreign import Conversion, as_float, is_state_dict
 from ganc.errors import CheckpointError
 from ganc.models import sngan
 from ganc.models.model import build_network
@@ -150,7 +150,8 @@ def _rename(state: Mapping[str, Tensor], names: _Names, what: str) -> dict[str, 
             if match := re.fullmatch(pattern, name):
                 is_counter = name.endswith("num_batches_tracked")
                 ours = match.expand(template).removesuffix("_orig")
-                renamed[ours] = tensor.long() if is_counter else tensor.float()
+                real = as_float(name, tensor)
+                renamed[ours] = real.long() if is_counter else real
                 break
         else:
             raise CheckpointError(f"{what}: {name} does not fit mimicry's SN-GAN layout")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganc.checkpoints.foreign import Conversion, fir_taps
+from ganc.checkpoints.foreign import Conversion, as_float, fir_taps
 from ganc.checkpoints.pickles import Record
 from ganc.checkpoints.refusals import printable
 from ganc.errors import CheckpointError, nearest
@@ -151,7 +151,7 @@ class _Modules:
             self.states[path] = module.state
             for part in ("_parameters", "_buffers"):
                 for key, tensor in self._entries(path, part, Tensor):
-                    self.tensors[key] = tensor.float()
+                    self.tensors[key] = as_float(key, tensor)
             waiting += self._entries(path, "_modules", Record)
 
     def _check(self, path: str, module: Record, *, is_new: bool) -> None:

@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 
 from ganc import seeds
-from ganc.checkpoints.foreign import Conversion, fir_taps, is_state_dict
+from ganc.checkpoints.foreign import Conversion, as_float, fir_taps, is_state_dict
 from ganc.errors import CheckpointError
 from ganc.models import stylegan2, stylegan2_discriminator
-from ganc.models.model import build_network
+from ganc.models.model import build_network, check_tensors
 
 W_AVG_SAMPLES = 10_000
 # The layout's training fixes the mapping network's learning-rate multiplier; no file records it.
 LR_MULTIPLIER = 0.01
+
+# What sizes that no network can have raise where something is computed from them.
+_MISFITS = (KeyError, ValueError, IndexError, TypeError, RuntimeError)
 
 _Names = list[tuple[str, Callable[[re.Match[str]], str]]]
 
@@ -67,7 +70,7 @@ def convert(tree: Any) -> Conversion:
 def _add_generator(result: Conversion, state: Mapping[str, Tensor], latent_avg: Any) -> None:
     config, tensors = convert_generator(state)
     if isinstance(latent_avg, Tensor):
-        tensors["mapping.w_avg"] = latent_avg.reshape(-1).float()
+        tensors["mapping.w_avg"] = as_float("latent_avg", latent_avg).reshape(-1)
     else:
         tensors["mapping.w_avg"] = mean_w(tensors, config)
         result.inferred["w_avg"] = f"mean of {W_AVG_SAMPLES} mapped latents, seed 0"
@@ -85,12 +88,17 @@ def mean_w(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Tensor:
 
     Computed in float64: the checkpoint's content hash includes it and must not depend on the
     machine's order of summation.
+
+    Raises:
+        CheckpointError: The mapping network's tensors do not fit each other.
     """
     mapping = stylegan2.MappingNetwork(
         config["z_dim"], config["c_dim"], config["w_dim"], 1, **config["mapping_kwargs"]
     ).double()
-    own = {k.removeprefix("mapping."): t for k, t in tensors.items() if k.startswith("mapping.")}
-    mapping.load_state_dict({**own, "w_avg": mapping.w_avg})
+    own = {k: t for k, t in tensors.items() if k.startswith("mapping.")}
+    own["mapping.w_avg"] = mapping.w_avg
+    check_tensors({f"mapping.{k}": tuple(t.shape) for k, t in mapping.state_dict().items()}, own)
+    mapping.load_state_dict({k.removeprefix("mapping."): t for k, t in own.items()})
     z = seeds.normal(0, "w_avg", range(W_AVG_SAMPLES), (config["z_dim"],)).double()
     with torch.no_grad():
         return mapping(z)[:, 0].mean(dim=0).float()
@@ -154,21 +162,32 @@ def _rename(state: Mapping[str, Tensor], names: _Names, what: str) -> dict[str, 
             continue
         for pattern, translate in names:
             if match := re.fullmatch(pattern, name):
-                renamed[translate(match)] = tensor.float()
+                renamed[translate(match)] = as_float(name, tensor)
                 break
         else:
             raise CheckpointError(f"{what}: {name} does not fit rosinality's StyleGAN2 layout")
     return renamed
 
 
+# Tensors with leading dimensions of 1 that ours lack: ending of the name → how many.
+_LEADING = {
+    "conv0.weight": 1, "conv1.weight": 1, "torgb.weight": 1, "b4.const": 1, "noise_const": 2,
+    "noise_strength": 1,
+}  # fmt: skip
+
+
 def _drop_leading(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
-        if name.endswith(("conv0.weight", "conv1.weight", "torgb.weight", "b4.const")):
-            tensors[name] = tensor[0]
-        elif name.endswith("noise_const"):
-            tensors[name] = tensor[0, 0]
-        elif name.endswith(("noise_strength", "torgb.bias")):
-            tensors[name] = tensor.reshape([] if name.endswith("strength") else [-1])
+        if name.endswith("torgb.bias"):
+            tensors[name] = tensor.reshape(-1)
+        for ending, count in _LEADING.items():
+            if name.endswith(ending):
+                if list(tensor.shape[:count]) != [1] * count:
+                    raise CheckpointError(
+                        f"generator: {name} has shape {list(tensor.shape)}, expected it to begin"
+                        f" with {[1] * count}"
+                    )
+                tensors[name] = tensor.reshape(tensor.shape[count:])
     return tensors
 
 
@@ -199,7 +218,7 @@ def convert_generator(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict
             "resample_filter": fir_taps(_blur_kernels(state)),
             "conv_clamp": None,
         }
-    except (KeyError, ValueError) as error:
+    except _MISFITS as error:
         raise CheckpointError(f"generator: its layers do not fit StyleGAN2: {error}") from error
     return config, tensors
 
@@ -224,7 +243,7 @@ def convert_discriminator(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], 
             "widths": {name: len(tensors[f"{name}.bias"]) for name in names},
             "resample_filter": fir_taps(_blur_kernels(state)),
         }
-    except (KeyError, ValueError) as error:
+    except _MISFITS as error:
         raise CheckpointError(f"discriminator: its layers do not fit StyleGAN2: {error}") from error
     return config, tensors
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from ganc.checkpoints import junyanz, mimicry, native, nvidia, pickles, rosinality, torch_file
 from ganc.checkpoints.foreign import Conversion, Reader, describe
 from ganc.checkpoints.refusals import one_line, printable
-from ganc.errors import CheckpointError, unknown_name
+from ganc.errors import CheckpointError, UsageError, unknown_name
 from ganc.files import atomic_write
 from ganc.models.model import ARCHITECTURES, Model, build_network
 from ganc.models.network import Network
@@ -171,7 +171,7 @@ def _convert(tree: Any, architecture: str | None, where: str) -> tuple[Conversio
         if reader.recognises(tree):
             try:
                 conversion = reader.convert(tree)
-            except CheckpointError as error:
+            except (CheckpointError, UsageError) as error:  # a config that no network can have
                 raise CheckpointError(f"{where}: {one_line(str(error))}", error.hint) from error
             _check_architecture(conversion, architecture, where)
             return conversion, layout

@@ -1,0 +1,84 @@
+"""State dicts whose tensors have shapes, types and names that fit nothing: a model or one line."""
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ganc.checkpoints.store import READERS, load
+from ganc.errors import CheckpointError
+from ganc.models.model import Model
+from tests.conftest import GOLDEN
+
+FILES = {
+    path.parent.name + "/" + path.name: torch.load(path, weights_only=True)
+    for folder in ("rosinality", "mimicry", "cyclegan_resnet9", "pix2pix_unet128",
+                   "pix2pix_d_batch")
+    for path in sorted((GOLDEN / "files" / folder).rglob("*.p*t*"))
+    if "full_train" not in path.name
+}  # fmt: skip
+
+CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "flat": lambda t: t.reshape(-1),
+    "scalar": lambda t: torch.zeros(()),
+    "one dimension more": lambda t: t[None],
+    "empty": lambda t: t[:0] if t.ndim else torch.zeros(0),
+    "empty at the end": lambda t: t[..., :0] if t.ndim else torch.zeros(0),
+    "transposed": lambda t: t.transpose(0, -1) if t.ndim > 1 else torch.cat([t.reshape(-1)] * 2),
+    "shorter": lambda t: t[:-1] if t.ndim else torch.zeros(3),
+    "whole numbers": lambda t: t.to(torch.int64),
+    "complex": lambda t: t.to(torch.complex64),
+}
+
+
+def changed(tree: Mapping[str, Any], draw: Callable[..., Any]) -> dict[str, Any]:
+    """Return a tree with up to two tensors misshapen, renamed or left out."""
+    states = [
+        k for k, v in tree.items() if isinstance(v, Mapping) and v and "param_groups" not in v
+    ]
+    key = draw(st.sampled_from(states)) if states else None
+    state = dict(tree if key is None else tree[key])
+    for _ in range(draw(st.integers(1, 2))):
+        name = draw(st.sampled_from(sorted(state)))
+        how = draw(st.sampled_from(["left out", "renamed", *CHANGES]))
+        tensor = state.pop(name)
+        if how == "renamed":
+            state[f"{name}x"] = tensor
+        elif how in CHANGES:
+            state[name] = CHANGES[how](tensor)
+    return state if key is None else {**tree, key: state}
+
+
+@pytest.mark.parametrize("name", list(FILES))
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_a_misshapen_state_is_refused_in_one_line(name: str, data: st.DataObject) -> None:
+    file = io.BytesIO()
+    torch.save(changed(FILES[name], data.draw), file)
+    file.seek(0)
+    try:
+        model: Model | str = load(file)
+    except CheckpointError as error:
+        model = str(error)
+    assert isinstance(model, Model) or "\n" not in model
+
+
+def test_a_mapping_layer_that_does_not_fit_is_named() -> None:
+    # Found by flipping bytes: w_avg is computed before the network is built.
+    tree = FILES["rosinality/legacy_nonzip.pt"]
+    state = tree["g_ema"] | {"style.4.weight": torch.zeros(0, 64)}
+    with pytest.raises(CheckpointError, match=r"mapping\.fc3\.weight has shape \(0, 64\)"):
+        READERS["rosinality"].convert({**tree, "g_ema": state})
+
+
+def test_leading_dimensions_are_checked() -> None:
+    tree = FILES["rosinality/legacy_nonzip.pt"]
+    weight = tree["g_ema"]["convs.0.conv.weight"]
+    state = tree["g_ema"] | {"convs.0.conv.weight": torch.cat([weight, weight])}
+    with pytest.raises(CheckpointError, match=r"b8\.conv0\.weight has shape \[2, .* \[1\]"):
+        READERS["rosinality"].convert({**tree, "g_ema": state})
