@@ -54,8 +54,10 @@ def as_float(name: str, tensor: Tensor) -> Tensor:
     """Return a weight in float32.
 
     Raises:
-        CheckpointError: It holds no real numbers.
+        CheckpointError: It holds no real numbers, or none at all.
     """
+    if not tensor.numel():
+        raise CheckpointError(f"{name} is empty: it has shape {list(tensor.shape)}")
     if tensor.is_complex() or tensor.is_quantized:
         raise CheckpointError(f"{name} has the type {tensor.dtype}, expected real numbers")
     return tensor.float()

@@ -71,9 +71,13 @@ def test_a_misshapen_state_is_refused_in_one_line(name: str, data: st.DataObject
 def test_a_mapping_layer_that_does_not_fit_is_named() -> None:
     # Found by flipping bytes: w_avg is computed before the network is built.
     tree = FILES["rosinality/legacy_nonzip.pt"]
-    state = tree["g_ema"] | {"style.4.weight": torch.zeros(0, 64)}
-    with pytest.raises(CheckpointError, match=r"mapping\.fc3\.weight has shape \(0, 64\)"):
-        READERS["rosinality"].convert({**tree, "g_ema": state})
+    for shape, finding in (
+        ((3, 64), r"mapping\.fc3\.weight has shape \(3, 64\)"),
+        ((0, 64), "empty"),
+    ):
+        state = tree["g_ema"] | {"style.4.weight": torch.zeros(shape)}
+        with pytest.raises(CheckpointError, match=finding):
+            READERS["rosinality"].convert({**tree, "g_ema": state})
 
 
 def test_leading_dimensions_are_checked() -> None:
