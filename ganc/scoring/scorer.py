@@ -44,8 +44,8 @@ class Scorer(ABC):
         return {}
 
     def step(self, number: int, indices: range) -> State:
-        """Return what one batch contributes."""
-        raise NotImplementedError
+        """Return what one batch contributes; called only where ``batches`` names some."""
+        raise NotImplementedError(f"{type(self).__name__} has batches, but no step")
 
     @abstractmethod
     def finish(self, total: State, samples: int) -> dict[str, Tensor]:
