@@ -6,8 +6,9 @@ world of one, in which every function here does nothing.
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -36,6 +37,57 @@ def all_sum(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for tensor in summed.values():
         dist.all_reduce(tensor)
     return summed
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over all processes, in place: one transfer for all of them.
+
+    Args:
+        tensors: The same shapes in the same order in every process, of one dtype and device.
+    """
+    if not _is_running() or not tensors:
+        return
+    flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    with torch.no_grad():
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Return the tensors of all processes, stacked along the first dimension, with gradient.
+
+    The gradient that reaches a process is the sum of what all processes ask of its tensor; with
+    gradients of weights averaged afterwards, a loss that is a mean over processes is differentiated
+    as if one process had computed it.
+    """
+    if not _is_running():
+        return tensor
+    functional = importlib.import_module("torch.distributed.nn.functional")
+    return torch.cat(functional.all_gather(tensor.contiguous()))
+
+
+def is_any(flag: bool) -> bool:
+    """Return whether the flag is raised in any process."""
+    if not _is_running():
+        return flag
+    raised = torch.tensor(float(flag), device=_device())
+    dist.all_reduce(raised)
+    return bool(raised)
+
+
+def barrier() -> None:
+    """Wait for the other processes."""
+    if _is_running():
+        dist.barrier()
+
+
+def _device() -> torch.device:
+    """Return where small tensors must lie for the group to carry them."""
+    is_nccl = dist.get_backend() == "nccl"
+    return torch.device("cuda", torch.cuda.current_device()) if is_nccl else torch.device("cpu")
 
 
 @contextlib.contextmanager
