@@ -69,25 +69,19 @@ def gather(tensor: Tensor) -> Tensor:
     return torch.cat(functional.all_gather(tensor.contiguous()))
 
 
-def is_any(flag: bool) -> bool:
-    """Return whether the flag is raised in any process."""
+def largest(value: int) -> int:
+    """Return the largest of the processes' values; carried by the CPU, no GPU is waited for."""
     if not _is_running():
-        return flag
-    raised = torch.tensor(float(flag), device=_device())
-    dist.all_reduce(raised)
-    return bool(raised)
+        return value
+    shared = torch.tensor(value)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return int(shared)
 
 
 def barrier() -> None:
     """Wait for the other processes."""
     if _is_running():
         dist.barrier()
-
-
-def _device() -> torch.device:
-    """Return where small tensors must lie for the group to carry them."""
-    is_nccl = dist.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if is_nccl else torch.device("cpu")
 
 
 @contextlib.contextmanager
