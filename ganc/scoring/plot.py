@@ -1,6 +1,7 @@
 """A picture of scores: every group's channels, sorted, and where the cut goes."""
 
 import importlib
+import io
 import math
 import textwrap
 import warnings
@@ -9,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from PIL import Image
 from torch import Tensor
 
 from ganc.errors import MissingDependencyError, UsageError
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 KEPT, REMOVED = "#2a78b5", "#c9ccd1"
 PANEL_INCHES = (2.3, 1.7)
 DOTS_PER_INCH = 100
-LOG_FROM = 100.0
-"""Where positive scores span more than this factor, in the median group, axes are logarithmic."""
+PALETTE_COLOURS = 64
+LOG_FROM = 10.0
+"""Where the best channel scores more than this many times what the middle one does, in the median
+group, axes are logarithmic: most bars would be too low to see."""
 
 
 def check_plot(path: Path, *, force: bool) -> None:
@@ -54,7 +58,12 @@ def save_plot(figure: "Figure", path: Path, *, force: bool = False) -> None:
     with atomic_write(path, force=force) as temporary, warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes; nothing a user could act on.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=DOTS_PER_INCH)
+        # Two colours and the greys of letters: a palette makes the file a third of its size.
+        with Image.open(drawn) as image:
+            palette = image.convert("RGB").quantize(PALETTE_COLOURS, dither=Image.Dither.NONE)
+        palette.save(temporary, format="PNG", optimize=True)
 
 
 def plot_scores(scores: Scores, widths: Mapping[str, int], title: str) -> "Figure":
@@ -63,34 +72,34 @@ def plot_scores(scores: Scores, widths: Mapping[str, int], title: str) -> "Figur
     Args:
         scores: Of any method.
         widths: Group → channels that stay; groups that are not named stay whole.
-        title: Drawn above the panels; the channels that stay are counted after it.
+        title: Drawn above the panels; the channels that stay are counted below it.
     """
     from matplotlib.figure import Figure
 
     kept = {name: widths.get(name, len(values)) for name, values in scores.values.items()}
     columns = math.ceil(math.sqrt(len(kept)))
     rows = math.ceil(len(kept) / columns)
-    # Two narrow panels still need room for the title; 0.6 inches are its height.
-    size = (max(PANEL_INCHES[0] * columns, 6.0), PANEL_INCHES[1] * rows + 0.6)
+    # Two narrow panels still need room for the title; 0.7 inches are its height.
+    size = (max(PANEL_INCHES[0] * columns, 6.0), PANEL_INCHES[1] * rows + 0.7)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    is_log = median(map(_span, scores.values.values())) > LOG_FROM
+    is_log = median(map(_steepness, scores.values.values())) > LOG_FROM
     for panel, (name, values) in zip(axes, scores.values.items(), strict=False):
         _draw(panel, name, values, kept[name], is_log)
     for panel in axes[len(kept) :]:
         panel.set_axis_off()
     total = sum(map(len, scores.values.values()))
-    text = f"{title}: {sum(kept.values())} of {total} channels stay"
-    lines = textwrap.fill(text, int(size[0] * 12))  # characters per inch at this font size
-    figure.suptitle(lines, fontsize=10, parse_math=False)
+    count = f"{sum(kept.values())} of {total} channels stay (blue)"
+    lines = textwrap.wrap(title, int(size[0] * 12))  # characters per inch at this font size
+    figure.suptitle("\n".join([*lines, count]), fontsize=10, parse_math=False)
     figure.supxlabel("channels, highest score first", fontsize=8)
     figure.supylabel("score", fontsize=8)
     return figure
 
 
-def _span(values: Tensor) -> float:
+def _steepness(values: Tensor) -> float:
     positive = values[values > 0]
-    return (positive.max() / positive.min()).item() if len(positive) else 1.0
+    return (positive.max() / positive.median()).item() if len(positive) else 1.0
 
 
 def _draw(axes: "Axes", name: str, values: Tensor, kept: int, is_log: bool) -> None:
@@ -108,6 +117,17 @@ def _draw(axes: "Axes", name: str, values: Tensor, kept: int, is_log: bool) -> N
             shown = [max(height, bottom) for height in heights[start:stop]]
             axes.stairs(shown, range(start, stop + 1), baseline=bottom, fill=True, color=colour)
     axes.axvline(kept, color="black", linewidth=0.8)
+    _label(axes, name, values, kept)
+
+
+def _label(axes: "Axes", name: str, values: Tensor, kept: int) -> None:
+    width = len(values)
     axes.set_title(f"{name}\n{kept} of {width} ({100 * kept / width:.0f} %)", fontsize=8)
     axes.set_xticks([0, width])
-    axes.tick_params(labelsize=6)
+    axes.tick_params(which="both", labelsize=7)
+    if not values.any():  # an empty panel would look like a mistake
+        axes.set_yticks([])
+        axes.text(
+            0.5, 0.5, "every score is 0", transform=axes.transAxes, ha="center", va="center",
+            fontsize=8, backgroundcolor="white",
+        )  # fmt: skip

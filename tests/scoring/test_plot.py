@@ -48,17 +48,34 @@ def test_panels_show_sorted_scores_and_the_cut() -> None:
 def test_title_says_what_it_was_told_and_counts() -> None:
     figure = plot_scores(SCORES, {"a": 2}, "me.safetensors · made")
     # A group that the widths do not name stays whole.
-    assert figure.get_suptitle() == "me.safetensors · made: 5 of 7 channels stay"
+    assert figure.get_suptitle() == "me.safetensors · made\n5 of 7 channels stay (blue)"
     assert bars(panels(figure)[1]) == [[1, 0.5, 0]]
 
 
 def test_decades_get_a_logarithmic_axis_and_zeros_no_bar() -> None:
+    # A logarithmic axis, since the middle of the positive scores is 1, which 1e4 would dwarf.
     wide = Scores({"a": torch.tensor([1e-3, 1.0, 0.0, 1e4], dtype=torch.float64)}, "made")
     (axes,) = panels(plot_scores(wide, {"a": 2}, "t"))
     bottom = axes.get_ylim()[0]
     assert axes.get_yscale() == "log"
     assert 0 < bottom < 1e-3
     assert bars(axes) == [[1e4, 1.0], [1e-3, bottom]]
+
+
+def test_one_channel_that_is_worth_next_to_nothing_is_no_decade() -> None:
+    uniform = Scores({"a": torch.tensor([1e-5, 0.25, 0.5, 0.75, 1.0])}, "made")
+    (axes,) = panels(plot_scores(uniform, {"a": 2}, "t"))
+    assert axes.get_yscale() == "linear"
+
+
+@pytest.mark.parametrize("is_log", [False, True])
+def test_a_group_without_any_score_says_so(is_log: bool) -> None:
+    steep = [1e-3, 1e-3, 1.0] if is_log else [1.0, 2.0, 3.0]
+    scores = {"steep": torch.tensor(steep), "flat": torch.zeros(3), "more": torch.tensor(steep)}
+    steep_axes, flat, _ = panels(plot_scores(Scores(scores, "made"), {"flat": 1}, "t"))
+    assert flat.get_yscale() == ("log" if is_log else "linear")
+    assert [text.get_text() for text in flat.texts] == ["every score is 0"]
+    assert len(flat.get_yticks()) == len(steep_axes.texts) == 0
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [3.0], [1e-90, 1e38]])
@@ -68,7 +85,7 @@ def test_odd_scores_are_drawn(values: list[float], tmp_path: Path) -> None:
     )
     save_plot(figure, tmp_path / "odd.png")
     with Image.open(tmp_path / "odd.png") as image:
-        assert image.size == (600, 230)
+        assert image.size == (600, 240)
 
 
 @pytest.mark.parametrize("count", [1, 8, 18, 31])
