@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"checkpoints", "models"},
     {"groups"},
     {"ops"},
-    {"devices", "files", "parallel", "safetensors_file", "seeds"},
+    {"collectives", "devices", "files", "parallel", "safetensors_file", "seeds"},
     {"errors", "progress", "version"},
 ]
 # Within these rows modules know each other; everywhere else siblings are strangers.

@@ -40,7 +40,7 @@ def info(source: str | Path | BinaryIO, *, note: Warn = ignore) -> dict[str, Any
 
 
 def _header(source: str | Path | BinaryIO, note: Warn) -> Header:
-    if isinstance(source, str | Path) and _is_own(Path(source)):
+    if isinstance(source, str | Path) and is_own(Path(source)):
         return read_header(Path(source))
     # Late, so that headers are read without torch.
     from ganc.checkpoints.native import header_of
@@ -49,7 +49,7 @@ def _header(source: str | Path | BinaryIO, note: Warn) -> Header:
     return header_of(load(source, note=note))
 
 
-def _is_own(path: Path) -> bool:
+def is_own(path: Path) -> bool:
     """Whether a file's first bytes are those of a safetensors file."""
     try:
         with path.open("rb") as file:

@@ -39,6 +39,23 @@ Plot = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Overwrite outputs that exist.")]
 
 
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="An entry of the config; repeatable."),
+]
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Parse norm_statistics=batch or img_resolution=512; values are JSON, or else text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise typer.BadParameter(f"`{text}` is no setting; allowed: NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def emit(result: Mapping[str, Any], as_json: bool, tables: Callable[[], Iterable["Table"]]) -> None:
     """Print a result on stdout: one JSON document, or tables for a person."""
     if as_json:

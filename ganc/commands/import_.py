@@ -1,23 +1,11 @@
 """``ganc import``."""
 
-import json
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ganc.commands import _shared as shared
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    """Parse norm_statistics=batch or img_resolution=512; values are JSON, or else text."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise typer.BadParameter(f"`{text}` is no setting; allowed: NAME=VALUE")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def import_(
@@ -49,7 +37,7 @@ def import_(
     Example: ganc import faces.pt -o faces.safetensors
     """
     shared.forbid_json_on_stdout(output, as_json)
-    chosen = dict(map(_setting, settings or ()))
+    chosen = dict(map(shared.parse_setting, settings or ()))
     if dry_run:
         resolved = {
             "sources": sources, "output": output, "architecture": architecture, "set": chosen,

@@ -7,24 +7,25 @@ leading eigenvectors of AᵀA, A being its affine weight; Xu et al. 2022 (StyleK
 import torch
 from torch import Tensor
 
-from ganc.models.stylegan2 import Generator
+from ganc.models.style import StyleGenerator
 
 
 def similarity_blocks(depth: int, first: int, last: int) -> list[int]:
     """Return the blocks whose features are compared, clamped to the depth, each once.
 
     Args:
-        depth: Number of synthesis blocks; block 0 is the one at 4 px.
+        depth: Number of synthesis blocks. Of StyleGAN2 block 0 is the one at 4 px; StyleGAN3's
+            blocks are its layers.
     """
     return sorted({min(block, depth - 1) for block in range(first, last + 1)})
 
 
-def leading_directions(teacher: Generator, last_block: int, per_block: int) -> Tensor:
+def leading_directions(teacher: StyleGenerator, last_block: int, per_block: int) -> Tensor:
     """Return the leading eigenvectors of each block's affine weights.
 
-    A block's affine weights are those of its two convolutions, stacked ([C_0 + C_1, D_w]; torgb has
-    no say in features), each row scaled to unit length. Blocks 1 to ``last_block`` take part: the
-    4 px block has no upsampling convolution and is not compared either.
+    A block's affine weights are those of its convolutions, stacked ([C_0 + C_1, D_w] for the two of
+    a StyleGAN2 block; torgb has no say in features), each row scaled to unit length. Blocks 1 to
+    ``last_block`` take part: the first one is not compared either.
 
     Args:
         last_block: The last block that is compared.
@@ -34,8 +35,8 @@ def leading_directions(teacher: Generator, last_block: int, per_block: int) -> T
         signs are fixed (largest entry positive) so that every machine gets the same.
     """
     found = []
-    for _, block in teacher.synthesis.blocks()[1 : last_block + 1]:
-        weight = torch.cat([block.conv0.affine.weight, block.conv1.affine.weight])
+    for affines in teacher.feature_affines()[1 : last_block + 1]:
+        weight = torch.cat([affine.weight for affine in affines])
         rows = torch.nn.functional.normalize(weight.detach().double().cpu(), dim=1)
         _, vectors = torch.linalg.eigh(rows.t() @ rows)  # rising eigenvalues, in columns
         found.append(vectors.flip(1)[:, :per_block].t())

@@ -10,34 +10,48 @@ import torch
 from torch import Tensor
 
 from ganc import seeds
+from ganc.models.network import LatentGenerator
 
 
 @dataclass(frozen=True)
 class Draws:
     """Source of a run's random numbers.
 
+    Process r of n gets samples r, r + n, … of the global batch: strided, so that the groups of
+    minibatch-stddev, which are interleaved, stay together.
+
     Args:
         seed: The run's seed.
-        batch: Global batch.
+        batch: Global batch, a multiple of ``world``.
         device: Where numbers are drawn; another kind of device draws others.
+        rank, world: This process, and how many there are.
     """
 
     seed: int
     batch: int
     device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def local_batch(self) -> int:
+        """Samples per step in this process."""
+        return self.batch // self.world
 
     def normal(self, stream: str, step: int, size: int) -> Tensor:
-        """Return standard normal numbers, [batch, size]."""
-        return self._rows(stream, step, torch.empty(self.batch, size, device=self.device), True)
+        """Return standard normal numbers, [local_batch, size]."""
+        return self._rows(stream, step, size, is_normal=True)
 
     def uniform(self, stream: str, step: int, size: int) -> Tensor:
-        """Return numbers from [0, 1), [batch, size]."""
-        return self._rows(stream, step, torch.empty(self.batch, size, device=self.device), False)
+        """Return numbers from [0, 1), [local_batch, size]."""
+        return self._rows(stream, step, size, is_normal=False)
 
-    def _rows(self, stream: str, step: int, rows: Tensor, is_normal: bool) -> Tensor:
+    def _rows(self, stream: str, step: int, size: int, *, is_normal: bool) -> Tensor:
+        rows = torch.empty(self.local_batch, size, device=self.device)
         generator = torch.Generator(self.device)
         for i, row in enumerate(rows):
-            generator.manual_seed(seeds.torch_seed(self.seed, stream, step * self.batch + i))
+            index = step * self.batch + self.rank + i * self.world
+            generator.manual_seed(seeds.torch_seed(self.seed, stream, index))
             if is_normal:
                 row.normal_(generator=generator)
             else:
@@ -65,6 +79,16 @@ class Latents:
         """Return the first ``count`` samples."""
         c = None if self.c is None else self.c[:count]
         return Latents(self.z[:count], self.cut[:count], [m[:count] for m in self.noise], c)
+
+
+def draw_inputs(
+    draws: Draws, stream: str, step: int, generator: LatentGenerator
+) -> tuple[Tensor, list[Tensor]]:
+    """Draw a batch of latents [N, D_z] and noise maps, one per layer of the generator."""
+    shapes = generator.noise_shapes()
+    sizes = [generator.z_dim] + [torch.Size(shape).numel() for shape in shapes]
+    z, *flat = draws.normal(stream, step, sum(sizes)).split(sizes, dim=1)
+    return z, [maps.reshape(-1, *shape) for maps, shape in zip(flat, shapes, strict=True)]
 
 
 def draw_latents(

@@ -4,22 +4,30 @@ import torch
 from torch import Tensor
 
 from ganc.data.grid import make_grid
+from ganc.models.network import LatentGenerator
 from ganc.models.sampling import generate, latent_inputs
-from ganc.models.stylegan2 import Generator
 
 _COLUMNS, _ROWS = 4, 8
 
 
-def sample_grid(teacher: Generator, student: Generator, seed: int) -> Tensor:
+def sample_grid(teacher: LatentGenerator | None, student: LatentGenerator, seed: int) -> Tensor:
     """Return samples 0 … 31 of the seed, the teacher's left, the student's right.
 
     Returns:
-        [C, H, W], nominal range [-1, 1], on the CPU; a white strip lies between the two.
+        [C, H, W], nominal range [-1, 1], on the CPU; a white strip lies between the two. Without a
+        teacher the student's alone.
     """
-    inputs = latent_inputs(teacher, range(_ROWS * _COLUMNS), seed)
-    left, right = (
+    inputs = latent_inputs(student, range(_ROWS * _COLUMNS), seed)
+    sides = [
         make_grid(generate(network, inputs), columns=_COLUMNS, gap=0)
         for network in (teacher, student)
-    )
-    strip = torch.ones(left.shape[0], left.shape[1], teacher.img_resolution // 4)
-    return torch.cat([left, strip, right], dim=2)
+        if network is not None
+    ]
+    return side_by_side(sides, gap=student.img_resolution // 4)
+
+
+def side_by_side(pictures: list[Tensor], gap: int) -> Tensor:
+    """Join pictures [C, H, W] of one height, with white strips of ``gap`` pixels between them."""
+    strip = torch.ones(pictures[0].shape[0], pictures[0].shape[1], gap)
+    parts = [part for picture in pictures for part in (strip, picture)]
+    return torch.cat(parts[1:], dim=2)

@@ -1,4 +1,4 @@
-"""Distillation: from a sliced student and its teacher to a run folder with a trained student."""
+"""Distillation: from a student and its teacher to a run folder with a trained student."""
 
 import contextlib
 import time
@@ -9,23 +9,32 @@ from typing import Any
 
 import torch
 
+from ganc import collectives
 from ganc.devices import resolve_device
 from ganc.distillation import run_folder
+from ganc.distillation.execution import Execution
 from ganc.distillation.metrics import MetricsLog
-from ganc.distillation.networks import check_pair
+from ganc.distillation.networks import (
+    INITS,
+    PRUNED,
+    check_pair,
+    check_trainable,
+    new_generator,
+    starting_model,
+)
 from ganc.distillation.recipes import Recipe
 from ganc.distillation.run import (
     Run,
     Source,
     new_run,
+    open_means,
     open_model,
-    open_perceptual,
     resumed_run,
 )
 from ganc.distillation.run_folder import Snapshot
 from ganc.distillation.settings import Choices, Settings, new_settings, resumed_settings
 from ganc.distillation.stop import StopRequest, catch_signals
-from ganc.errors import ComputationError, Interrupted, UsageError
+from ganc.errors import ComputationError, Interrupted, UsageError, unknown_name
 from ganc.files import write_error
 from ganc.models.model import Model
 from ganc.progress import Progress, Warn, ignore, silent
@@ -79,15 +88,20 @@ def distill(
     teacher: Source | None,
     out: str | Path,
     *,
+    architecture: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    init: str = PRUNED,
     steps: int | None = None,
     recipe: str | Recipe | None = None,
     overrides: Mapping[str, Any] | None = None,
     data: str | Path | None = None,
+    data_b: str | Path | None = None,
+    swap: bool | None = None,
     seed: int | None = None,
-    freeze_mapping: bool | None = None,
     resize: bool | None = None,
     resume: str | Path | None = None,
     device: str | torch.device = "auto",
+    precision: str = "auto",
     offline: bool = False,
     save_every: int = 1000,
     sample_every: int = 500,
@@ -96,17 +110,25 @@ def distill(
     progress: Progress = silent,
     warn: Warn = ignore,
 ) -> DistillResult:
-    """Train a student to give its teacher's images.
+    """Train a student to give its teacher's images; without a teacher, train it as a plain GAN.
+
+    Started by ``torchrun`` (see ``parallel.process_group``), the processes share each batch out and
+    the first one writes; the losses are those of one process with the same batch.
 
     Args:
-        student: Where to start from, usually a pruned teacher. Not needed to resume.
-        teacher: What to learn from. To resume it is found again where it was read from a file.
+        student: Where to start from, usually a pruned teacher. Not needed to resume, nor with
+            ``architecture``.
+        teacher: What to learn from, or None. To resume it is found again where it was read from a
+            file.
         out: The run folder; new or empty, unless a run in it is resumed.
+        architecture, config: A new student instead: see ``networks.new_generator``.
+        init: "pruned" starts from the student's weights, "scratch" from random ones.
         steps: Steps in all. None: as the run was started with, else ``DEFAULT_STEPS``.
-        recipe, overrides, data, seed, freeze_mapping, resize: See ``settings.Choices``.
+        recipe, overrides, data, data_b, swap, seed, resize: See ``settings.Choices``.
         resume: "latest", or the folder of one of the run's checkpoints.
         device: Where to train.
-        offline: Never fetch the perceptual network's weights.
+        precision: See ``Execution``.
+        offline: Never fetch the weights of a perceptual or mask network.
         save_every, sample_every, log_every, keep_last: See ``Schedule``.
         progress, warn: Told what happens.
     Returns:
@@ -120,43 +142,112 @@ def distill(
     Guarantees: On the CPU a resumed run has the very losses of one that was never interrupted. The
         models passed in are not changed.
     """
-    folder, place = Path(out), resolve_device(device)
-    choices = Choices(recipe, overrides or {}, seed, data, freeze_mapping, resize)
+    folder, execution = Path(out), Execution(resolve_device(device), precision)
+    choices = Choices(recipe, overrides or {}, seed, data, data_b, swap, resize)
+    choices.check()
+    request = StudentRequest(student, architecture, config or {}, init)
     with run_folder.hold(folder):
         snapshot = _open_folder(folder, resume, warn)
-        settings = _settings(choices, snapshot, folder)
+        request.check(is_resumed=snapshot is not None)
         wanted = steps or (snapshot.state["steps"] if snapshot else DEFAULT_STEPS)
         schedule = Schedule(wanted, save_every, sample_every, log_every, keep_last)
         _check_steps(schedule, snapshot)
-        saved = snapshot.state["identity"]["teacher_path"] if snapshot else None
-        found = _required(teacher or saved, "teacher", "pass --teacher CKPT")
-        start = student or (snapshot.student if snapshot else None)
-        start = _required(start, "student", "name its checkpoint, or pass --resume")
-        pupil, loaded = open_model(start), open_model(found)
-        check_pair(pupil, loaded)  # before weights are fetched that could not serve
-        perceptual = open_perceptual(settings.recipe, place, offline, progress)
+        path = _absolute(teacher) or (
+            snapshot.state["identity"]["teacher_path"] if snapshot else None
+        )
+        loaded = _open_teacher(teacher or path, snapshot)
+        origin = request.open(loaded, seed or 0)
+        pupil = origin or (snapshot.student if snapshot else None)
+        assert pupil is not None  # a run that is not resumed names its student
+        _check_models(pupil, loaded)  # before weights are fetched that could not serve
+        settings = _settings(choices, snapshot, folder, pupil.architecture, loaded is not None)
+        means = open_means(settings.recipe, execution, offline, progress, warn)
         if snapshot:
-            same = None if student is None else pupil
-            run = resumed_run(
-                folder, settings, snapshot, same, loaded, perceptual, place, progress, warn
-            )
+            run = resumed_run(folder, settings, snapshot, origin, loaded, means)
         else:
-            path = _absolute(found)
-            run = new_run(folder, settings, pupil, loaded, path, perceptual, place, progress, warn)
+            start = starting_model(pupil, loaded, settings.seed, init, warn)
+            run = new_run(folder, settings, pupil, start, loaded, path, means)
         return _train(run, snapshot, schedule, progress, out)
 
 
+@dataclass(frozen=True)
+class StudentRequest:
+    """How the student was named: by a checkpoint, or as a new generator.
+
+    Attributes:
+        student, architecture, config, init: See ``distill``.
+    """
+
+    student: Source | None
+    architecture: str | None
+    config: Mapping[str, Any]
+    init: str
+
+    def check(self, *, is_resumed: bool) -> None:
+        """Find contradictions before anything is loaded.
+
+        Raises:
+            UsageError: None or two students are named, or a value is not known.
+        """
+        if self.init not in INITS:
+            raise unknown_name("--init", self.init, INITS)
+        if self.config and self.architecture is None:
+            raise UsageError("--set and --resolution describe a new student", "add --architecture")
+        if self.student is not None and self.architecture is not None:
+            raise UsageError(
+                "STUDENT and --architecture both name a student",
+                "drop one; --init scratch trains the architecture of STUDENT from random weights",
+            )
+        if self.student is None and self.architecture is None and not is_resumed:
+            raise UsageError(
+                "a student is needed to distill",
+                "name its checkpoint, or pass --resume or --architecture",
+            )
+
+    def open(self, teacher: Model | None, seed: int) -> Model | None:
+        """Return the model that was named, or a new one; None where a run goes on with its own."""
+        if self.student is not None:
+            return open_model(self.student)
+        if self.architecture is None:
+            return None
+        return Model(new_generator(self.architecture, self.config, teacher, seed))
+
+
+def _open_teacher(source: Source | None, snapshot: Snapshot | None) -> Model | None:
+    needs_one = snapshot is not None and snapshot.state["identity"]["teacher"] is not None
+    if source is None and needs_one:
+        raise UsageError("a teacher is needed to go on with this run", "pass --teacher CKPT")
+    return None if source is None else open_model(source)
+
+
+def _check_models(student: Model, teacher: Model | None) -> None:
+    if teacher is None:
+        check_trainable("student", student)
+    else:
+        check_pair(student, teacher)
+
+
 def _open_folder(folder: Path, resume: str | Path | None, warn: Warn) -> Snapshot | None:
+    snapshot = None
     if resume is None:
         run_folder.check_unused(folder)
-        return None
-    return run_folder.load_snapshot(folder, resume, warn)
+    else:
+        snapshot = run_folder.load_snapshot(folder, resume, warn)
+    collectives.barrier()  # nobody writes what another has yet to look at
+    return snapshot
 
 
-def _settings(choices: Choices, snapshot: Snapshot | None, folder: Path) -> Settings:
+def _settings(
+    choices: Choices,
+    snapshot: Snapshot | None,
+    folder: Path,
+    architecture: str,
+    has_teacher: bool,
+) -> Settings:
     if snapshot is None:
-        return new_settings(choices)
-    return resumed_settings(choices, snapshot.state["settings"], str(folder))
+        return new_settings(choices, architecture, has_teacher=has_teacher)
+    saved = snapshot.state["settings"]
+    return resumed_settings(choices, saved, str(folder), architecture, has_teacher=has_teacher)
 
 
 def _check_steps(schedule: Schedule, snapshot: Snapshot | None) -> None:
@@ -165,13 +256,6 @@ def _check_steps(schedule: Schedule, snapshot: Snapshot | None) -> None:
             f"--steps {schedule.steps} is less than the {snapshot.step} that the run has done",
             "--steps counts from the start of the run",
         )
-
-
-def _required(source: Source | None, what: str, hint: str) -> Source:
-    """Find that a model was not named, before anything is loaded or fetched."""
-    if source is None:
-        raise UsageError(f"a {what} is needed to distill", hint)
-    return source
 
 
 def _absolute(source: Source | None) -> str | None:
@@ -184,10 +268,7 @@ def _train(
     """Train from a run's state to the last step, with everything that has to be open meanwhile."""
     start, losses = (snapshot.step, snapshot.state["losses"]) if snapshot else (0, {})
     began = time.perf_counter()
-    trainer = run.trainer
-    run_folder.check_space(
-        run.folder, Model(trainer.generator, trainer.discriminator), schedule.keep_last
-    )
+    run_folder.check_space(run.folder, run.trainer.student, schedule.keep_last)
     try:
         run_folder.prepare(run.folder, run.settings.recipe.to_json())
         if snapshot is None:
@@ -216,8 +297,8 @@ def _steps(
     """Take the steps [start, schedule.steps)."""
     clock = time.perf_counter()
     with contextlib.closing(run.reals.batches(start, schedule.steps)) as batches:
-        for step, (real, c) in enumerate(batches, start):
-            losses = run.trainer.step(step, real, c)
+        for step, batch in enumerate(batches, start):
+            losses = run.trainer.step(step, batch)
             done, clock, before = step + 1, time.perf_counter(), clock
             log.add(done, done * run.settings.recipe.batch, clock - before, losses)
             _after_step(run, done, schedule, log, stop)
@@ -228,7 +309,8 @@ def _after_step(
     run: Run, done: int, schedule: Schedule, log: MetricsLog, stop: StopRequest
 ) -> None:
     """Do what is due after a step: losses are looked at before a checkpoint is written."""
-    is_last = done == schedule.steps or stop.exit_code is not None
+    exit_code = collectives.largest(stop.exit_code or 0)  # the processes stop at the same step
+    is_last = done == schedule.steps or exit_code > 0
     is_saved = is_last or done % schedule.save_every == 0
     is_sampled = is_last or done % schedule.sample_every == 0
     if is_saved or is_sampled or done % schedule.log_every == 0:
@@ -237,10 +319,10 @@ def _after_step(
         run.sample(done, log)
     if is_saved:
         run.save(done, schedule.steps, log.last, schedule.keep_last)
-    if stop.exit_code is not None:
+    if exit_code:
         raise Interrupted(
             f"interrupted at step {done} of {schedule.steps}; the state was saved",
-            stop.exit_code,
+            exit_code,
             f"ganc distill -o {run.folder} --resume latest",
         )
 

@@ -9,19 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def d_nonsaturating(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """Return the discriminator's logistic loss. Source: Goodfellow et al. 2014.
-
-    Args:
-        real_logits, fake_logits: [N, 1]; higher is more real.
-    """
-    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
-
-
-def g_nonsaturating(fake_logits: Tensor) -> Tensor:
-    """Return the generator's non-saturating loss. Source: Goodfellow et al. 2014, Section 3."""
-    return F.softplus(-fake_logits).mean()
+from ganc import collectives
 
 
 def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
@@ -69,13 +57,15 @@ def shrink(images: Tensor, max_resolution: int) -> Tensor:
 
 
 def similarity(features: Tensor, moved: Tensor) -> Tensor:
-    """Return cosine similarities across a batch, [N, N]: row i is sample i against all ``moved``.
+    """Return cosine similarities across a batch, [N, M]: row i is sample i against all ``moved``.
+
+    Several processes compare with the whole batch, M samples, each for the N rows of its own.
 
     Args:
         features, moved: [N, …], flattened per sample.
     """
     a, b = (F.normalize(x.flatten(1), dim=1) for x in (features, moved))
-    return a @ b.t()
+    return a @ collectives.gather(b).t()
 
 
 def latent_direction(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from ganc import collectives, parallel
 from ganc.data.images import to_uint8
 from ganc.distillation.run_folder import METRICS
 from ganc.errors import ComputationError
@@ -19,6 +20,8 @@ from ganc.files import atomic_write
 class MetricsLog:
     """Collects losses on the device and writes them in groups: one transfer per group.
 
+    Several processes average their losses; only the first one writes.
+
     Args:
         folder: The run.
         start: Steps done before; later lines of an earlier attempt are cut off.
@@ -26,11 +29,13 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, start: int, last: Mapping[str, float]) -> None:
-        self.path = folder / METRICS
         self.last = dict(last)
-        self._cut(start)
-        self._writer = SummaryWriter(str(folder), purge_step=start + 1)
+        self._path = folder / METRICS
+        self._writer: SummaryWriter | None = None
         self._pending: list[tuple[int, int, float, dict[str, Tensor]]] = []
+        if parallel.rank() == 0:
+            self._cut(start)
+            self._writer = SummaryWriter(str(folder), purge_step=start + 1)
 
     def add(self, step: int, images: int, seconds: float, losses: dict[str, Tensor]) -> None:
         """Note the losses of a step, without waiting for the device.
@@ -50,8 +55,8 @@ class MetricsLog:
                 written.
         """
         pending, self._pending = self._pending, []
-        values = [loss.float() for *_, losses in pending for loss in losses.values()]
-        numbers = iter(torch.stack(values).tolist() if values else [])
+        values = [loss.detach().float() for *_, losses in pending for loss in losses.values()]
+        numbers = iter(_fetch(values))
         lines = []
         try:
             for step, images, seconds, losses in pending:
@@ -60,28 +65,39 @@ class MetricsLog:
                 self.last |= found
                 rounded = round(seconds, 4)
                 lines.append({"step": step, "images": images, **found, "seconds": rounded})
-                for name, value in found.items():
-                    self._writer.add_scalar(f"losses/{name}", value, step)
         finally:
-            self._append(lines)
+            self._write(lines)
+
+    def add_values(self, step: int, group: str, values: Mapping[str, float]) -> None:
+        """Show numbers that are not losses, in TensorBoard."""
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", value, step)
 
     def add_images(self, step: int, grid: Tensor) -> None:
         """Show a sample grid, [C, H, W] in [-1, 1], in TensorBoard."""
-        self._writer.add_image("samples", to_uint8(grid[:3]), step)
+        if self._writer is not None:
+            self._writer.add_image("samples", to_uint8(grid[:3]), step)
 
     def close(self) -> None:
         """Write what is still in memory."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
-    def _append(self, lines: list[dict[str, Any]]) -> None:
-        with self.path.open("a") as file:
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        if self._writer is None:
+            return
+        with self._path.open("a") as file:
             file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+        for line in lines:
+            losses = {n: v for n, v in line.items() if n not in ("step", "images", "seconds")}
+            self.add_values(line["step"], "losses", losses)
 
     def _cut(self, start: int) -> None:
-        if not self.path.exists():
+        if not self._path.exists():
             return
         kept = []
-        for line in self.path.read_text().splitlines():
+        for line in self._path.read_text().splitlines():
             try:
                 step = json.loads(line)["step"]
             except ValueError:  # the line that a killed run was writing
@@ -89,8 +105,18 @@ class MetricsLog:
             if step > start:
                 break
             kept.append(line + "\n")
-        with atomic_write(self.path, force=True) as temporary:
+        with atomic_write(self._path, force=True) as temporary:
             temporary.write_text("".join(kept))
+
+
+def _fetch(values: list[Tensor]) -> list[float]:
+    """Return scalars of the device on the host, each a mean over the processes."""
+    if not values:
+        return []
+    stacked = torch.stack(values)
+    collectives.average([stacked])
+    numbers: list[float] = stacked.tolist()
+    return numbers
 
 
 def _check_finite(step: int, losses: Mapping[str, float]) -> None:

@@ -1,33 +1,60 @@
-"""What a run starts from: the student with the teacher's mapping, and a discriminator."""
+"""What a run starts from: a student, fresh or sliced, and the networks that it plays against."""
 
 import copy
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 
 from ganc import seeds
-from ganc.errors import InputError
-from ganc.models.model import Model
-from ganc.models.stylegan2 import Generator
-from ganc.models.stylegan2_discriminator import Discriminator, group_resolutions
+from ganc.distillation.recipes import KINDS, STYLE, TRANSLATION
+from ganc.errors import InputError, UsageError, unknown_name
+from ganc.models import patchgan, sngan, stylegan2_discriminator
+from ganc.models.model import ARCHITECTURES, Model
+from ganc.models.network import ImageGenerator, Network
+from ganc.models.style import StyleGenerator
 from ganc.progress import Warn
+
+PRUNED, SCRATCH = INITS = ("pruned", "scratch")
+"""What a student's weights begin as: what its checkpoint holds, or random numbers."""
+
+SIZES: dict[str, dict[str, Any]] = {
+    "stylegan2": {"z_dim": 512, "c_dim": 0, "w_dim": 512, "img_channels": 3},
+    "stylegan3": {"z_dim": 512, "c_dim": 0, "w_dim": 512, "img_channels": 3},
+    "sngan": {"z_dim": 128, "img_channels": 3},
+    "unet_translator": {"in_channels": 3, "img_channels": 3},
+    "resnet_translator": {"in_channels": 3, "img_channels": 3},
+}
+"""Architecture → the sizes of a new generator that are not asked for and have no default."""
+
+_COMPARED = ("z_dim", "c_dim", "w_dim", "in_channels", "img_resolution", "img_channels")
+
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
 def check_pair(student: Model, teacher: Model) -> None:
     """Check that the student can learn from the teacher.
 
     Raises:
-        InputError: One has no StyleGAN2 generator, or their sizes differ.
+        InputError: One has no generator that can be trained, or they differ in family or size.
     """
     for role, model in (("student", student), ("teacher", teacher)):
-        if not isinstance(model.generator, Generator):
-            found = model.architecture if model.generator else "no generator"
-            raise InputError(f"the {role} holds {found}, distill needs a stylegan2 generator")
+        check_trainable(role, model)
+    if student.architecture != teacher.architecture:
+        raise InputError(
+            f"the student is a {student.architecture}, the teacher a {teacher.architecture}"
+        )
+    if (student.generator_b is None) != (teacher.generator_b is None):
+        raise InputError(
+            "one of student and teacher translates in both directions, the other in one",
+            "import both directions of both, or one of each",
+        )
     own, other = student.generator, teacher.generator
-    names = ("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels")
     differences = [
         f"{name} is {getattr(own, name)}, the teacher's {getattr(other, name)}"
-        for name in names
-        if getattr(own, name) != getattr(other, name)
+        for name in _COMPARED
+        if getattr(own, name, None) != getattr(other, name, None)
     ]
     if differences:
         raise InputError(
@@ -36,41 +63,153 @@ def check_pair(student: Model, teacher: Model) -> None:
         )
 
 
-def starting_generator(student: Model, teacher: Model, warn: Warn) -> Generator:
-    """Return a trainable copy of the student's generator with the teacher's mapping network.
+def check_trainable(role: str, model: Model) -> None:
+    """Check that a model holds a generator that can be trained.
+
+    Raises:
+        InputError: It does not.
+    """
+    if model.generator is None or model.architecture not in KINDS:
+        found = "no generator" if model.generator is None else model.architecture
+        raise InputError(
+            f"the {role} holds {found}, distill needs a generator of: {', '.join(KINDS)}"
+        )
+
+
+def new_generator(
+    architecture: str, config: Mapping[str, Any], like: Model | None, seed: int
+) -> ImageGenerator:
+    """Return a generator with random weights.
+
+    Args:
+        architecture: A key of ``KINDS``.
+        config: Arguments of its constructor. What it leaves out is as the teacher's where the
+            families agree, widths aside; else ``SIZES`` and the constructor's defaults.
+        like: The teacher, or None.
+        seed: Of the weights.
+    Raises:
+        UsageError: The architecture, a name or a value is not valid, or the size is missing.
+    """
+    if architecture not in KINDS:
+        raise unknown_name("architecture", architecture, KINDS)
+    network_class = ARCHITECTURES[architecture].generator
+    assert network_class is not None
+    parameters = inspect.signature(network_class.__init__).parameters
+    for name in config:
+        if name not in parameters or name == "self":
+            raise unknown_name(f"setting of {architecture}", name, list(parameters)[1:])
+    basis = dict(SIZES[architecture])
+    if like is not None and like.architecture == architecture:
+        basis = {k: v for k, v in like.generator.config.items() if k in parameters}
+        basis.pop("widths")
+    arguments = basis | dict(config)
+    needed = [n for n, p in parameters.items() if p.default is p.empty and n != "self"]
+    missing = [name for name in needed if name not in arguments]
+    if missing:
+        flag = "--resolution N" if missing == ["img_resolution"] else f"--set {missing[0]}=VALUE"
+        raise UsageError(f"a new {architecture} needs {', '.join(missing)}", f"pass {flag}")
+    try:
+        made = _new(network_class, arguments, seed, "student")
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"a {architecture} cannot be built so: {error}") from error
+    assert isinstance(made, ImageGenerator)
+    return made
+
+
+def starting_model(
+    student: Model, teacher: Model | None, seed: int, init: str, warn: Warn
+) -> Model:
+    """Return the networks to train: copies, with everything that a run needs.
+
+    Args:
+        student: Its generators; discriminators where it has them.
+        teacher: Lends its mapping network and its discriminators.
+        seed: Of weights that are new.
+        init: One of ``INITS``.
+    """
+    if init not in INITS:
+        raise unknown_name("--init", init, INITS)
+    networks: dict[str, Any] = {}
+    for name in ("generator", "generator_b"):
+        own = getattr(student, name)
+        if own is not None:
+            fresh = init == SCRATCH
+            made = _new(type(own), own.config, seed, name) if fresh else copy.deepcopy(own)
+            networks[name] = made
+    generator = networks["generator"]
+    if isinstance(generator, StyleGenerator) and teacher is not None:
+        _inherit_mapping(generator, teacher.generator, warn)
+    for name in [n.replace("generator", "discriminator") for n in networks]:
+        networks[name] = _starting_discriminator(name, student, teacher, seed, warn)
+    for network in networks.values():
+        network.requires_grad_(True)
+    return Model(**networks)
+
+
+def _inherit_mapping(generator: StyleGenerator, teacher: StyleGenerator, warn: Warn) -> None:
+    """Give a student the teacher's mapping network.
 
     The same z then gives the same w, so both networks speak of the same image from the first step.
     Source: Xu et al. 2022 (StyleKD), Section 3.2. A mapping network of another depth or learning
     rate multiplier cannot take the teacher's weights; the student keeps its own, with a warning.
     """
-    generator: Generator = copy.deepcopy(student.generator)
-    own, other = (m.generator.config["mapping_kwargs"] for m in (student, teacher))
+    own, other = (g.config["mapping_kwargs"] for g in (generator, teacher))
     if own == other:
-        generator.mapping.load_state_dict(teacher.generator.mapping.state_dict())
+        generator.mapping.load_state_dict(teacher.mapping.state_dict())
     else:
         warn(f"the student keeps its own mapping network: it has {own}, the teacher {other}")
-    return generator.requires_grad_(True)
 
 
-def starting_discriminator(student: Model, teacher: Model, seed: int, warn: Warn) -> Discriminator:
+def _starting_discriminator(
+    name: str, student: Model, teacher: Model | None, seed: int, warn: Warn
+) -> Network:
     """Return a trainable copy of the teacher's discriminator, else the student's, else a new one.
 
-    A new one is as wide at each resolution as the teacher's generator.
+    A student's own one comes first where its widths differ: it was pruned to fit the student.
     """
-    for model in (teacher, student):
-        if model.discriminator is not None:
-            trained: Discriminator = copy.deepcopy(model.discriminator)
-            return trained.requires_grad_(True)
-    warn("neither teacher nor student holds a discriminator: a new one learns from scratch")
-    generator: Generator = teacher.generator
-    widths = generator.config["widths"]
-    sides = group_resolutions(generator.img_resolution)
+    own, other = (getattr(m, name) if m is not None else None for m in (student, teacher))
+    if own is not None and other is not None:
+        is_pruned = own.config.get("widths") != other.config.get("widths")
+        return copy.deepcopy(own if is_pruned else other)
+    for found in (other, own):
+        if found is not None:
+            return copy.deepcopy(found)
+    if teacher is not None:
+        warn(f"neither teacher nor student holds a {name}: a new one learns from scratch")
+    return new_discriminator(name, teacher or student, seed)
+
+
+def new_discriminator(name: str, model: Model, seed: int, *, is_paired: bool = False) -> Network:
+    """Return a discriminator with random weights for a model's generator.
+
+    StyleGAN2's is as wide at each resolution as the generator, others have the published widths.
+
+    Args:
+        name: "discriminator" or "discriminator_b".
+        is_paired: Of translators: judge condition and image together, as pix2pix does.
+    """
+    generator = getattr(model, name.replace("discriminator", "generator"))
+    kind = KINDS[generator.architecture]
+    if kind == TRANSLATION:
+        channels = generator.img_channels + (generator.in_channels if is_paired else 0)
+        config = {"in_channels": channels, "img_resolution": generator.img_resolution}
+        return _new(patchgan.Discriminator, config, seed, name)
+    sizes = {n: getattr(generator, n) for n in ("img_resolution", "img_channels")}
+    if kind != STYLE:
+        return _new(sngan.Discriminator, sizes, seed, name)
+    widths = None
+    if generator.architecture == "stylegan2":
+        sides = stylegan2_discriminator.group_resolutions(generator.img_resolution)
+        widths = {n: generator.config["widths"][f"b{side}.conv1"] for n, side in sides.items()}
+    config = {"c_dim": generator.c_dim, **sizes, "widths": widths,
+              "conv_clamp": generator.config["conv_clamp"]}  # fmt: skip
+    return _new(stylegan2_discriminator.Discriminator, config, seed, name)
+
+
+def _new(
+    network_class: type[AnyNetwork], config: Mapping[str, Any], seed: int, stream: str
+) -> AnyNetwork:
+    """Build a network whose random weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeds.torch_seed(seed, "discriminator"))
-        return Discriminator(
-            generator.c_dim,
-            generator.img_resolution,
-            generator.img_channels,
-            widths={name: widths[f"b{side}.conv1"] for name, side in sides.items()},
-            conv_clamp=generator.config["conv_clamp"],
-        )
+        torch.manual_seed(seeds.torch_seed(seed, stream))
+        return network_class(**config)

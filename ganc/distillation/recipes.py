@@ -1,7 +1,9 @@
 """Recipes: every loss weight and hyper-parameter of a distillation run, as named plain data.
 
-Sources: Karras et al. 2020 (StyleGAN2) for the adversarial part and its lazy regularisation; Xu et
-al. 2022 (StyleKD, "Mind the Gap in Distilling StyleGANs") for the distillation terms.
+Sources: Karras et al. 2020 (StyleGAN2) for the adversarial part of the StyleGAN recipes and its
+lazy regularisation; Liu et al. 2021 (Content-Aware GAN Compression) for ``cagan``; Xu et al. 2022
+(StyleKD, "Mind the Gap in Distilling StyleGANs") for ``stylekd``; Miyato et al. 2018 for ``sngan``;
+Isola et al. 2017 and Zhu et al. 2017 (pix2pix, CycleGAN) for ``i2i``.
 
 This module imports no torch: the command line makes one option of each field.
 """
@@ -17,17 +19,45 @@ from ganc.errors import CheckpointError, UsageError, unknown_name
 PERCEPTUAL_NAMES = ("lpips-vgg", "lpips-alex", "lpips-squeeze", "effnet-lite0", "none")
 """What the perceptual term may be measured with; "none" drops the term."""
 
+ADVERSARIAL_NAMES = ("non-saturating", "hinge", "lsgan", "bce")
+"""Forms of the adversarial loss."""
+
+STYLE, SNGAN, TRANSLATION = "style", "sngan", "translation"
+"""Kinds of training: what the families of one kind have in common is how a step goes."""
+
+KINDS: dict[str, str] = {
+    "stylegan2": STYLE,
+    "stylegan3": STYLE,
+    "sngan": SNGAN,
+    "unet_translator": TRANSLATION,
+    "resnet_translator": TRANSLATION,
+}
+"""Architecture of the generator → kind of training."""
+
+EVERY_KIND = (STYLE, SNGAN, TRANSLATION)
+LATENT_KINDS = (STYLE, SNGAN)
+
 
 def _number(
-    default: Any, meaning: str, *, low: float = 0.0, high: float = math.inf, below: bool = False
+    default: Any,
+    meaning: str,
+    kinds: tuple[str, ...] = EVERY_KIND,
+    *,
+    low: float = 0.0,
+    high: float = math.inf,
+    below: bool = False,
 ) -> Any:
-    """Declare a field: its default, its help text, and the range [low, high], or [low, high)."""
-    metadata = {"help": meaning, "low": low, "high": high, "below": below}
+    """Declare a field: default, help text, kinds that read it, range [low, high] or [low, high)."""
+    metadata = {"help": meaning, "kinds": kinds, "low": low, "high": high, "below": below}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def _text(default: str, meaning: str, choices: tuple[str, ...]) -> Any:
-    return dataclasses.field(default=default, metadata={"help": meaning, "choices": choices})
+def _text(
+    default: str, meaning: str, choices: tuple[str, ...], kinds: tuple[str, ...] = EVERY_KIND
+) -> Any:
+    """Declare a field with a choice of words; without ``choices`` any word will do."""
+    metadata = {"help": meaning, "kinds": kinds, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -36,42 +66,82 @@ class Recipe:
 
     Learning rate and betas are those of a step without regularisation; an optimiser that is also
     stepped by a regulariser every k steps uses ``lr * k/(k+1)`` and ``betas ** (k/(k+1))``.
+
+    Attributes:
+        name: Of the recipe.
+        kind: What it trains; a field that this kind does not read keeps its default.
     """
 
     name: str
+    kind: str = STYLE
     batch: int = _number(16, "Images per step.", low=1)
     lr: float = _number(0.002, "Learning rate of Adam.")
     beta1: float = _number(0.0, "First beta of Adam.", high=1, below=True)
     beta2: float = _number(0.99, "Second beta of Adam.", high=1, below=True)
     adam_eps: float = _number(1e-8, "Epsilon of Adam.")
-    mixing_prob: float = _number(0.9, "Share of samples with two styles.", high=1)
-    r1_gamma: float = _number(10.0, "Weight of the R1 penalty (halved, as published).")
-    r1_interval: int = _number(16, "Steps between two R1 penalties.", low=1)
-    pl_weight: float = _number(2.0, "Weight of path length regularisation.")
-    pl_interval: int = _number(4, "Steps between two path length regularisations.", low=1)
-    pl_decay: float = _number(0.01, "How fast the mean path length follows.", high=1)
-    pl_batch_shrink: int = _number(2, "Path length uses batch / this many images.", low=1)
+    adversarial: str = _text(
+        "non-saturating",
+        "Form of the adversarial loss: " + ", ".join(ADVERSARIAL_NAMES) + ", or task (bce for"
+        " paired images, lsgan for unpaired).",
+        (*ADVERSARIAL_NAMES, "task"),
+    )
     adversarial_weight: float = _number(1.0, "Weight of the adversarial loss.")
+    d_steps: int = _number(1, "Discriminator steps per generator step.", (SNGAN,), low=1)
+    mixing_prob: float = _number(0.9, "Share of samples with two styles.", (STYLE,), high=1)
+    r1_gamma: float = _number(10.0, "Weight of the R1 penalty (halved, as published).", (STYLE,))
+    r1_interval: int = _number(16, "Steps between two R1 penalties.", (STYLE,), low=1)
+    pl_weight: float = _number(2.0, "Weight of path length regularisation.", (STYLE,))
+    pl_interval: int = _number(4, "Steps between two path length steps.", (STYLE,), low=1)
+    pl_decay: float = _number(0.01, "How fast the mean path length follows.", (STYLE,), high=1)
+    pl_batch_shrink: int = _number(2, "Path length uses batch / this many images.", (STYLE,), low=1)
     l1_weight: float = _number(0.0, "Weight of the pixel L1 distance to the teacher's image.")
     perceptual_weight: float = _number(0.0, "Weight of the perceptual distance to it.")
     perceptual: str = _text(
-        "none", "Network of the perceptual distance: " + ", ".join(PERCEPTUAL_NAMES) + ".",
+        "none",
+        "Network of the perceptual distance: " + ", ".join(PERCEPTUAL_NAMES) + ".",
         PERCEPTUAL_NAMES,
-    )  # fmt: skip
+    )
     perceptual_max_resolution: int = _number(
         256, "Larger images are averaged down to this many px for it.", low=1
     )
     perceptual_resolution: int = _number(
         0, "Side its network resizes images to; 0 keeps its own (LPIPS none, effnet-lite0 128)."
     )
-    latent_direction_weight: float = _number(0.0, "Weight of the latent-direction loss.")
-    directions_per_block: int = _number(5, "Leading eigenvectors per block.", low=1)
-    direction_scale: float = _number(5.0, "Standard deviation of the step along a direction.")
-    first_similarity_block: int = _number(2, "First block compared; 0 is the one at 4 px.")
-    last_similarity_block: int = _number(5, "Last block compared, clamped to the depth.")
+    content: str = _text(
+        "none",
+        "Mask for both distances, from the teacher's image: none, center, torchvision:CLASS,"
+        " bisenet:FILE or module:function.",
+        (),
+        LATENT_KINDS,
+    )
+    latent_direction_weight: float = _number(0.0, "Weight of the latent-direction loss.", (STYLE,))
+    directions_per_block: int = _number(5, "Leading eigenvectors per block.", (STYLE,), low=1)
+    direction_scale: float = _number(
+        5.0, "Standard deviation of the step along a direction.", (STYLE,)
+    )
+    first_similarity_block: int = _number(
+        2, "First block compared; 0 is the one at 4 px.", (STYLE,)
+    )
+    last_similarity_block: int = _number(5, "Last block compared, clamped to the depth.", (STYLE,))
+    freeze_mapping: bool = _number(False, "Keep the mapping network as it is.", (STYLE,))
+    paired_l1_weight: float = _number(
+        0.0, "Weight of the L1 distance to the paired image (pix2pix).", (TRANSLATION,)
+    )
+    cycle_weight: float = _number(
+        0.0, "Weight of cycle consistency, L1 (CycleGAN).", (TRANSLATION,)
+    )
+    identity_weight: float = _number(
+        0.0, "Weight of the identity loss, as a share of the cycle's.", (TRANSLATION,)
+    )
+    pool_size: int = _number(
+        0, "Past images per direction that the discriminator may see again.", (TRANSLATION,)
+    )
+    feature_weight: float = _number(
+        0.0, "Weight of the distance between features and the teacher's.", (TRANSLATION,)
+    )
     ema_nimg: float = _number(10_000.0, "Half-life of the weight average, in images.")
     ema_rampup: float = _number(0.05, "Most of it as a share of the images seen.")
-    w_avg_beta: float = _number(0.998, "Decay of the running mean of w.", high=1)
+    w_avg_beta: float = _number(0.998, "Decay of the running mean of w.", (STYLE,), high=1)
     mirror: bool = _number(False, "Flip half of the real images.")
 
     @property
@@ -79,24 +149,55 @@ class Recipe:
         """Whether a perceptual network is needed at all."""
         return self.perceptual_weight > 0 and self.perceptual != "none"
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the recipe as JSON data, ``name`` first."""
-        return dataclasses.asdict(self)
+    @property
+    def distills(self) -> bool:
+        """Whether any term compares with a teacher."""
+        weights = (self.l1_weight, self.latent_direction_weight, self.feature_weight)
+        return any(weights) or self.uses_perceptual
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as JSON data: ``name``, ``kind`` and what the kind reads."""
+        content = dataclasses.asdict(self)
+        unread = [f.name for f in NUMBERS if self.kind not in f.metadata["kinds"]]
+        return {name: value for name, value in content.items() if name not in unread}
+
+
+NUMBERS = tuple(field for field in fields(Recipe) if field.name not in ("name", "kind"))
+"""The fields that can be overridden."""
+
+_DISTANCES: dict[str, Any] = {
+    "l1_weight": 3.0, "perceptual_weight": 3.0, "perceptual": "lpips-vgg"
+}  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
     "gan": Recipe("gan"),
-    "stylekd": Recipe(
-        "stylekd",
-        l1_weight=3.0,
-        perceptual_weight=3.0,
-        perceptual="lpips-vgg",
-        latent_direction_weight=30.0,
+    "cagan": Recipe("cagan", content="center", **_DISTANCES),
+    "stylekd": Recipe("stylekd", latent_direction_weight=30.0, **_DISTANCES),
+    "sngan": Recipe(
+        "sngan", SNGAN, batch=64, lr=0.0002, beta2=0.9, adversarial="hinge", d_steps=5,
+        **_DISTANCES,
     ),
-}
+    "i2i": Recipe(
+        "i2i", TRANSLATION, batch=1, lr=0.0002, beta1=0.5, beta2=0.999, adversarial="task",
+        paired_l1_weight=100.0, cycle_weight=10.0, identity_weight=0.5, pool_size=50, mirror=True,
+    ),
+}  # fmt: skip
 
-NUMBERS = tuple(field for field in fields(Recipe) if field.name != "name")
-"""The fields that can be overridden."""
+DEFAULTS = {STYLE: "stylekd", SNGAN: "sngan", TRANSLATION: "i2i"}
+"""Kind of training → the recipe of a run that names none."""
+
+TEACHER_WEIGHTS = ("l1_weight", "perceptual_weight", "latent_direction_weight", "feature_weight")
+
+
+def default_recipe(architecture: str) -> str:
+    """Return the recipe of a family's run that names none.
+
+    Raises:
+        UsageError: The family cannot be trained.
+    """
+    if architecture not in KINDS:
+        raise unknown_name("architecture to train", architecture, KINDS)
+    return DEFAULTS[KINDS[architecture]]
 
 
 def resolve_recipe(recipe: str | Recipe, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -113,18 +214,42 @@ def resolve_recipe(recipe: str | Recipe, overrides: Mapping[str, Any] | None = N
         if recipe not in RECIPES:
             raise unknown_name("recipe", recipe, RECIPES)
         recipe = RECIPES[recipe]
-    overrides = dict(overrides or {})
+    typed = check_numbers(overrides or {})
+    resolved = dataclasses.replace(recipe, **typed)
+    _check_effect(resolved, typed)
+    return resolved
+
+
+def check_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recipe numbers, each of its field's type.
+
+    Raises:
+        UsageError: A name is unknown, or values are of the wrong type or out of range.
+    """
     allowed = {field.name: field for field in NUMBERS}
-    for name in overrides:
+    for name in numbers:
         if name not in allowed:
             raise unknown_name("recipe number", name, allowed)
-    problems = [_problem(allowed[name], value) for name, value in overrides.items()]
+    problems = [_problem(allowed[name], value) for name, value in numbers.items()]
     if any(problems):
         raise UsageError("; ".join(problem for problem in problems if problem))
-    typed = {name: _typed(allowed[name], value) for name, value in overrides.items()}
-    resolved = dataclasses.replace(recipe, **typed)
-    _check_effect(resolved, overrides)
-    return resolved
+    return {name: _typed(allowed[name], value) for name, value in numbers.items()}
+
+
+def without_teacher(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
+    """Return a recipe for a run without a teacher: what would compare with one is off.
+
+    Args:
+        overrides: What the user asked for.
+    Raises:
+        UsageError: The user asked for a term that needs a teacher.
+    """
+    for name in TEACHER_WEIGHTS:
+        if overrides.get(name):
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} compares with a teacher, there is none", "add --teacher")
+    off: dict[str, Any] = dict.fromkeys(TEACHER_WEIGHTS, 0.0)
+    return dataclasses.replace(recipe, perceptual="none", **off)
 
 
 def recipe_from_json(content: Mapping[str, Any], where: str) -> Recipe:
@@ -133,12 +258,14 @@ def recipe_from_json(content: Mapping[str, Any], where: str) -> Recipe:
     Raises:
         CheckpointError: Numbers are missing, unknown or not valid.
     """
-    missing = [field.name for field in fields(Recipe) if field.name not in content]
+    kind = content.get("kind")
+    needed = ["name", "kind"] + [f.name for f in NUMBERS if kind in f.metadata["kinds"]]
+    missing = [name for name in needed if name not in content]
     if missing:
         raise CheckpointError(f"{where}: the recipe misses {', '.join(missing)}")
-    numbers = {name: value for name, value in content.items() if name != "name"}
+    numbers = {name: value for name, value in content.items() if name not in ("name", "kind")}
     try:
-        return resolve_recipe(Recipe(str(content["name"])), numbers)
+        return resolve_recipe(Recipe(str(content["name"]), str(kind)), numbers)
     except UsageError as error:
         raise CheckpointError(f"{where}: {error}", error.hint) from error
 
@@ -148,7 +275,8 @@ def _problem(field: "dataclasses.Field[Any]", value: Any) -> str | None:
     flag = f"--{field.name.replace('_', '-')} {value}"
     if "choices" in field.metadata:
         choices = field.metadata["choices"]
-        return None if value in choices else f"{flag} is not known; allowed: {', '.join(choices)}"
+        is_allowed = value in choices if choices else isinstance(value, str) and value
+        return None if is_allowed else f"{flag} is not known; allowed: {', '.join(choices)}"
     # Exact types: bool is a kind of int in Python, but `--batch True` is a mistake.
     accepted = (int, float) if field.type is float else (field.type,)
     if type(value) not in accepted:
@@ -170,6 +298,13 @@ def _typed(field: "dataclasses.Field[Any]", value: Any) -> Any:
 
 def _check_effect(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
     """Refuse numbers that contradict each other, or would not be used."""
+    fields_of = {field.name: field for field in NUMBERS}
+    for name, value in overrides.items():
+        field = fields_of[name]
+        if recipe.kind not in field.metadata["kinds"] and value != field.default:
+            raise UsageError(
+                f"--{name.replace('_', '-')} has no effect: recipe {recipe.name} does not use it"
+            )
     if overrides.get("perceptual", "none") != "none" and recipe.perceptual_weight == 0:
         raise UsageError(
             f"--perceptual {recipe.perceptual} has no effect: the recipe gives it weight 0",
@@ -180,6 +315,6 @@ def _check_effect(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
             f"--first-similarity-block {recipe.first_similarity_block} comes after"
             f" --last-similarity-block {recipe.last_similarity_block}"
         )
-    weights = (recipe.adversarial_weight, recipe.l1_weight, recipe.latent_direction_weight)
-    if not any(weights) and not recipe.uses_perceptual:
+    weights = (recipe.adversarial_weight, recipe.paired_l1_weight, recipe.cycle_weight)
+    if not any(weights) and not recipe.distills:
         raise UsageError("the recipe gives the student no loss: all of its weights are 0")

@@ -9,17 +9,21 @@ from typing import Any
 
 import torch
 
+from ganc import parallel
 from ganc.checkpoints.store import load
+from ganc.content.request import MaskRequest, MaskSource
+from ganc.content.sources import open_masks
 from ganc.data.grid import save_image
-from ganc.distillation import grid, networks, run_folder
+from ganc.distillation import kinds, run_folder
 from ganc.distillation.draws import Draws
+from ganc.distillation.execution import Execution
 from ganc.distillation.metrics import MetricsLog
-from ganc.distillation.reals import TEACHER, Reals, open_reals
+from ganc.distillation.reals import TEACHER, Reals
 from ganc.distillation.recipes import Recipe
 from ganc.distillation.run_folder import Snapshot
 from ganc.distillation.settings import Settings
-from ganc.distillation.trainer import Distance, Trainer, optimizer_tensors, restore_optimizer
-from ganc.errors import InputError, MissingDependencyError, WeightsError
+from ganc.distillation.trainer import Distance, Parts, Trainer
+from ganc.errors import InputError, MissingDependencyError, UsageError, WeightsError
 from ganc.models.model import Model
 from ganc.perceptual.distance import load_perceptual
 from ganc.progress import Progress, Warn
@@ -30,8 +34,25 @@ Source = Model | str | Path
 
 
 @dataclass(frozen=True)
+class Means:
+    """What a run works with, beside its networks and settings.
+
+    Attributes:
+        perceptual, masks: See ``Parts``.
+        execution: Device, precision, clock.
+        progress, warn: Told what happens.
+    """
+
+    perceptual: Distance | None
+    masks: MaskSource | None
+    execution: Execution
+    progress: Progress
+    warn: Warn
+
+
+@dataclass(frozen=True)
 class Run:
-    """A run in progress.
+    """A run in progress. Only the first of several processes writes.
 
     Attributes:
         folder: See ``run_folder``.
@@ -45,7 +66,7 @@ class Run:
 
     folder: Path
     settings: Settings
-    trainer: Trainer
+    trainer: Trainer[Any]
     reals: Reals
     identity: dict[str, Any]
     provenance: list[dict[str, Any]]
@@ -59,46 +80,77 @@ class Run:
             losses: Last known values.
             keep: Checkpoints that stay.
         """
+        if parallel.rank():
+            return
         trainer = self.trainer
         state = {
             "step": step,
             "steps": target_steps,
             "images": step * self.settings.recipe.batch,
-            "pl_mean": float(trainer.pl_mean),
             "losses": dict(losses),
             "settings": self.settings.to_json(),
             "identity": self.identity,
             "ganc": __version__,
         }
         snapshot = Snapshot(
-            student=self._model(trainer.generator, self.provenance),
-            ema=self._model(trainer.ema, self.provenance, with_discriminator=False),
-            g_optimizer=optimizer_tensors(trainer.g_optimizer, trainer.generator),
-            d_optimizer=optimizer_tensors(trainer.d_optimizer, trainer.discriminator),
+            student=_with_provenance(trainer.student, self.provenance),
+            ema=_with_provenance(trainer.ema, self.provenance),
+            optimizers=trainer.g.state() | trainer.d.state(),
+            trainer=trainer.state(),
             state=state,
         )
         run_folder.save_snapshot(self.folder, snapshot, keep)
         self.export(step)
 
     def export(self, step: int) -> None:
-        """Write the running average as the student."""
+        """Write the running average as the student, with the discriminators."""
+        if parallel.rank():
+            return
+        run_folder.export_student(self.folder, self.result(step))
+
+    def result(self, step: int) -> Model:
+        """Return the student as it is exported."""
         provenance = copy.deepcopy(self.provenance)
         provenance[-1]["steps"] = step
-        run_folder.export_student(self.folder, self._model(self.trainer.ema, provenance))
+        networks = dict(self.trainer.student.networks()) | dict(self.trainer.ema.networks())
+        return Model(**networks, provenance=provenance)
 
     def sample(self, step: int, log: MetricsLog) -> None:
         """Write the teacher | student grid of a step."""
+        if parallel.rank():
+            return
         samples = self.folder / run_folder.SAMPLES
         samples.mkdir(exist_ok=True)
-        image = grid.sample_grid(self.trainer.teacher, self.trainer.ema, self.settings.seed)
+        row = kinds.ROWS[self.settings.recipe.kind]
+        image = row.grid(self.trainer, self.reals, self.settings.seed)
         save_image(image, samples / f"{step}.png", force=True)
         log.add_images(step, image)
 
-    def _model(
-        self, generator: Any, provenance: list[dict[str, Any]], *, with_discriminator: bool = True
-    ) -> Model:
-        discriminator = self.trainer.discriminator if with_discriminator else None
-        return Model(generator, discriminator, provenance=provenance)
+
+def _with_provenance(model: Model, provenance: list[dict[str, Any]]) -> Model:
+    return Model(**dict(model.networks()), provenance=provenance)
+
+
+def open_means(
+    recipe: Recipe, execution: Execution, offline: bool, progress: Progress, warn: Warn
+) -> Means:
+    """Load the networks that the recipe's terms need.
+
+    Raises:
+        UsageError: The mask source is not known, or gives masks of given samples only.
+        WeightsError, MissingDependencyError: One cannot be had; the hint names the alternatives.
+    """
+    masks = None
+    if recipe.content != "none" and (recipe.l1_weight or recipe.uses_perceptual):
+        if recipe.content.startswith("masks:"):
+            raise UsageError(
+                "--content masks:DIR holds masks of given samples, training draws new ones",
+                "pass --content center, torchvision:CLASS, bisenet:FILE or module:function",
+            )
+        request = MaskRequest(recipe.batch, device=execution.device, progress=progress)
+        masks = open_masks(recipe.content, request)
+    perceptual = open_perceptual(recipe, execution.device, offline, progress)
+    return Means(perceptual, masks, execution, progress, warn)
 
 
 def open_perceptual(
@@ -130,36 +182,35 @@ def open_model(source: Source) -> Model:
 def new_run(
     folder: Path,
     settings: Settings,
-    student: Model,
-    teacher: Model,
+    origin: Model,
+    start: Model,
+    teacher: Model | None,
     teacher_path: str | None,
-    perceptual: Distance | None,
-    device: torch.device,
-    progress: Progress,
-    warn: Warn,
+    means: Means,
 ) -> Run:
-    """Put a run together at step 0, of a pair that fits. The models passed in are not changed."""
-    generator = networks.starting_generator(student, teacher, warn)
-    discriminator = networks.starting_discriminator(student, teacher, settings.seed, warn)
-    start = Model(generator, discriminator)
-    trainer = _trainer(settings, start, copy.deepcopy(generator), teacher, perceptual, device)
-    reals = _reals(settings, trainer, progress, warn)
+    """Put a run together at step 0.
+
+    Args:
+        origin: The model that the student was named by; its history goes on.
+        start: The networks to train; they are the run's from here on.
+    """
+    trainer = _trainer(settings, start, _generators(start), teacher, means)
+    reals = _open_batches(settings, trainer, means)
     with contextlib.closing(reals.batches(0, 1)) as batches:
-        trainer.start_path_length(next(batches)[1])
+        trainer.prepare(next(batches))
     identity = {
         "teacher_path": teacher_path,
-        "student": student.content_hash(),
-        "teacher": teacher.content_hash(),
+        "student": origin.content_hash(),
+        "teacher": None if teacher is None else teacher.content_hash(),
         "data": reals.content_hash,
     }
-    provenance = student.with_step(
+    provenance = origin.with_step(
         "distill",
         recipe=settings.recipe.to_json(),
         seed=settings.seed,
         data=TEACHER if settings.data == TEACHER else Path(settings.data).name,
         data_hash=identity["data"],
         teacher=identity["teacher"],
-        freeze_mapping=settings.freeze_mapping,
     )
     return Run(folder, settings, trainer, reals, identity, provenance)
 
@@ -168,29 +219,26 @@ def resumed_run(
     folder: Path,
     settings: Settings,
     snapshot: Snapshot,
-    student: Model | None,
-    teacher: Model,
-    perceptual: Distance | None,
-    device: torch.device,
-    progress: Progress,
-    warn: Warn,
+    origin: Model | None,
+    teacher: Model | None,
+    means: Means,
 ) -> Run:
     """Put a run together as a checkpoint has it.
 
+    Args:
+        origin: The student as it was named again, or None.
     Raises:
         InputError: Teacher, data or student (where one is given) are not the run's.
     """
-    trainer = _trainer(
-        settings, snapshot.student, snapshot.ema.generator, teacher, perceptual, device
-    )
-    restore_optimizer(trainer.g_optimizer, trainer.generator, snapshot.g_optimizer)
-    restore_optimizer(trainer.d_optimizer, trainer.discriminator, snapshot.d_optimizer)
-    trainer.pl_mean.fill_(snapshot.state["pl_mean"])
-    reals = _reals(settings, trainer, progress, warn)
+    trainer = _trainer(settings, snapshot.student, snapshot.ema, teacher, means)
+    for player in (trainer.g, trainer.d):
+        player.restore(snapshot.optimizers)
+    trainer.restore(snapshot.trainer)
+    reals = _open_batches(settings, trainer, means)
     identity = snapshot.state["identity"]
-    found = {"teacher": teacher.content_hash(), "data": reals.content_hash}
-    if student is not None:
-        found["student"] = student.content_hash()
+    found = {"data": reals.content_hash}
+    found |= {} if teacher is None else {"teacher": teacher.content_hash()}
+    found |= {} if origin is None else {"student": origin.content_hash()}
     other = [name for name, value in found.items() if value != identity[name]]
     if other:
         raise InputError(
@@ -200,28 +248,36 @@ def resumed_run(
     return Run(folder, settings, trainer, reals, identity, snapshot.student.provenance)
 
 
+def _generators(model: Model) -> Model:
+    """Return copies of a model's generators."""
+    generators: dict[str, Any] = {
+        n: copy.deepcopy(g) for n, g in model.networks() if n.startswith("generator")
+    }
+    return Model(**generators)
+
+
 def _trainer(
-    settings: Settings,
-    student: Model,
-    ema: Any,
-    teacher: Model,
-    perceptual: Distance | None,
-    device: torch.device,
-) -> Trainer:
-    return Trainer(
-        student.generator.to(device),
-        ema.to(device),
-        student.discriminator.to(device),
-        copy.deepcopy(teacher.generator).to(device),
-        recipe=settings.recipe,
-        draws=Draws(settings.seed, settings.recipe.batch, device),
-        perceptual=perceptual,
-        freeze_mapping=settings.freeze_mapping,
-    )
-
-
-def _reals(settings: Settings, trainer: Trainer, progress: Progress, warn: Warn) -> Reals:
-    return open_reals(
-        settings.data, trainer.teacher, settings.recipe, trainer.draws,
-        resize=settings.resize, progress=progress, warn=warn,
+    settings: Settings, student: Model, ema: Model, teacher: Model | None, means: Means
+) -> Trainer[Any]:
+    device, recipe = means.execution.device, settings.recipe
+    frozen = None
+    if teacher is not None:
+        frozen = _generators(teacher).to(device)
+    parts = Parts(
+        student=student.to(device),
+        ema=ema.to(device),
+        teacher=frozen,
+        recipe=recipe,
+        draws=Draws(
+            settings.seed, recipe.batch, device, parallel.rank(), parallel.world_size()
+        ),
+        perceptual=means.perceptual,
+        masks=means.masks,
+        execution=means.execution,
     )  # fmt: skip
+    return kinds.ROWS[recipe.kind].trainer(parts)
+
+
+def _open_batches(settings: Settings, trainer: Trainer[Any], means: Means) -> Reals:
+    row = kinds.ROWS[settings.recipe.kind]
+    return row.open_batches(trainer, settings, means.progress, means.warn)

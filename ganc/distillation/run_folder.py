@@ -1,7 +1,7 @@
 """The folder of a run: who may use it, what lies in it, and its checkpoints.
 
     recipe.json  metrics.jsonl  samples/  events…  student.safetensors
-    checkpoints/<step>/{student,ema,optimizers}.safetensors, state.json
+    checkpoints/<step>/{student,ema,optimizers,trainer}.safetensors, state.json
 
 A checkpoint is written into a temporary folder and renamed, so one that is there is complete;
 ``state.json`` holds the SHA-256 of the other files and of itself, so damage is noticed.
@@ -21,6 +21,7 @@ import filelock
 import safetensors.torch
 from torch import Tensor
 
+from ganc import collectives, parallel
 from ganc.checkpoints import native
 from ganc.checkpoints.store import load
 from ganc.errors import CheckpointError, InputError, OutputError
@@ -41,16 +42,17 @@ class Snapshot:
     """Everything that the next step reads.
 
     Attributes:
-        student: The generator in training, and the discriminator.
-        ema: The generator's running average.
-        g_optimizer, d_optimizer: Optimiser states by name.
-        state: JSON data: step, images, path-length mean, settings, hashes.
+        student: The networks in training.
+        ema: The generators' running averages.
+        optimizers: States of the optimisers by parameter.
+        trainer: What else a step reads: the mean path length, past images.
+        state: JSON data: step, images, settings, hashes.
     """
 
     student: Model
     ema: Model
-    g_optimizer: dict[str, Tensor]
-    d_optimizer: dict[str, Tensor]
+    optimizers: dict[str, Tensor]
+    trainer: dict[str, Tensor]
     state: dict[str, Any]
 
     @property
@@ -66,9 +68,15 @@ def hold(folder: Path) -> Iterator[None]:
     The lock is the operating system's and ends with the process, however that ends. A folder that
     was created here and stayed empty is removed again.
 
+    Of the processes of one run the first one holds it.
+
     Raises:
         OutputError: Another process works in it, or it cannot be created.
     """
+    if parallel.rank():
+        collectives.barrier()
+        yield
+        return
     created = not folder.exists()
     try:
         folder.mkdir(exist_ok=True)
@@ -86,6 +94,7 @@ def hold(folder: Path) -> Iterator[None]:
         raise write_error(folder, error) from error
     try:
         with lock:
+            collectives.barrier()
             yield
     finally:
         if created and set(os.listdir(folder)) <= {_LOCK}:
@@ -163,14 +172,11 @@ def save_snapshot(folder: Path, snapshot: Snapshot, keep_last: int) -> Path:
 
 
 def _write_files(folder: Path, snapshot: Snapshot) -> None:
-    optimizers = {f"generator.{name}": t for name, t in snapshot.g_optimizer.items()}
-    optimizers |= {f"discriminator.{name}": t for name, t in snapshot.d_optimizer.items()}
     contents = {
         "student.safetensors": native.to_bytes(snapshot.student),
         "ema.safetensors": native.to_bytes(snapshot.ema),
-        "optimizers.safetensors": safetensors.torch.save(
-            {name: tensor.cpu().contiguous() for name, tensor in optimizers.items()}
-        ),
+        "optimizers.safetensors": _tensor_bytes(snapshot.optimizers),
+        "trainer.safetensors": _tensor_bytes(snapshot.trainer),
     }
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     body = {"state": snapshot.state, "files": files}
@@ -180,6 +186,11 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+
+
+def _tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(own)
 
 
 def _digest(body: Mapping[str, Any]) -> str:
@@ -215,20 +226,11 @@ def load_snapshot(folder: Path, resume: str | Path, warn: Warn) -> Snapshot:
 
 def _read_snapshot(path: Path) -> Snapshot:
     state = _read_state(path)
-    optimizers = safetensors.torch.load_file(path / "optimizers.safetensors")
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {
-            name.removeprefix(prefix): tensor
-            for name, tensor in optimizers.items()
-            if name.startswith(prefix)
-        }
-
     return Snapshot(
         student=load(path / "student.safetensors"),
         ema=load(path / "ema.safetensors"),
-        g_optimizer=part("generator."),
-        d_optimizer=part("discriminator."),
+        optimizers=safetensors.torch.load_file(path / "optimizers.safetensors"),
+        trainer=safetensors.torch.load_file(path / "trainer.safetensors"),
         state=state,
     )
 
@@ -258,6 +260,8 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def prepare(folder: Path, recipe: Mapping[str, Any]) -> None:
     """Remove what a killed run was writing; write the resolved recipe for people to read."""
+    if parallel.rank():
+        return
     for path in (folder / CHECKPOINTS).glob(f"{_TEMPORARY}*"):
         shutil.rmtree(path)
     for path in folder.glob(".*.tmp"):

@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from ganc.distillation.reals import TEACHER
-from ganc.distillation.recipes import Recipe, recipe_from_json, resolve_recipe
-from ganc.errors import InputError
-
-DEFAULT_RECIPE = "stylekd"
+from ganc.distillation.recipes import (
+    KINDS,
+    TRANSLATION,
+    Recipe,
+    check_numbers,
+    default_recipe,
+    recipe_from_json,
+    resolve_recipe,
+    without_teacher,
+)
+from ganc.errors import InputError, UsageError
 
 
 @dataclass(frozen=True)
@@ -18,11 +25,12 @@ class Choices:
     """The settings as they were given; None is "as the run has it", or the default.
 
     Attributes:
-        recipe: A name, or a recipe of one's own.
+        recipe: A name, or a recipe of one's own. The default is the family's.
         overrides: Numbers to replace in it.
         seed: Default 0.
         data: ``TEACHER`` (default), or a folder or zip of images.
-        freeze_mapping: Keep the teacher's mapping network as it is. Default off.
+        data_b: Of translators: images of the other side, where ``data`` holds one side only.
+        swap: Of translators: translate from the second side to the first. Default off.
         resize: Scale images of another size. Default off.
     """
 
@@ -30,8 +38,20 @@ class Choices:
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seed: int | None = None
     data: str | Path | None = None
-    freeze_mapping: bool | None = None
+    data_b: str | Path | None = None
+    swap: bool | None = None
     resize: bool | None = None
+
+    def check(self) -> None:
+        """Find what is wrong with the recipe before any model is loaded.
+
+        Raises:
+            UsageError: The recipe or a number in it is not valid.
+        """
+        if self.recipe is not None:
+            resolve_recipe(self.recipe, self.overrides)
+        else:
+            check_numbers(self.overrides)
 
 
 @dataclass(frozen=True)
@@ -41,30 +61,72 @@ class Settings:
     recipe: Recipe
     seed: int
     data: str
-    freeze_mapping: bool
+    data_b: str | None
+    swap: bool
     resize: bool
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON data."""
-        return dataclasses.asdict(self)
+        return {**vars(self), "recipe": self.recipe.to_json()}
 
 
-def new_settings(choices: Choices) -> Settings:
+COMPARED = ("seed", "swap", "resize")
+"""What a resumed run must keep, beside the recipe; data may move, their content is compared."""
+
+
+def new_settings(choices: Choices, architecture: str, *, has_teacher: bool) -> Settings:
     """Fill in the defaults.
 
     Raises:
-        UsageError: The recipe or a number in it is not valid.
+        UsageError: The recipe or a number in it is not valid, or does not go with the architecture
+            or the missing teacher; translators have no data.
     """
+    recipe = resolve_recipe(
+        choices.recipe or _default(architecture, has_teacher), choices.overrides
+    )
+    if not has_teacher:
+        recipe = without_teacher(recipe, choices.overrides)
+    kind = KINDS[architecture]
+    if recipe.kind != kind:
+        raise UsageError(
+            f"recipe {recipe.name} does not train a {architecture}",
+            f"pass --recipe {default_recipe(architecture)}",
+        )
+    _check_data(choices, architecture, is_translator=kind == TRANSLATION)
     return Settings(
-        recipe=resolve_recipe(choices.recipe or DEFAULT_RECIPE, choices.overrides),
+        recipe=recipe,
         seed=choices.seed or 0,
         data=_data_name(choices.data or TEACHER),
-        freeze_mapping=bool(choices.freeze_mapping),
+        data_b=None if choices.data_b is None else _data_name(choices.data_b),
+        swap=bool(choices.swap),
         resize=bool(choices.resize),
     )
 
 
-def resumed_settings(choices: Choices, saved: Mapping[str, Any], where: str) -> Settings:
+def _default(architecture: str, has_teacher: bool) -> str:
+    name = default_recipe(architecture)
+    return "gan" if name == "stylekd" and not has_teacher else name
+
+
+def _check_data(choices: Choices, architecture: str, *, is_translator: bool) -> None:
+    if is_translator and choices.data in (None, TEACHER):
+        raise UsageError(
+            f"a {architecture} translates images: there is nothing to train it on without --data",
+            "pass --data DIR|ZIP",
+        )
+    if not is_translator and (choices.data_b is not None or choices.swap):
+        flag = "--data-b" if choices.data_b is not None else "--swap"
+        raise UsageError(f"{flag} goes with translators, the model is a {architecture}")
+
+
+def resumed_settings(
+    choices: Choices,
+    saved: Mapping[str, Any],
+    where: str,
+    architecture: str,
+    *,
+    has_teacher: bool,
+) -> Settings:
     """Return the settings of a run that goes on.
 
     The data may have moved (its content is compared, elsewhere); all else must be as it was.
@@ -73,20 +135,17 @@ def resumed_settings(choices: Choices, saved: Mapping[str, Any], where: str) -> 
         InputError: A choice differs from the run's; all differences are named.
     """
     before = Settings(**{**saved, "recipe": recipe_from_json(saved["recipe"], where)})
+    kept = {n: getattr(before, n) for n in COMPARED if getattr(choices, n) is None}
     asked = dataclasses.replace(
-        choices, recipe=choices.recipe or before.recipe, data=choices.data or before.data
+        choices,
+        recipe=choices.recipe or before.recipe,
+        data=choices.data or before.data,
+        data_b=choices.data_b or before.data_b,
+        **kept,
     )
-    defaults = new_settings(asked)
-    now = dataclasses.replace(
-        defaults,
-        **{
-            name: getattr(before, name)
-            for name in ("seed", "freeze_mapping", "resize")
-            if getattr(choices, name) is None
-        },
-    )
+    now = new_settings(asked, architecture, has_teacher=has_teacher)
     differences = _differences(before.recipe.to_json(), now.recipe.to_json())
-    differences += _differences(_flat(before), _flat(now))
+    differences += _differences(_compared(before), _compared(now))
     if differences:
         raise InputError(
             f"{where} has other settings: {'; '.join(differences)}",
@@ -95,16 +154,15 @@ def resumed_settings(choices: Choices, saved: Mapping[str, Any], where: str) -> 
     return now
 
 
-def _flat(settings: Settings) -> dict[str, Any]:
-    flat = settings.to_json()
-    return {name: flat[name] for name in ("seed", "freeze_mapping", "resize")}
+def _compared(settings: Settings) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in COMPARED}
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [
-        f"{name} is {before[name]} there and {now[name]} here"
-        for name in before
-        if before[name] != now[name]
+        f"{name} is {before.get(name)} there and {now.get(name)} here"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name)
     ]
 
 

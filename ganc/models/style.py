@@ -60,6 +60,19 @@ class StyleGenerator(LatentGenerator):
     def modulated_layers(self) -> list[tuple[str, ModulatedLayer, int]]:
         """Return (name, layer, index of its w in ws), in the order they run."""
 
+    @abstractmethod
+    def feature_affines(self) -> list[list[FullyConnectedLayer]]:
+        """Return, for each of the features of ``synthesis.run``, the affine layers behind it."""
+
+    def train_synthesis(self, ws: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        """Make images as ``synthesis`` does, following statistics where the family keeps any."""
+        images: Tensor = self.synthesis(ws, noise=noise)
+        return images
+
+    def moving_statistics(self) -> list[Tensor]:
+        """Return the running means that training moves, to be averaged over processes."""
+        return [self.mapping.w_avg]
+
     def forward(
         self,
         z: Tensor,

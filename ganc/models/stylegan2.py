@@ -368,6 +368,12 @@ class Generator(StyleGenerator):
     def noise_shapes(self) -> list[tuple[int, ...]]:
         return self.synthesis.noise_shapes()
 
+    def feature_affines(self) -> list[list[FullyConnectedLayer]]:
+        return [
+            [block.conv1.affine] if block.is_first else [block.conv0.affine, block.conv1.affine]
+            for _, block in self.synthesis.blocks()
+        ]
+
     def modulated_layers(self) -> list[tuple[str, ModulatedLayer, int]]:
         return [
             (f"synthesis.{name}", layer, index)

@@ -471,6 +471,16 @@ class Generator(StyleGenerator):
         self.w_avg = ws[:, 0].mean(dim=0).lerp(self.w_avg, W_AVG_BETA)
         self.synthesis(ws, update_emas=True)
 
+    def feature_affines(self) -> list[list[FullyConnectedLayer]]:
+        return [[layer.affine] for _, layer in self.synthesis.layers()[:-1]]
+
+    def train_synthesis(self, ws: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        return self.synthesis(ws, noise=noise, update_emas=True)
+
+    def moving_statistics(self) -> list[Tensor]:
+        layers = (layer for _, layer in self.synthesis.layers())
+        return [self.mapping.w_avg, *(layer.magnitude_ema for layer in layers)]
+
     def modulated_layers(self) -> list[tuple[str, ModulatedLayer, int]]:
         named = enumerate(self.synthesis.layers(), start=1)  # ws[:, 0] is the input's
         return [(f"synthesis.{name}", layer, index) for index, (name, layer) in named]

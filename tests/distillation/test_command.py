@@ -39,7 +39,7 @@ def test_json_has_the_keys_of_the_design(ganc: Run, paths: list[object], tmp_pat
 
 def test_dry_run_resolves_every_number_and_loads_nothing(ganc: Run, tmp_path: Path) -> None:
     done = ganc("distill", "no.pt", "--teacher", "no.pt", "-o", tmp_path / "run", "--dry-run",
-                "--json", "--r1-gamma", 1, "--mirror")  # fmt: skip
+                "--recipe", "stylekd", "--json", "--r1-gamma", 1, "--mirror")  # fmt: skip
     assert done.code == 0, done.err
     recipe = json.loads(done.out)["settings"]["recipe"]
     assert recipe == RECIPES["stylekd"].to_json() | {"r1_gamma": 1.0, "mirror": True}

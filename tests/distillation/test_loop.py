@@ -21,7 +21,8 @@ from PIL import Image
 from ganc.checkpoints.store import load, save
 from ganc.distillation import run_folder
 from ganc.distillation.loop import DistillResult
-from ganc.distillation.trainer import Trainer
+from ganc.distillation.player import Player
+from ganc.distillation.style import StyleTrainer
 from ganc.errors import (
     ComputationError,
     DataError,
@@ -50,8 +51,7 @@ def tensors(folder: Path, step: int) -> dict[str, bytes]:
     """Read the weights and optimisers of a checkpoint."""
     snapshot = run_folder.load_snapshot(folder, folder / "checkpoints" / str(step), print)
     named = {**snapshot.student.tensors(), **snapshot.ema.tensors()}
-    named |= {f"g.{k}": v for k, v in snapshot.g_optimizer.items()}
-    named |= {f"d.{k}": v for k, v in snapshot.d_optimizer.items()}
+    named |= {f"optimizer.{k}": v for k, v in snapshot.optimizers.items()} | snapshot.trainer
     return {name: tensor.numpy().tobytes() for name, tensor in named.items()}
 
 
@@ -113,8 +113,9 @@ def test_the_sample_grid_shows_both(train: Train, tmp_path: Path) -> None:
 def test_resume_gives_the_losses_of_an_uninterrupted_run(
     train: Train, tmp_path: Path, freeze_mapping: bool
 ) -> None:
-    train("whole", steps=8, freeze_mapping=freeze_mapping)
-    train("parts", steps=3, freeze_mapping=freeze_mapping, save_every=2)
+    overrides = {"freeze_mapping": freeze_mapping}
+    train("whole", steps=8, overrides=overrides)
+    train("parts", steps=3, overrides=overrides, save_every=2)
     train("parts", steps=6, resume="latest", log_every=1)
     train("parts", steps=8, resume="latest", save_every=1, keep_last=9)
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
@@ -267,14 +268,14 @@ def test_a_checkpoint_of_another_run_is_refused(train: Train, tmp_path: Path) ->
 def test_a_loss_that_is_not_finite_stops_the_run(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Trainer.step
+    step = StyleTrainer.step
 
-    def poisoned(self: Trainer, number: int, *rest: Any) -> dict[str, torch.Tensor]:
+    def poisoned(self: StyleTrainer, number: int, *rest: Any) -> dict[str, torch.Tensor]:
         if number == 4:
             self.generator.synthesis.b4.const.data[0] = float("nan")
         return step(self, number, *rest)
 
-    monkeypatch.setattr(Trainer, "step", poisoned)
+    monkeypatch.setattr(StyleTrainer, "step", poisoned)
     with pytest.raises(ComputationError) as caught:
         train(steps=20, save_every=2)
     message = str(caught.value)
@@ -289,10 +290,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(
 def test_a_gradient_that_is_not_finite_stops_the_run(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ganc.distillation import trainer
-
-    descend = trainer.descend
-    monkeypatch.setattr(trainer, "descend", lambda *args: descend(*args) * float("inf"))
+    descend = Player.descend
+    monkeypatch.setattr(Player, "descend", lambda *args: descend(*args) * float("inf"))
     with pytest.raises(ComputationError, match="step 1: d_grad_norm inf, g_grad_norm inf"):
         train(steps=3)
 

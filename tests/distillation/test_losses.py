@@ -5,21 +5,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganc.distillation import losses
+from ganc.distillation import adversarial, losses
 
 
 def test_adversarial_losses_at_zero_logits_are_multiples_of_log_2() -> None:
     zeros, log2 = torch.zeros(4, 1), torch.log(torch.tensor(2.0))
-    torch.testing.assert_close(losses.d_nonsaturating(zeros, zeros), 2 * log2)
-    torch.testing.assert_close(losses.g_nonsaturating(zeros), log2)
+    torch.testing.assert_close(adversarial.d_loss("non-saturating", zeros, zeros), 2 * log2)
+    torch.testing.assert_close(adversarial.g_loss("non-saturating", zeros), log2)
 
 
 def test_adversarial_losses_are_binary_cross_entropies() -> None:
     real, fake = torch.randn(2, 8, 1, generator=torch.Generator().manual_seed(0))
     bce = F.binary_cross_entropy_with_logits
     expected = bce(real, torch.ones_like(real)) + bce(fake, torch.zeros_like(fake))
-    torch.testing.assert_close(losses.d_nonsaturating(real, fake), expected)
-    torch.testing.assert_close(losses.g_nonsaturating(fake), bce(fake, torch.ones_like(fake)))
+    torch.testing.assert_close(adversarial.d_loss("non-saturating", real, fake), expected)
+    torch.testing.assert_close(
+        adversarial.g_loss("non-saturating", fake), bce(fake, torch.ones_like(fake))
+    )
 
 
 def test_r1_of_a_linear_discriminator_is_its_squared_norm() -> None:

@@ -54,7 +54,7 @@ def test_overrides_replace_numbers_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_json_round_trip(name: str) -> None:
-    recipe = resolve_recipe(name, {"r1_gamma": 0.1})
+    recipe = resolve_recipe(name, {"lr": 0.1})
     assert recipe_from_json(json.loads(json.dumps(recipe.to_json())), "file") == recipe
 
 

@@ -6,44 +6,44 @@ import pytest
 import torch
 
 from ganc.distillation.draws import Draws
+from ganc.distillation.execution import Execution
 from ganc.distillation.losses import latent_direction
-from ganc.distillation.networks import starting_discriminator, starting_generator
+from ganc.distillation.networks import check_pair, starting_model
+from ganc.distillation.player import Player
+from ganc.distillation.reals import RealBatch
 from ganc.distillation.recipes import RECIPES, Recipe, resolve_recipe
-from ganc.distillation.trainer import (
-    Trainer,
-    ema_beta,
-    frozen,
-    lazy_adam,
-    optimizer_tensors,
-    restore_optimizer,
-)
+from ganc.distillation.style import StyleTrainer
+from ganc.distillation.trainer import Parts, ema_beta
 from ganc.errors import InputError
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
-from ganc.progress import ignore
+from ganc.models.stylegan2_discriminator import Discriminator
+from ganc.progress import Warn, ignore
+from tests.conftest import make_model
 
 CPU = torch.device("cpu")
 
 
-def make_trainer(
-    student: Model, teacher: Model, recipe: Recipe | None = None, *, freeze_mapping: bool = False
-) -> Trainer:
+def make_trainer(student: Model, teacher: Model, recipe: Recipe | None = None) -> StyleTrainer:
     recipe = recipe or resolve_recipe("stylekd", {"batch": 4, "perceptual": "none"})
-    generator = starting_generator(student, teacher, ignore)
-    return Trainer(
-        generator,
-        copy.deepcopy(generator),
-        starting_discriminator(student, teacher, 0, ignore),
-        copy.deepcopy(teacher.generator),
-        recipe=recipe,
-        draws=Draws(0, recipe.batch, CPU),
-        perceptual=None,
-        freeze_mapping=freeze_mapping,
+    start = starting_model(student, teacher, 0, "pruned", ignore)
+    return StyleTrainer(
+        Parts(
+            student=start,
+            ema=Model(copy.deepcopy(start.generator)),
+            teacher=Model(copy.deepcopy(teacher.generator)),
+            recipe=recipe,
+            draws=Draws(0, recipe.batch, CPU),
+            perceptual=None,
+            masks=None,
+            execution=Execution(CPU),
+        )
     )
 
 
-def real_images(count: int = 4) -> torch.Tensor:
-    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+def real_images(count: int = 4) -> RealBatch:
+    random = torch.Generator().manual_seed(0)
+    return RealBatch(torch.randn(count, 3, 16, 16, generator=random), None)
 
 
 def weights(network: torch.nn.Module) -> torch.Tensor:
@@ -66,12 +66,13 @@ def test_main_losses_are_their_weighted_sum(student: Model, teacher: Model) -> N
 
 def test_rendered_pairs_are_two_plain_passes(student: Model, teacher: Model) -> None:
     trainer = make_trainer(student, teacher)
+    taught = trainer.teacher.generator  # type: ignore[union-attr]
     latents, offset = trainer._latents("g", 3, None), trainer._offset(3)
     with torch.no_grad():
-        images, pairs = trainer._render(trainer.teacher, latents, offset)
-        ws = trainer._ws(trainer.teacher, latents)
-        plain, plain_features = trainer.teacher.synthesis.run(ws, noise=latents.noise)
-        _, moved = trainer.teacher.synthesis.run(ws + offset[:, None], noise=latents.noise)
+        images, pairs = trainer._render(taught, latents, offset)
+        ws = trainer._ws(taught, latents)
+        plain, plain_features = taught.synthesis.run(ws, noise=latents.noise)
+        _, moved = taught.synthesis.run(ws + offset[:, None], noise=latents.noise)
     torch.testing.assert_close(images, plain)
     torch.testing.assert_close(pairs[0][0], plain_features[2])
     torch.testing.assert_close(pairs[0][1], moved[2])
@@ -80,25 +81,31 @@ def test_rendered_pairs_are_two_plain_passes(student: Model, teacher: Model) -> 
 
 def test_style_mixing_switches_at_the_cut(teacher: Model) -> None:
     trainer = make_trainer(teacher, teacher)
+    taught = trainer.teacher.generator  # type: ignore[union-attr]
     latents = trainer._latents("g", 0, None)
-    ws = trainer._ws(trainer.teacher, latents)
+    ws = trainer._ws(taught, latents)
     for i, cut in enumerate(latents.cut.flatten().tolist()):
-        first, second = trainer.teacher.mapping(latents.z[i]).unbind(0)
+        first, second = taught.mapping(latents.z[i]).unbind(0)
         torch.testing.assert_close(ws[i], torch.cat([first[:cut], second[cut:]]))
 
 
 def test_each_phase_trains_its_network_alone(student: Model, teacher: Model) -> None:
     trainer = make_trainer(student, teacher)
-    before = {n: weights(getattr(trainer, n)) for n in ("generator", "discriminator", "teacher")}
+    networks = {
+        "generator": trainer.generator,
+        "discriminator": trainer.discriminator,
+        "teacher": trainer.teacher.generator,  # type: ignore[union-attr]
+    }
+    before = {name: weights(network) for name, network in networks.items()}
 
     def changed() -> set[str]:
-        moved = {n for n, w in before.items() if not torch.equal(w, weights(getattr(trainer, n)))}
-        before.update({n: weights(getattr(trainer, n)) for n in before})
+        moved = {n for n, w in before.items() if not torch.equal(w, weights(networks[n]))}
+        before.update({name: weights(network) for name, network in networks.items()})
         return moved
 
-    trainer.d_main(0, real_images(), None)
+    trainer.d_main(0, real_images())
     assert changed() == {"discriminator"}
-    trainer.d_r1(real_images(), None)
+    trainer.d_r1(real_images())
     assert changed() == {"discriminator"}
     trainer.g_main(0, None)
     assert changed() == {"generator"}
@@ -108,7 +115,7 @@ def test_each_phase_trains_its_network_alone(student: Model, teacher: Model) -> 
 
 def test_phases_are_lazy(student: Model, teacher: Model) -> None:
     trainer = make_trainer(student, teacher)
-    ran = [set(trainer.step(step, real_images(), None)) for step in range(17)]
+    ran = [set(trainer.step(step, real_images())) for step in range(17)]
     assert [i for i, names in enumerate(ran) if "r1" in names] == [0, 16]
     assert [i for i, names in enumerate(ran) if "path_length" in names] == [0, 4, 8, 12, 16]
 
@@ -124,16 +131,17 @@ def test_path_length_reaches_every_trainable_weight(student: Model, teacher: Mod
 
 def test_the_mean_path_length_starts_at_the_teachers(teacher: Model) -> None:
     trainer = make_trainer(teacher, teacher)
-    trainer.start_path_length(None)
+    trainer.prepare(RealBatch(real_images().images, None))
     start = trainer.pl_mean.clone()
     trainer.g_pl(0, None)  # a student equal to the teacher: the same latents, the same lengths
     torch.testing.assert_close(trainer.pl_mean, start)
 
 
 def test_freeze_mapping_keeps_it(student: Model, teacher: Model) -> None:
-    trainer = make_trainer(student, teacher, freeze_mapping=True)
+    numbers = {"batch": 4, "perceptual": "none", "freeze_mapping": True}
+    trainer = make_trainer(student, teacher, resolve_recipe("stylekd", numbers))
     for step in range(2):
-        trainer.step(step, real_images(), None)
+        trainer.step(step, real_images())
     for name, tensor in trainer.generator.mapping.state_dict().items():
         assert torch.equal(tensor, teacher.generator.mapping.state_dict()[name]), name
 
@@ -141,28 +149,32 @@ def test_freeze_mapping_keeps_it(student: Model, teacher: Model) -> None:
 def test_a_trained_mapping_moves_slowly_and_tracks_w_avg(student: Model, teacher: Model) -> None:
     trainer = make_trainer(student, teacher)
     w_avg = trainer.generator.w_avg.clone()
-    trainer.step(0, real_images(), None)
+    trainer.step(0, real_images())
     assert not torch.equal(trainer.generator.w_avg, w_avg)
-    assert torch.equal(trainer.ema.w_avg, trainer.generator.w_avg)
+    assert torch.equal(trainer.ema.generator.w_avg, trainer.generator.w_avg)
 
 
 def test_ema_has_a_fixed_point(student: Model, teacher: Model) -> None:
     trainer = make_trainer(student, teacher)
-    before = weights(trainer.ema)
+    before = weights(trainer.ema.generator)
     trainer.update_ema(100_000)
-    assert torch.equal(weights(trainer.ema), before)
+    assert torch.equal(weights(trainer.ema.generator), before)
 
 
 def test_ema_halves_the_distance_in_its_half_life(student: Model, teacher: Model) -> None:
     recipe = resolve_recipe("gan", {"batch": 50, "ema_nimg": 100.0})
     trainer = make_trainer(student, teacher, recipe)
     with torch.no_grad():
-        for own, mean in zip(trainer.generator.parameters(), trainer.ema.parameters(), strict=True):
+        for own, mean in zip(
+            trainer.generator.parameters(), trainer.ema.generator.parameters(), strict=True
+        ):
             own.fill_(1)
             mean.fill_(0)
     for step in (1000, 1001):
         trainer.update_ema(step)
-    torch.testing.assert_close(weights(trainer.ema), torch.full_like(weights(trainer.ema), 0.5))
+    torch.testing.assert_close(
+        weights(trainer.ema.generator), torch.full_like(weights(trainer.ema.generator), 0.5)
+    )
 
 
 def test_ema_ramps_up() -> None:
@@ -173,36 +185,44 @@ def test_ema_ramps_up() -> None:
     assert ema_beta(16, resolve_recipe("gan", {"ema_rampup": 0.0})) == 0
 
 
-def test_lazy_adam_makes_up_for_the_extra_steps() -> None:
-    recipe = resolve_recipe("gan", {"beta1": 0.5})
-    (group,) = lazy_adam(torch.nn.Linear(2, 2), recipe, 4).param_groups
+def test_adam_makes_up_for_the_extra_steps() -> None:
+    recipe, layer = resolve_recipe("gan", {"beta1": 0.5}), torch.nn.Linear(2, 2)
+    (group,) = Player({"d": layer}, recipe, 4).adam.param_groups
     assert group["lr"] == pytest.approx(0.002 * 0.8)
     assert group["betas"] == pytest.approx((0.5**0.8, 0.99**0.8))
-    assert lazy_adam(torch.nn.Linear(2, 2), recipe, None).param_groups[0]["lr"] == 0.002
+    assert Player({"d": layer}, recipe).adam.param_groups[0]["lr"] == 0.002
 
 
 def test_optimizer_state_round_trip(student: Model, teacher: Model) -> None:
     trainer, other = make_trainer(student, teacher), make_trainer(student, teacher)
     trainer.g_main(0, None)
-    saved = optimizer_tensors(trainer.g_optimizer, trainer.generator)
-    assert "synthesis.b4.const.exp_avg_sq" in saved
-    restore_optimizer(other.g_optimizer, other.generator, saved)
-    again = optimizer_tensors(other.g_optimizer, other.generator)
+    saved = trainer.g.state()
+    assert "generator.synthesis.b4.const.exp_avg_sq" in saved
+    other.g.restore(saved)
+    other.d.restore(saved)
+    again = other.g.state()
     assert saved.keys() == again.keys()
     assert all(torch.equal(saved[name], again[name]) for name in saved)
+    assert not other.d.state()
 
 
 def test_frozen_is_undone_after_an_error() -> None:
-    network = torch.nn.Linear(1, 1)
+    player = Player({"d": torch.nn.Linear(1, 1)}, RECIPES["gan"])
 
     def fail() -> None:
-        with frozen(network):
-            assert not network.weight.requires_grad
+        with player.frozen():
+            assert not any(p.requires_grad for p in player.trained)
             raise RuntimeError("boom")
 
     with pytest.raises(RuntimeError, match="boom"):
         fail()
-    assert network.weight.requires_grad
+    assert all(p.requires_grad for p in player.trained)
+
+
+def starting_generator(student: Model, teacher: Model, warn: Warn) -> Generator:
+    made = starting_model(student, teacher, 0, "pruned", warn).generator
+    assert isinstance(made, Generator)
+    return made
 
 
 def test_the_student_inherits_the_mapping_and_keeps_its_noise(
@@ -230,17 +250,18 @@ def test_a_new_discriminator_is_seeded_and_sized_like_the_teacher(
 ) -> None:
     warnings: list[str] = []
     bare = Model(generator=teacher.generator)
-    a, b = (starting_discriminator(student, bare, 0, warnings.append) for _ in range(2))
+    alone = Model(generator=student.generator)
+    a, b = (starting_model(alone, bare, 0, "pruned", warnings.append) for _ in range(2))
+    a, b = a.discriminator, b.discriminator
+    assert isinstance(a, Discriminator)
+    assert isinstance(b, Discriminator)
     assert torch.equal(weights(a), weights(b))
     assert a.config["widths"]["b16.fromrgb"] == teacher.generator.config["widths"]["b16.conv1"]
     assert "a new one learns from scratch" in warnings[0]
-    assert a(real_images()).shape == (4, 1)
+    assert a(real_images().images).shape == (4, 1)
 
 
 def test_a_student_of_another_size_is_refused(student: Model) -> None:
-    from ganc.distillation.networks import check_pair
-    from tests.conftest import make_model
-
     with pytest.raises(InputError, match="c_dim is 0, the teacher's 2; img_channels is 3"):
         check_pair(student, make_model(c_dim=2, img_channels=1))
     with pytest.raises(InputError, match="the teacher holds no generator"):

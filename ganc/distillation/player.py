@@ -1,0 +1,89 @@
+"""One side of the game: networks that one optimiser trains together."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ganc import collectives
+from ganc.distillation.recipes import Recipe
+
+
+class Player:
+    """Networks and their optimiser: the generators of a run, or its discriminators.
+
+    Args:
+        networks: Name ("generator", "generator_b") → network, trained in place where it requires
+            gradients.
+        recipe: Learning rate, betas, epsilon.
+        interval: Steps between two extra steps of a regulariser, or None: Adam is made up for them.
+    """
+
+    def __init__(
+        self, networks: Mapping[str, nn.Module], recipe: Recipe, interval: int | None = None
+    ) -> None:
+        self.networks = dict(networks)
+        self.trained = [
+            p for network in networks.values() for p in network.parameters() if p.requires_grad
+        ]
+        ratio = 1.0 if interval is None else interval / (interval + 1)
+        self.adam = torch.optim.Adam(
+            self.trained,
+            lr=recipe.lr * ratio,
+            betas=(recipe.beta1**ratio, recipe.beta2**ratio),
+            eps=recipe.adam_eps,
+            fused=True,
+        )
+
+    def descend(self, loss: Tensor) -> Tensor:
+        """Take one optimiser step.
+
+        Args:
+            loss: A mean over this process's samples; gradients are averaged over all processes.
+        Returns:
+            The norm of the gradient, on the device.
+        """
+        self.adam.zero_grad(set_to_none=True)
+        loss.backward()
+        gradients = [p.grad for p in self.trained if p.grad is not None]
+        collectives.average(gradients)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        self.adam.step()
+        return norm
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Compute no gradients of these weights meanwhile."""
+        for parameter in self.trained:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in self.trained:
+                parameter.requires_grad_(True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the optimiser's state by parameter: "generator.synthesis.b4.const.exp_avg", …"""
+        return {
+            f"{name}.{key}": value
+            for name, parameter in self._named_parameters().items()
+            for key, value in self.adam.state.get(parameter, {}).items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what ``state`` returned; tensors of other players are left alone."""
+        parameters = self._named_parameters()
+        for key, value in tensors.items():
+            name, _, field = key.rpartition(".")
+            if name in parameters:
+                state: dict[str, Any] = self.adam.state[parameters[name]]
+                state[field] = value.to(parameters[name].device)
+
+    def _named_parameters(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{name}.{key}": parameter
+            for name, network in self.networks.items()
+            for key, parameter in network.named_parameters()
+        }

@@ -1,0 +1,252 @@
+"""A step of StyleGAN2 and StyleGAN3: a short method per phase, each with its own optimiser step.
+
+Source: Karras et al. 2020 (StyleGAN2), Appendix B (lazy regularisation); the distillation terms are
+those of ``losses``.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ganc import collectives
+from ganc.distillation import losses
+from ganc.distillation.adversarial import d_loss, g_loss
+from ganc.distillation.directions import draw_offsets, leading_directions, similarity_blocks
+from ganc.distillation.draws import Latents, draw_latents
+from ganc.distillation.player import Player
+from ganc.distillation.reals import RealBatch
+from ganc.distillation.recipes import STYLE
+from ganc.distillation.trainer import Losses, Parts, Terms, Trainer, network_of
+from ganc.errors import UsageError
+from ganc.models.style import StyleGenerator
+
+
+class Rendered(NamedTuple):
+    """Images, and per compared block the features of w and of w + offset."""
+
+    images: Tensor
+    features: list[tuple[Tensor, Tensor]]
+
+
+class StyleTrainer(Trainer[RealBatch]):
+    """Trains a style-based generator against a discriminator and, if there is one, a teacher.
+
+    Attributes:
+        generator, discriminator: Of the student.
+        pl_mean: Running mean of path lengths.
+    """
+
+    kind = STYLE
+
+    def __init__(self, parts: Parts) -> None:
+        self.generator = style_generator(parts.student)
+        self.discriminator = parts.student.discriminator
+        super().__init__(parts)
+        self.pl_mean = torch.zeros([], device=self.device)
+        self.blocks: list[int] = []
+        if self.recipe.latent_direction_weight:
+            self._choose_directions()
+
+    def make_players(self) -> tuple[Player, Player]:
+        recipe = self.recipe
+        self.generator.mapping.requires_grad_(not recipe.freeze_mapping)
+        g_interval = recipe.pl_interval if recipe.pl_weight else None
+        d_interval = recipe.r1_interval if recipe.r1_gamma else None
+        return (
+            Player({"generator": self.generator}, recipe, g_interval),
+            Player({"discriminator": self.discriminator}, recipe, d_interval),
+        )
+
+    def check_split(self) -> None:
+        super().check_split()
+        world, local, recipe = self.draws.world, self.draws.local_batch, self.recipe
+        config = self.discriminator.config
+        group = min(config["mbstd_group_size"] or recipe.batch, recipe.batch)
+        group = group if config["mbstd_num_channels"] else 1
+        path = max(1, recipe.batch // recipe.pl_batch_shrink) if recipe.pl_weight else world
+        if world > 1 and (local % group or path % world):
+            raise UsageError(
+                f"--batch {recipe.batch} gives each of the {world} processes {local} samples: they"
+                f" must hold whole groups of {group}, and path length {path} samples whole shares",
+                f"pass --batch {max(group, recipe.pl_batch_shrink) * world} or a multiple of it",
+            )
+
+    def _choose_directions(self) -> None:
+        teacher, recipe = style_generator(self.teacher), self.recipe
+        depth = len(teacher.feature_affines())
+        self.blocks = similarity_blocks(
+            depth, recipe.first_similarity_block, recipe.last_similarity_block
+        )
+        self.directions = leading_directions(
+            teacher, self.blocks[-1], recipe.directions_per_block
+        ).to(self.device)
+
+    def prepare(self, batch: RealBatch) -> None:
+        """Start the mean path length at the teacher's.
+
+        Training from scratch starts it at 0 and lets it find its level; a student that starts near
+        its teacher would first be pulled away from it by that.
+        """
+        if self.teacher is None or not self.recipe.pl_weight:
+            return
+        with self.phase("prepare", exact=True):
+            images, ws, pixels = self._path_inputs(style_generator(self.teacher), 0, batch.c)
+            self.pl_mean = losses.path_lengths(images, ws, pixels).mean().detach()
+        collectives.average([self.pl_mean])
+
+    def state(self) -> dict[str, Tensor]:
+        return {"pl_mean": self.pl_mean}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.pl_mean = state["pl_mean"].to(self.device)
+
+    def moving_statistics(self) -> list[Tensor]:
+        return self.generator.moving_statistics()
+
+    def step(self, step: int, batch: RealBatch) -> Losses:
+        recipe, found = self.recipe, Losses()
+        if recipe.adversarial_weight:
+            with self.phase("d_main"):
+                found |= self.d_main(step, batch)
+            if recipe.r1_gamma and step % recipe.r1_interval == 0:
+                with self.phase("d_r1", exact=True):
+                    found |= self.d_r1(batch)
+        with self.phase("g_main"):
+            found |= self.g_main(step, batch.c)
+        if recipe.pl_weight and step % recipe.pl_interval == 0:
+            with self.phase("g_pl", exact=True):
+                found |= self.g_pl(step, batch.c)
+        with self.phase("ema"):
+            self.finish_step(step)
+        return found
+
+    def d_main(self, step: int, batch: RealBatch) -> Losses:
+        """Teach the discriminator to tell real images from the student's."""
+        latents = self._latents("d", step, batch.c)
+        with torch.no_grad():
+            ws = self._ws(self.generator, latents)
+            fake = self.generator.train_synthesis(ws, latents.noise)
+        loss = d_loss(
+            self.recipe.adversarial,
+            self.discriminator(batch.images, batch.c),
+            self.discriminator(fake, batch.c),
+        )
+        norm = self.d.descend(self.recipe.adversarial_weight * loss)
+        return {"d_loss": loss.detach(), "d_grad_norm": norm}
+
+    def d_r1(self, batch: RealBatch) -> Losses:
+        """Keep the discriminator's gradient small at real images."""
+        real = batch.images.detach().requires_grad_(True)
+        penalty = losses.r1_penalty(self.discriminator(real, batch.c), real)
+        self.d.descend(penalty * (self.recipe.r1_gamma / 2 * self.recipe.r1_interval))
+        return {"r1": penalty.detach()}
+
+    def g_main(self, step: int, c: Tensor | None) -> Losses:
+        """Teach the student to fool the discriminator and to follow the teacher."""
+        latents = self._latents("g", step, c)
+        offset = self._offset(step) if self.recipe.latent_direction_weight else None
+        target = self._target(latents, offset)
+        own = self._render(self.generator, latents, offset)
+        with self.d.frozen():
+            return self.descend_g(self._terms(own, target, c))
+
+    @torch.no_grad()
+    def _target(self, latents: Latents, offset: Tensor | None) -> Rendered | None:
+        if self.teacher is None or not self.recipe.distills:
+            return None
+        with self.phase("teacher"):
+            return self._render(style_generator(self.teacher), latents, offset)
+
+    def _terms(self, own: Rendered, target: Rendered | None, c: Tensor | None) -> Terms:
+        recipe = self.recipe
+        terms: Terms = {}
+        if recipe.adversarial_weight:
+            loss = g_loss(recipe.adversarial, self.discriminator(own.images, c))
+            terms["g_adversarial"] = (recipe.adversarial_weight, loss)
+        if target is None:
+            return terms
+        terms |= self.imitation_terms(own.images, target.images)
+        if recipe.latent_direction_weight:
+            loss = losses.latent_direction(own.features, target.features)
+            terms["latent_direction"] = (recipe.latent_direction_weight, loss)
+        return terms
+
+    def g_pl(self, step: int, c: Tensor | None) -> Losses:
+        """Keep the student's path lengths near their running mean."""
+        images, ws, pixels = self._path_inputs(self.generator, step, c)
+        lengths = losses.path_lengths(images, ws, pixels)
+        mean = lengths.detach().mean()
+        collectives.average([mean])
+        self.pl_mean = torch.lerp(self.pl_mean, mean, self.recipe.pl_decay)
+        penalty = (lengths - self.pl_mean).square().mean()
+        self.g.descend(penalty * (self.recipe.pl_weight * self.recipe.pl_interval))
+        return {"path_length": penalty.detach(), "path_length_mean": self.pl_mean}
+
+    def _latents(self, phase: str, step: int, c: Tensor | None) -> Latents:
+        return draw_latents(
+            self.draws,
+            f"distill.{phase}",
+            step,
+            z_dim=self.generator.z_dim,
+            num_ws=self.generator.num_ws,
+            noise_shapes=self.generator.noise_shapes(),
+            mixing_prob=self.recipe.mixing_prob,
+            c=c,
+        )
+
+    def _ws(self, generator: StyleGenerator, latents: Latents) -> Tensor:
+        """Map both latents and mix them at the cut: [N, num_ws, D_w]."""
+        c = None if latents.c is None else latents.c.repeat(2, 1)
+        first, second = generator.mapping(latents.z.transpose(0, 1).flatten(0, 1), c).chunk(2)
+        if generator is self.generator and not self.recipe.freeze_mapping:
+            self._track_w_avg(first[:, 0])
+        layer = torch.arange(generator.num_ws, device=first.device)
+        return torch.where((layer < latents.cut)[:, :, None], first, second)
+
+    @torch.no_grad()
+    def _track_w_avg(self, w: Tensor) -> None:
+        self.generator.w_avg.lerp_(w.float().mean(dim=0), 1 - self.recipe.w_avg_beta)
+
+    def _offset(self, step: int) -> Tensor:
+        return draw_offsets(
+            self.directions,
+            self.draws.uniform("distill.direction", step, 1)[:, 0],
+            self.draws.normal("distill.step_length", step, 1)[:, 0],
+            self.recipe.direction_scale,
+        )
+
+    def _render(
+        self, generator: StyleGenerator, latents: Latents, offset: Tensor | None
+    ) -> Rendered:
+        """Run a generator on w, and on w + offset with the same noise where there is one."""
+        ws, noise = self._ws(generator, latents), latents.noise
+        if offset is None:
+            return Rendered(generator.synthesis(ws, noise=noise), [])
+        both = torch.cat([ws, ws + offset[:, None]])
+        images, features = generator.synthesis.run(
+            both, noise=[m.repeat(2, 1, 1, 1) for m in noise]
+        )
+        pairs = [features[block].chunk(2) for block in self.blocks]
+        return Rendered(images[: len(ws)], [(plain, moved) for plain, moved in pairs])
+
+    def _path_inputs(
+        self, generator: StyleGenerator, step: int, c: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images, the ws that they were made from, and random pixels."""
+        count = max(1, self.recipe.batch // self.recipe.pl_batch_shrink) // self.draws.world
+        latents = self._latents("pl", step, c).head(count)
+        ws = self._ws(generator, latents)
+        if not ws.requires_grad:  # a frozen mapping network
+            ws = ws.requires_grad_(True)
+        images = generator.synthesis(ws, noise=latents.noise)
+        pixels = self.draws.normal("distill.pixels", step, images[0].numel())[:count]
+        return images, ws, pixels.reshape(images.shape)
+
+
+def style_generator(model: object) -> StyleGenerator:
+    """Return a model's generator, which must be style-based."""
+    generator = network_of(model)  # type: ignore[arg-type]
+    assert isinstance(generator, StyleGenerator)
+    return generator
