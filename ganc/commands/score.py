@@ -65,6 +65,17 @@ def score(
     num_directions: Annotated[
         int, typer.Option("--num-directions", min=2, help="diversity: directions per batch.")
     ] = 10,
+    direction_batch: Annotated[
+        int,
+        typer.Option(
+            "--direction-batch",
+            min=1,
+            help="diversity: directions that run at once: faster on a GPU, more memory.",
+        ),
+    ] = 1,
+    precision: Annotated[
+        str, typer.Option("--precision", help="diversity: fp32, tf32 (CUDA) or bf16.")
+    ] = "fp32",
     gradient: Annotated[
         str | None,
         typer.Option(
@@ -142,6 +153,7 @@ def score(
     settings: dict[str, Any] = {
         "samples": samples, "prune_ratio": prune_ratio, "batch": batch, "seed": seed,
         "noise_mode": noise_mode, "alpha": alpha, "num_directions": num_directions,
+        "direction_batch": direction_batch, "precision": precision,
         "gradient": gradient, "truncation_psi": truncation_psi, "effective": effective,
         "content": content, "noise_prob": noise_prob, "data": data, "discriminator": discriminator,
     }  # fmt: skip

@@ -4,16 +4,19 @@ Source: Chung et al. 2024, "Diversity-aware Channel Pruning for StyleGAN Compres
 published code computes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import functional_call, vjp
 
 from ganc import seeds
 from ganc.errors import ShapeError, UsageError, unknown_name
 from ganc.models.model import Model
 from ganc.models.network import LatentGenerator
+from ganc.scoring.precision import arithmetic, check_precision, keep_norms_exact, reduced
 from ganc.scoring.read import mean_abs, scored_tensors
 from ganc.scoring.request import ScoreRequest
 from ganc.scoring.scorer import Scorer, State, batch_ranges
@@ -25,20 +28,30 @@ DEFAULTS = {"stylegan3": {"alpha": 10.0, "gradient": "base"}}
 """What the published code of a family does otherwise than the StyleGAN2 code (5, both)."""
 
 Noise = Sequence[Tensor] | None
-
-
-class Batch(NamedTuple):
-    """One batch: its samples, its points [n, D] and its unit directions [N, D]."""
-
-    number: int
-    indices: range
-    points: Tensor
-    directions: Tensor
+Weights = dict[str, Tensor]
+"""By their names in the latent space's module."""
+Sensitivity = dict[str, Tensor]
+"""By group."""
 
 
 def defaults(architecture: str) -> dict[str, Any]:
     """Return ``alpha`` and ``gradient`` as the family's published code has them."""
     return {"alpha": 5.0, "gradient": "both"} | DEFAULTS.get(architecture, {})
+
+
+class Points(NamedTuple):
+    """What images are made of: points [n, D], the samples they belong to, and noise."""
+
+    at: Tensor
+    indices: range
+    noise: Noise
+
+
+class Rendering(NamedTuple):
+    """Images [n, C, H, W], and the way back from their gradient to that of the weights read."""
+
+    images: Tensor
+    pull: Callable[[Tensor], tuple[Weights]]
 
 
 class Diversity(Scorer):
@@ -47,6 +60,10 @@ class Diversity(Scorer):
     Per batch and direction d_i: L_i = Σ |G(w + α d_i) − G(w)|, the same noise for both images;
     s_i[c] = mean |∂L_i/∂W[:, c]| on the weights that consume channel c; the batch adds
     Σ_i (s_i − mean_i s_i)². w is a point of the generator's ``LatentSpace``.
+
+    The base image and its graph are made once a batch and serve all directions. With
+    ``direction_batch`` above 1, ``torch.vmap`` runs so many moved images as one batch; their
+    gradients come apart only where a convolution's weight gradient is summed.
 
     Raises:
         UsageError: A setting is out of range, or the generator takes no latents.
@@ -60,11 +77,15 @@ class Diversity(Scorer):
                 f"method diversity moves latents, a {model.architecture} has none",
                 "score it with --method activation, asv or l1-out",
             )
-        if request.gradient not in GRADIENTS:
-            raise unknown_name("--gradient", str(request.gradient), GRADIENTS)
-        self.latent_generator = self.generator
-        self.weights = {n: self.generator.get_parameter(n) for n in scored_tensors(self.groups)}
-        self.space = latent_space(self.latent_generator, request)
+        _check_settings(request)
+        self.noise_shapes = self.generator.noise_shapes()
+        self.space = latent_space(self.generator, request)
+        self.space.requires_grad_(False)  # `vjp` tracks the weights it is handed, and no others
+        keep_norms_exact(self.space)
+        self.weights: Weights = {
+            f"generator.{name}": self.generator.get_parameter(name)
+            for name in scored_tensors(self.groups)
+        }
         self.ranges = batch_ranges(request.samples, request.batch)
         if request.latents is not None:
             _check_latents(request.latents, request, self.space)
@@ -76,27 +97,98 @@ class Diversity(Scorer):
     def empty(self) -> State:
         return {g.name: torch.zeros(g.width, dtype=torch.float64) for g in self.groups}
 
+    @torch.no_grad()  # what `vjp` tracks is its own affair
     def step(self, number: int, indices: range) -> State:
-        latents = self.request.latents
-        points = (
-            self.space.points(indices) if latents is None
-            else latents[indices.start : indices.stop].to(self.request.device)
-        )  # fmt: skip
-        batch = Batch(number, indices, points, self.directions[number].to(self.request.device))
-        rows = [
-            {g.name: mean_abs(gradients, g).cpu() for g in self.groups}
-            for gradients in _gradients(
-                self.latent_generator, self.space, self.weights, batch, self.request
-            )
-        ]
-        total = {}
-        for group in self.groups:
-            sensitivity = torch.stack([row[group.name] for row in rows])  # [N, width]
-            total[group.name] = (sensitivity - sensitivity.mean(dim=0)).square().sum(dim=0)
-        return total
+        points = Points(self._latents(indices), indices, None)
+        with arithmetic(self.request.precision):
+            sensitivities = self._sensitivities(number, points)
+        return {
+            name: (rows - rows.mean(dim=0)).square().sum(dim=0).cpu()
+            for name, rows in sensitivities.items()
+        }
 
     def finish(self, total: State, samples: int) -> dict[str, Tensor]:
         return total
+
+    def _latents(self, indices: range) -> Tensor:
+        given = self.request.latents
+        if given is None:
+            return self.space.points(indices)
+        return given[indices.start : indices.stop].to(self.request.device)
+
+    def _sensitivities(self, number: int, points: Points) -> Sensitivity:
+        """Return s_i of a batch's directions: [N, width] per group."""
+        assert self.request.alpha is not None  # `score` has filled in the family's default
+        steps = self.request.alpha * self.directions[number].to(self.request.device)
+        if self.request.noise is not None:
+            # Recorded noise may differ per direction and image, so nothing can be shared.
+            def alone(step: Tensor, *noise: Tensor) -> Sensitivity:
+                half = len(noise) // 2
+                base = self._render(points._replace(noise=noise[:half]))
+                return self._sensitivity(
+                    base, points._replace(at=points.at + step, noise=noise[half:])
+                )
+
+            return self._of_each(alone, steps, *self._recorded_noise(number, len(steps)))
+        drawn = points._replace(noise=self._noise(points.indices))
+        base = self._render(drawn)
+
+        def sharing(step: Tensor) -> Sensitivity:
+            return self._sensitivity(base, drawn._replace(at=drawn.at + step))
+
+        return self._of_each(sharing, steps)
+
+    def _of_each(self, function: Callable[..., Sensitivity], *inputs: Tensor) -> Sensitivity:
+        """Apply a function along dim 0 of its inputs, ``direction_batch`` entries at a time."""
+        size = self.request.direction_batch
+        if size > 1:
+            at_once: Sensitivity = torch.vmap(function, chunk_size=size)(*inputs)
+            return at_once
+        rows = [function(*entries) for entries in zip(*inputs, strict=True)]
+        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def _sensitivity(self, base: Rendering, moved: Points) -> Sensitivity:
+        """Return s_i of one direction: [width] per group, float64."""
+        if self.request.gradient == "base":
+            sign = (self._images(moved, self.weights) - base.images).sign()  # ∂L/∂moved
+            (gradients,) = base.pull(-sign)
+        else:
+            rendering = self._render(moved)
+            sign = (rendering.images - base.images).sign()
+            (gradients,), (others,) = rendering.pull(sign), base.pull(-sign)
+            gradients = {name: gradients[name] + others[name] for name in gradients}
+        named = {name.removeprefix("generator."): value for name, value in gradients.items()}
+        return {group.name: mean_abs(named, group) for group in self.groups}
+
+    def _render(self, points: Points) -> Rendering:
+        images_and_pull: Any = vjp(partial(self._images, points), self.weights)
+        return Rendering(*images_and_pull)
+
+    def _images(self, points: Points, weights: Weights) -> Tensor:
+        with reduced(self.request.precision, self.request.device):
+            made: Tensor = functional_call(self.space, weights, tuple(points))
+        return made.to(points.at.dtype)  # differences are taken in full precision
+
+    def _noise(self, indices: range) -> Noise:
+        if self.request.noise_mode != "random":
+            return None
+        maps = seeds.noise_maps(self.request.seed, "noise", indices, self.noise_shapes)
+        return [one.to(self.request.device) for one in maps]
+
+    def _recorded_noise(self, number: int, count: int) -> list[Tensor]:
+        """Return the maps of the base image, then of the moved one: [N, n, 1, R, R] each."""
+        assert self.request.noise is not None
+        branches = [self.request.noise[number][i] for i in range(count)]
+        layers = zip(*([*base, *moved] for base, moved in branches), strict=True)
+        return [torch.stack(maps).to(self.request.device) for maps in layers]
+
+
+def _check_settings(request: ScoreRequest) -> None:
+    if request.gradient not in GRADIENTS:
+        raise unknown_name("--gradient", str(request.gradient), GRADIENTS)
+    if request.direction_batch < 1:
+        raise UsageError(f"--direction-batch {request.direction_batch} must be at least 1")
+    check_precision(request.precision, request.device)
 
 
 def _check_latents(latents: Tensor, request: ScoreRequest, space: LatentSpace) -> None:
@@ -124,51 +216,3 @@ def _directions(space: LatentSpace, request: ScoreRequest, num_batches: int) -> 
         for number in range(num_batches)
     ]
     return torch.stack([components[torch.from_numpy(pick)] for pick in picks])
-
-
-def _gradients(
-    generator: LatentGenerator,
-    space: LatentSpace,
-    weights: Mapping[str, Tensor],
-    batch: Batch,
-    request: ScoreRequest,
-) -> list[dict[str, Tensor]]:
-    """Return ∂L_i/∂W for every direction of a batch."""
-    numbers = range(len(batch.directions))
-    if request.noise is not None:
-        # Recorded noise may differ per direction, so nothing can be shared.
-        pairs = [request.noise[batch.number][i] for i in numbers]
-        return [
-            _gradient(space, weights, batch, i, pair[1], request,
-                      space.render(batch.points, batch.indices, pair[0]))
-            for i, pair in zip(numbers, pairs, strict=True)
-        ]  # fmt: skip
-    noise = _noise(generator, batch, request)
-    base = space.render(batch.points, batch.indices, noise)
-    return [_gradient(space, weights, batch, i, noise, request, base) for i in numbers]
-
-
-def _noise(generator: LatentGenerator, batch: Batch, request: ScoreRequest) -> Noise:
-    if request.noise_mode != "random":
-        return None
-    maps = seeds.noise_maps(request.seed, "noise", batch.indices, generator.noise_shapes())
-    return [one.to(request.device) for one in maps]
-
-
-def _gradient(
-    space: LatentSpace,
-    weights: Mapping[str, Tensor],
-    batch: Batch,
-    number: int,
-    noise: Noise,
-    request: ScoreRequest,
-    base: Tensor,
-) -> dict[str, Tensor]:
-    assert request.alpha is not None  # `score` has filled in the family's default
-    moved_points = batch.points + request.alpha * batch.directions[number]
-    with torch.set_grad_enabled(request.gradient == "both"):
-        moved = space.render(moved_points, batch.indices, noise)
-    # The base image's graph serves all directions; the moved one's goes with `moved`.
-    loss = (moved - base).abs().sum()
-    gradients = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
-    return dict(zip(weights, gradients, strict=True))

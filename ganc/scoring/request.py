@@ -28,6 +28,9 @@ class ScoreRequest:
         alpha: diversity: length of the step along a direction, in units of the latent; None takes
             what the family's published code has: 10 for stylegan3, else 5.
         num_directions: diversity: directions per batch.
+        direction_batch: diversity: directions that run at once; more memory, the same scores.
+        precision: diversity: arithmetic of the images and gradients, one of
+            ``precision.PRECISIONS``.
         gradient: diversity: "both" sends the gradient through both images, "base" through G(w);
             None takes "base" for stylegan3, else "both".
         truncation_psi: diversity: truncation of both latents (it scales the step as well).
@@ -54,6 +57,8 @@ class ScoreRequest:
     noise: Sequence[Any] | None = None
     alpha: float | None = None
     num_directions: int = 10
+    direction_batch: int = 1
+    precision: str = "fp32"
     gradient: str | None = None
     truncation_psi: float = 1.0
     until_stable: bool = False

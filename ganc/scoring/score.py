@@ -50,7 +50,7 @@ METHODS: dict[str, Method] = {
     "diversity": Method(
         diversity.Diversity, 5000, 5,
         ("noise_mode", "latents", "directions", "noise", "alpha", "num_directions", "gradient",
-         "truncation_psi"),
+         "truncation_psi", "direction_batch", "precision"),
         "variance of the channel's sensitivity over latent directions (DCP-GAN)",
         diversity.defaults,
     ),
@@ -118,6 +118,8 @@ def score(
     discriminator: bool = False,
     alpha: float | None = None,
     num_directions: int = 10,
+    direction_batch: int = 1,
+    precision: str = "fp32",
     gradient: str | None = None,
     truncation_psi: float = 1.0,
     effective: bool = False,
@@ -148,8 +150,9 @@ def score(
         method, samples=samples, batch=batch, seed=seed, prune_ratio=prune_ratio, latents=latents,
         directions=directions, noise=noise, noise_mode=noise_mode, content=content,
         noise_prob=noise_prob, masks=masks, salt=salt, data=data, discriminator=discriminator,
-        alpha=alpha, num_directions=num_directions, gradient=gradient,
-        truncation_psi=truncation_psi, effective=effective, progress=progress,
+        alpha=alpha, num_directions=num_directions, direction_batch=direction_batch,
+        precision=precision, gradient=gradient, truncation_psi=truncation_psi, effective=effective,
+        progress=progress,
         device=resolve_device(device),
     )  # fmt: skip
     if model.generator is None:

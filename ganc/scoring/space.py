@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganc import seeds
 from ganc.models.network import LatentGenerator
@@ -15,19 +15,24 @@ from ganc.scoring.request import ScoreRequest
 PCA_SAMPLES = 10_000
 
 
-class LatentSpace(ABC):
+class LatentSpace(nn.Module, ABC):
     """Points, directions that matter, and the images of points.
+
+    A module around its generator, so that ``torch.func`` can differentiate images by weights.
 
     Attributes:
         dim: D.
         name: How messages call its points.
+        generator: What makes the images.
     """
 
     dim: int
     name: str
+    generator: LatentGenerator
 
-    def __init__(self, request: ScoreRequest) -> None:
-        self.request = request
+    def __init__(self, generator: LatentGenerator, request: ScoreRequest) -> None:
+        super().__init__()
+        self.generator, self.request = generator, request
 
     @abstractmethod
     def points(self, indices: range) -> Tensor:
@@ -41,7 +46,7 @@ class LatentSpace(ABC):
         """
 
     @abstractmethod
-    def render(self, points: Tensor, indices: range, noise: Sequence[Tensor] | None) -> Tensor:
+    def forward(self, points: Tensor, indices: range, noise: Sequence[Tensor] | None) -> Tensor:
         """Return the images of points [n, D] that belong to the samples ``indices``."""
 
 
@@ -53,9 +58,11 @@ class StyleSpace(LatentSpace):
 
     name = "w vectors"
 
+    generator: StyleGenerator
+
     def __init__(self, generator: StyleGenerator, request: ScoreRequest) -> None:
-        super().__init__(request)
-        self.generator, self.dim = generator, generator.w_dim
+        super().__init__(generator, request)
+        self.dim = generator.w_dim
 
     def points(self, indices: range) -> Tensor:
         return self._map(indices, "latents")
@@ -71,7 +78,7 @@ class StyleSpace(LatentSpace):
     def principal_directions(self) -> tuple[Tensor, Tensor]:
         return principal_components(self._map(range(PCA_SAMPLES), "pca").cpu())
 
-    def render(self, points: Tensor, indices: range, noise: Sequence[Tensor] | None) -> Tensor:
+    def forward(self, points: Tensor, indices: range, noise: Sequence[Tensor] | None) -> Tensor:
         w = torch.lerp(self.generator.w_avg, points, self.request.truncation_psi)
         ws = w[:, None].expand(-1, self.generator.num_ws, -1)
         mode = "none" if self.request.noise_mode == "random" else self.request.noise_mode
@@ -91,8 +98,8 @@ class InputSpace(LatentSpace):
     name = "z vectors"
 
     def __init__(self, generator: LatentGenerator, request: ScoreRequest) -> None:
-        super().__init__(request)
-        self.generator, self.dim = generator, generator.z_dim
+        super().__init__(generator, request)
+        self.dim = generator.z_dim
 
     def points(self, indices: range) -> Tensor:
         z = seeds.normal(self.request.seed, "latents", indices, (self.dim,))
@@ -103,7 +110,7 @@ class InputSpace(LatentSpace):
         values, vectors = torch.linalg.eigh(weight.T @ weight)
         return ordered(values, vectors)
 
-    def render(self, points: Tensor, indices: range, noise: Sequence[Tensor] | None) -> Tensor:
+    def forward(self, points: Tensor, indices: range, noise: Sequence[Tensor] | None) -> Tensor:
         drawn = latent_inputs(self.generator, indices, self.request.seed, noise_mode="none")
         mode = "none" if self.request.noise_mode == "random" else self.request.noise_mode
         image: Tensor = self.generator(
