@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ganc.distillation.reals import TEACHER
+from ganc.distillation.recipe_file import SUFFIX, read_recipe
 from ganc.distillation.recipes import (
     KINDS,
     TRANSLATION,
@@ -25,7 +26,7 @@ class Choices:
     """The settings as they were given; None is "as the run has it", or the default.
 
     Attributes:
-        recipe: A name, or a recipe of one's own. The default is the family's.
+        recipe: A name, a file (see ``recipe_file``), or a ``Recipe``. The default is the family's.
         overrides: Numbers to replace in it.
         seed: Default 0.
         data: ``TEACHER`` (default), or a folder or zip of images.
@@ -49,9 +50,20 @@ class Choices:
             UsageError: The recipe or a number in it is not valid.
         """
         if self.recipe is not None:
-            resolve_recipe(self.recipe, self.overrides)
+            self.resolve(self.recipe)
         else:
             check_numbers(self.overrides)
+
+    def resolve(self, recipe: str | Recipe) -> Recipe:
+        """Return a recipe, its file read where it is one, with the overrides.
+
+        Raises:
+            UsageError: It is not known, or an override is not valid.
+            InputError: Its file does not hold one.
+        """
+        if isinstance(recipe, str) and recipe.endswith(SUFFIX):
+            recipe = read_recipe(Path(recipe))
+        return resolve_recipe(recipe, self.overrides)
 
 
 @dataclass(frozen=True)
@@ -81,9 +93,7 @@ def new_settings(choices: Choices, architecture: str, *, has_teacher: bool) -> S
         UsageError: The recipe or a number in it is not valid, or does not go with the architecture
             or the missing teacher; translators have no data.
     """
-    recipe = resolve_recipe(
-        choices.recipe or _default(architecture, has_teacher), choices.overrides
-    )
+    recipe = choices.resolve(choices.recipe or _default(architecture, has_teacher))
     if not has_teacher:
         recipe = without_teacher(recipe, choices.overrides)
     kind = KINDS[architecture]
