@@ -1,22 +1,27 @@
 """Documentation that the code can check."""
 
 import importlib.util
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from PIL import Image
 
 from ganc.cli import COMMANDS
 from ganc.evaluation.metrics import METRICS
 from ganc.scoring.score import METHODS
+from tests.conftest import Outcome
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs" / "scoring").glob("*.md"))
 
 
-def cli_reference() -> ModuleType:
-    path = ROOT / "docs" / "cli_reference.py"
-    spec = importlib.util.spec_from_file_location("cli_reference", path)
+def script(name: str) -> ModuleType:
+    """Import a program of ``docs``."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -26,7 +31,7 @@ def cli_reference() -> ModuleType:
 
 def test_cli_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
-    assert page == cli_reference().render(), "run: python docs/cli_reference.py"
+    assert page == script("cli_reference").render(), "run: python docs/cli_reference.py"
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
@@ -48,13 +53,59 @@ def test_every_method_has_a_page(method: str) -> None:
 
 def test_every_scoring_page_is_linked() -> None:
     overview = (ROOT / "docs" / "scoring.md").read_text()
-    for page in (ROOT / "docs" / "scoring").glob("*.md"):
+    for page in PAGES:
         assert f"(scoring/{page.name})" in overview
 
 
-def test_figures_are_small() -> None:
+@pytest.mark.parametrize("part", ["Source", "Cost", "[Uu]se (it|`)", r"^    \S.* = "])
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_scoring_page_is_complete(page: Path, part: str) -> None:
+    assert re.search(part, page.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_scoring_page_has_one_figure_and_its_command(
+    page: Path, ganc: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = page.read_text()
+    assert len(re.findall(r"!\[[^\]]+\]\(", text)) == 1, "one figure, which a line describes"
+    file, command = script("scoring_figures").figure(page)
+    monkeypatch.chdir(ROOT)
+    outcome = ganc(*command, "--dry-run", "--json")
+    assert outcome.code == 0, outcome.err
+    resolved = json.loads(outcome.out)["settings"]
+    assert file.samefile(resolved["plot"] or resolved["preview"])
+    assert Path(resolved["checkpoint"]).is_file()
+    with Image.open(file) as image:
+        assert image.format == "PNG"
+        assert min(image.size) >= 400
+
+
+def test_every_figure_is_on_a_page_and_small() -> None:
+    figures = {script("scoring_figures").figure(page)[0] for page in PAGES}
+    assert figures == set((ROOT / "docs" / "scoring").glob("*.png"))
     for figure in (ROOT / "docs").rglob("*.png"):
-        assert figure.stat().st_size < 150_000, figure
+        assert figure.stat().st_size < 60_000, figure
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["no figure", "![a](a.png)\n\nno command\n", "![a](a.png)\n\n    ganc score x\n" * 2],
+)
+def test_a_figure_without_its_command_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(text)
+    with pytest.raises(ValueError, match=r"page\.md has [02] figures with a command below, not 1"):
+        script("scoring_figures").figure(tmp_path / "page.md")
+
+
+@pytest.mark.slow
+def test_a_figure_s_command_replaces_it_and_leaves_nothing_else(tmp_path: Path) -> None:
+    figure = tmp_path / "figure.png"
+    figure.write_bytes(b"an older one")
+    command = f"score ganc/showcase/faces32.safetensors --method random --plot {figure}"
+    script("scoring_figures").draw(command.split())
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert not (ROOT / "faces32.random.scores.safetensors").exists()
 
 
 def test_every_metric_is_documented() -> None:
