@@ -1,7 +1,6 @@
 """An image set as a map from index to (image, label): a folder, or NVIDIA's data-set zip.
 
-Sets for translators (paired, unpaired) get openers of their own beside ``open_dataset``; what
-they return has the same length, indexing and errors.
+Sets for translators (paired, unpaired) have openers of their own, in ``ganc.data.pairs``.
 """
 
 import hashlib

@@ -80,10 +80,48 @@ def decode_image(
     """
     if channels not in CHANNELS:
         raise UsageError(f"channels is {channels}, allowed are 1, 3 and 4")
-    image = _upright(data, where)
-    image = _with_channels(_to_8bit(image, where), channels)
+    image = _with_channels(_to_8bit(_upright(data, where), where), channels)
     if resolution is not None and image.size != (resolution, resolution):
         image = _scaled(image, where, resolution, resize)
+    return _to_tensor(image)
+
+
+def decode_halves(
+    data: bytes, where: str, *, channels: tuple[int, int], resolution: int, resize: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode a file that holds two squares side by side, each by the rules of ``decode_image``.
+
+    Args:
+        channels: Of the left and of the right image.
+        resolution: Height and width of each.
+        resize: Scale another size; each half on its own, so that no pixel crosses the seam.
+    Returns:
+        The left and the right image, [C, H, W], uint8.
+    Raises:
+        BrokenImageError: The bytes are damaged or of no known format.
+        DataError: The image is sound, but not twice as wide as high, or not of the size.
+    """
+    image = _to_8bit(_upright(data, where), where)
+    width, height = image.size
+    found = f"{where}: size {width}x{height}, allowed is {2 * resolution}x{resolution}"
+    if width != 2 * height:
+        raise DataError(
+            f"{found}: two squares side by side",
+            "pass the sides as two folders or zips, --data A --data-b B",
+        )
+    if height != resolution and not resize:
+        raise DataError(found, f"--resize scales both halves to {resolution}x{resolution}")
+    left, right = (
+        _half(image.crop((x, 0, x + height, height)), count, resolution)
+        for x, count in zip((0, height), channels, strict=True)
+    )
+    return left, right
+
+
+def _half(image: Image.Image, channels: int, resolution: int) -> torch.Tensor:
+    image = _with_channels(image, channels)
+    if image.size != (resolution, resolution):
+        image = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
     return _to_tensor(image)
 
 

@@ -84,6 +84,25 @@ class FileSource(FolderSource):
         self.path, self.names = path.parent, [path.name]
 
 
+class SubSource:
+    """The files of a source below one of its folders, named from there."""
+
+    def __init__(self, source: Source, folder: str) -> None:
+        self.path = source.path / folder
+        self.source, self.folder = source, folder
+        prefix = f"{folder}/"
+        self.names = [name[len(prefix) :] for name in source.names if name.startswith(prefix)]
+
+    def read(self, name: str) -> bytes:
+        return self.source.read(f"{self.folder}/{name}")
+
+    def checksum(self, name: str) -> tuple[int, int]:
+        return self.source.checksum(f"{self.folder}/{name}")
+
+    def where(self, name: str) -> str:
+        return self.source.where(f"{self.folder}/{name}")
+
+
 def _walk(root: Path) -> Iterator[str]:
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be listed ({error.strerror})") from error

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import torch
 
 from ganc import seeds
-from ganc.data.dataset import DECODE_THREADS, ImageDataset
+from ganc.data.dataset import DECODE_THREADS
 from ganc.data.images import BrokenImageError
+from ganc.data.sources import Source
 from ganc.errors import DataError, UsageError
 from ganc.progress import Progress, Warn, silent
 
@@ -39,6 +40,31 @@ class Samples(Protocol):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]: ...
 
 
+class ImageSet(Protocol):
+    """A set of images of one size: ``ImageDataset``, or ``PairedImages``."""
+
+    @property
+    def source(self) -> Source: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def resolution(self) -> int: ...
+
+    @property
+    def label_dim(self) -> int: ...
+
+    @property
+    def content_hash(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> torch.Tensor: ...
+
+    def label(self, index: int) -> torch.Tensor: ...
+
+
 @dataclass(frozen=True, eq=False)
 class UsableImages:
     """The images of a set that decode, in memory where they fit. Made by ``usable_images``.
@@ -49,7 +75,7 @@ class UsableImages:
         cache: Decoded images by position in the whole set, [N, C, H, W], uint8, or None.
     """
 
-    dataset: ImageDataset
+    dataset: ImageSet
     indices: list[int]
     cache: torch.Tensor | None
 
@@ -58,13 +84,12 @@ class UsableImages:
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         position = self.indices[index]
-        if self.cache is None:
-            return self.dataset[position]
-        return self.cache[position], self.dataset.label(position)
+        image = self.dataset.image(position) if self.cache is None else self.cache[position]
+        return image, self.dataset.label(position)
 
 
 def usable_images(
-    dataset: ImageDataset,
+    dataset: ImageSet,
     *,
     warn: Warn,
     progress: Progress = silent,
@@ -102,9 +127,7 @@ def usable_images(
     return UsableImages(dataset, indices, cache)
 
 
-def _decode_all(
-    dataset: ImageDataset, progress: Progress
-) -> Iterator[torch.Tensor | BrokenImageError]:
+def _decode_all(dataset: ImageSet, progress: Progress) -> Iterator[torch.Tensor | BrokenImageError]:
     """Yield every image in order, or the error where it is broken."""
 
     def decode(index: int) -> torch.Tensor | BrokenImageError:
@@ -121,7 +144,7 @@ def _decode_all(
             progress("checking images", stop, count)
 
 
-def _check_share(dataset: ImageDataset, broken: list[BrokenImageError], seen: int) -> None:
+def _check_share(dataset: ImageSet, broken: list[BrokenImageError], seen: int) -> None:
     if len(broken) > MAX_BROKEN * len(dataset):
         raise DataError(
             f"{dataset.source.path}: {len(broken)} broken among the first {seen} of "
@@ -141,15 +164,21 @@ class TrainingStream:
         seed: The run's seed.
         batch: Images per step over all ranks.
         mirror: Flip half of the draws left to right. Labels stay as they are.
+        stream: Name of the permutations' random numbers. A second set that is drawn independently
+            is "data_b"; its coins are then "mirror_b".
     """
 
-    def __init__(self, samples: Samples, *, seed: int, batch: int, mirror: bool) -> None:
+    def __init__(
+        self, samples: Samples, *, seed: int, batch: int, mirror: bool, stream: str = "data"
+    ) -> None:
         if len(samples) == 0 or batch < 1:
             raise UsageError(f"{len(samples)} images in batches of {batch}, allowed is 1 and more")
         self.samples = samples
         self.seed = seed
         self.batch = batch
         self.mirror = mirror
+        self.stream = stream
+        self.coins = "mirror" + stream.removeprefix("data")
 
     def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
         """Return what one rank sees at one step.
@@ -175,16 +204,16 @@ class TrainingStream:
 
     def _draw(self, position: int) -> Batch:
         epoch, place = divmod(position, len(self.samples))
-        order = _permutation(self.seed, epoch, len(self.samples))
+        order = _permutation(self.seed, self.stream, epoch, len(self.samples))
         image, label = self.samples[int(order[place])]
-        if self.mirror and seeds.generator(self.seed, "mirror", position).random() < 0.5:
+        if self.mirror and seeds.generator(self.seed, self.coins, position).random() < 0.5:
             image = image.flip(-1)
         return image, label
 
 
 @lru_cache(maxsize=4)  # a batch may span two epochs; the threads of two streams may be ahead
-def _permutation(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
-    return seeds.generator(seed, "data", epoch).permutation(count)
+def _permutation(seed: int, stream: str, epoch: int, count: int) -> npt.NDArray[np.int64]:
+    return seeds.generator(seed, stream, epoch).permutation(count)
 
 
 def prefetch(
