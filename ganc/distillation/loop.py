@@ -270,7 +270,7 @@ def _train(
     began = time.perf_counter()
     run_folder.check_space(run.folder, run.trainer.student, schedule.keep_last)
     try:
-        run_folder.prepare(run.folder, run.settings.recipe.to_json())
+        run_folder.prepare(run.folder, run.settings.recipe.to_json(), start)
         if snapshot is None:
             run.save(0, schedule.steps, {}, schedule.keep_last)
         else:
@@ -320,6 +320,7 @@ def _after_step(
     if is_saved:
         run.save(done, schedule.steps, log.last, schedule.keep_last)
     if exit_code:
+        collectives.barrier()  # torchrun kills the others as soon as one ends: not while it saves
         raise Interrupted(
             f"interrupted at step {done} of {schedule.steps}; the state was saved",
             exit_code,

@@ -107,7 +107,7 @@ def check_unused(folder: Path) -> None:
     Raises:
         OutputError: It holds a run, or other files.
     """
-    ours = (_LOCK, CHECKPOINTS, RECIPE)
+    ours = {_LOCK, CHECKPOINTS, RECIPE, *(p.name for p in folder.glob(f".{RECIPE}.*.tmp"))}
     if steps(folder):
         raise OutputError(
             f"{folder} holds a run already, at step {steps(folder)[-1]}",
@@ -155,11 +155,9 @@ def save_snapshot(folder: Path, snapshot: Snapshot, keep_last: int) -> Path:
     target = folder / CHECKPOINTS / str(snapshot.step)
     temporary = target.with_name(f"{_TEMPORARY}{snapshot.step}")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         _write_files(temporary, snapshot)
-        if target.exists():  # damaged, or of a branch that --resume PATH left
-            shutil.rmtree(target)
+        sync_folder(temporary)
         temporary.replace(target)
         sync_folder(target.parent)
     except OSError as error:
@@ -167,8 +165,16 @@ def save_snapshot(folder: Path, snapshot: Snapshot, keep_last: int) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for step in steps(folder)[:-keep_last]:
-        shutil.rmtree(folder / CHECKPOINTS / str(step))
+        drop_checkpoint(folder, step)
     return target
+
+
+def drop_checkpoint(folder: Path, step: int) -> None:
+    """Remove a checkpoint: at any moment it is there whole, or not at all."""
+    path = folder / CHECKPOINTS / str(step)
+    leftover = path.with_name(f"{_TEMPORARY}{step}")
+    path.replace(leftover)
+    shutil.rmtree(leftover)
 
 
 def _write_files(folder: Path, snapshot: Snapshot) -> None:
@@ -258,14 +264,22 @@ def _read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def prepare(folder: Path, recipe: Mapping[str, Any]) -> None:
-    """Remove what a killed run was writing; write the resolved recipe for people to read."""
+def prepare(folder: Path, recipe: Mapping[str, Any], start: int) -> None:
+    """Make a folder ready for a run that goes on from step ``start``.
+
+    What a killed run was writing is removed, and so are checkpoints beyond ``start``: damaged ones,
+    and those of a future that ``--resume PATH`` gave up. Left there they would be "latest" again.
+    The resolved recipe is written for people to read.
+    """
     if parallel.rank():
         return
     for path in (folder / CHECKPOINTS).glob(f"{_TEMPORARY}*"):
         shutil.rmtree(path)
     for path in folder.glob(".*.tmp"):
         path.unlink()
+    for step in reversed(steps(folder)):
+        if step > start:
+            drop_checkpoint(folder, step)
     with atomic_write(folder / RECIPE, force=True) as temporary:
         temporary.write_text(json.dumps(recipe, indent=2) + "\n")
 
