@@ -1,21 +1,30 @@
-"""Diversity scores: ours against the published way of computing them, same samples, same scores.
+"""Diversity scores: ours against the published way of computing them, on the same samples.
 
 The published way, written plainly: for every direction both images are made anew, and one backward
-pass goes through both, for the gradient of every parameter. Ours makes the base image once per
-batch and asks for the gradients that are read. Both run in one process, taking turns.
+pass goes through both, for the gradient of every parameter; torch's own defaults (on CUDA: TF32 in
+convolutions). Ours makes the base image once per batch, asks for the gradients that are read, and
+runs as many directions at once, in such arithmetic, as the table's rows say. All take turns in one
+process; seconds are the best round's, memory is what a side adds to what was held before it.
 
     python benchmarks/diversity_speed.py                       # the embedded 32 px face teacher
-    python benchmarks/diversity_speed.py --resolution 256 --batches 1 --directions 3
+    python benchmarks/diversity_speed.py --resolution 256 --batches 1 --batch 2 --rounds 1
+    python benchmarks/diversity_speed.py --agreement           # kept channels per precision
     python benchmarks/diversity_speed.py --auto                # samples until two halves agree
+    python benchmarks/diversity_speed.py --profile             # where both sides spend their time
+    python benchmarks/diversity_speed.py --device cuda --all --output table.md
 """
 
 import argparse
+import copy
+import ctypes
 import platform
-import resource
+import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import resources
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,26 +32,30 @@ from torch import Tensor
 import ganc
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
-from ganc.scoring.driver import overlap
+from ganc.scoring.diversity import Diversity
+from ganc.scoring.driver import overlap, run
 from ganc.scoring.read import mean_abs
+from ganc.scoring.request import ScoreRequest
 
 ALPHA = 5.0
+PRUNE_RATIO = 0.7
+ALL_PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "bf16")}
+
+Values = dict[str, Tensor]
 
 
-def published(
-    model: Model, latents: Tensor, directions: Tensor, batch: int, noise_mode: str
-) -> dict[str, Tensor]:
+def published(generator: Any, latents: Tensor, directions: Tensor, batch: int) -> Values:
     """Score as the published loop does."""
-    generator = model.generator
     groups = generator.groups()
-    scores = {group.name: torch.zeros(group.width, dtype=torch.float64) for group in groups}
+    device = latents.device
+    scores = {g.name: torch.zeros(g.width, dtype=torch.float64, device=device) for g in groups}
     for number, w in enumerate(latents.split(batch)):
         rows = []
         for direction in directions[number]:
             generator.zero_grad(set_to_none=True)
             images = [
                 generator.synthesis(
-                    point[:, None].expand(-1, generator.num_ws, -1), noise_mode=noise_mode
+                    point[:, None].expand(-1, generator.num_ws, -1), noise_mode="const"
                 )
                 for point in (w, w + ALPHA * direction)
             ]
@@ -60,84 +73,295 @@ def published(
     return {name: values.cpu() for name, values in scores.items()}
 
 
-def teacher(resolution: int | None) -> Model:
+class Case(NamedTuple):
+    """A model, and what both sides score it on."""
+
+    name: str
+    model: Model
+    latents: Tensor
+    directions: Tensor
+    batch: int
+
+    def published(self) -> Values:
+        return published(self.model.generator, self.latents, self.directions, self.batch)
+
+    def ours(self, precision: str, direction_batch: int) -> Values:
+        request = ScoreRequest(
+            samples=len(self.latents), batch=self.batch, latents=self.latents,
+            directions=self.directions, noise_mode="const", alpha=ALPHA, gradient="both",
+            precision=precision, direction_batch=direction_batch, device=self.latents.device,
+        )  # fmt: skip
+        return run(Diversity(copy.deepcopy(self.model), request), request).values
+
+
+def make_case(
+    resolution: int | None, batches: int, batch: int, num_directions: int, device: torch.device
+) -> Case:
     """Return the embedded teacher, or config-f of a size with random weights."""
     if resolution is None:
         with resources.as_file(resources.files("ganc.showcase")) as carried:
-            return ganc.load(carried / "faces32.safetensors")
-    torch.manual_seed(0)
-    return Model(generator=Generator(512, 0, 512, resolution, 3).eval())
-
-
-def timed(function: Callable[..., Any], *arguments: Any, **settings: Any) -> tuple[Any, float]:
-    """Return what a function returns, and the seconds it took."""
-    start = time.perf_counter()
-    result = function(*arguments, **settings)
-    return result, time.perf_counter() - start
-
-
-def compare_speed(arguments: argparse.Namespace) -> None:
-    """Time both ways on the same samples and compare their scores."""
-    model = teacher(arguments.resolution)
+            model, name = ganc.load(carried / "faces32.safetensors"), "embedded teacher, 32 px"
+    else:
+        torch.manual_seed(0)
+        model = Model(generator=Generator(512, 0, 512, resolution, 3).eval())
+        name = f"config-f, {resolution} px"
     generator = model.generator
-    samples = arguments.batches * arguments.batch
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        z = torch.randn(samples, generator.z_dim, generator=random)
+        z = torch.randn(batches * batch, generator.z_dim, generator=random)
         latents = generator.mapping(z)[:, 0]
-    directions = torch.randn(
-        arguments.batches, arguments.directions, generator.w_dim, generator=random
-    )
+    directions = torch.randn(batches, num_directions, generator.w_dim, generator=random)
     directions /= directions.norm(dim=2, keepdim=True)
-    seconds: dict[str, list[float]] = {"published": [], "ganc": []}
-    for _ in range(arguments.rounds):
-        theirs, spent = timed(published, model, latents, directions, arguments.batch, "const")
-        seconds["published"].append(spent)
-        ours, spent = timed(
-            ganc.score, model, "diversity", samples=samples, batch=arguments.batch,
-            latents=latents, directions=directions, noise_mode="const", device="cpu",
-        )  # fmt: skip
-        seconds["ganc"].append(spent)
-    worst = max(
-        float(((ours[name] - values).abs() / values.clamp(min=1e-300)).max())
-        for name, values in theirs.items()
+    name += f": {batches} x {batch} samples, {num_directions} directions"
+    return Case(name, model.to(device), latents.to(device), directions.to(device), batch)
+
+
+class Peak:
+    """The memory that a block adds to what was held before it, in bytes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.added = device, 0
+
+    def __enter__(self) -> "Peak":
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self.before = torch.cuda.memory_allocated(self.device)
+        else:
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # hand back what another side has freed
+            self.before, self.is_over = _resident(), threading.Event()
+            self.watcher = threading.Thread(target=self._watch)
+            self.watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.device.type == "cuda":
+            self.added = torch.cuda.max_memory_allocated(self.device) - self.before
+        else:
+            self.is_over.set()
+            self.watcher.join()
+
+    def _watch(self) -> None:
+        while not self.is_over.wait(0.005):
+            self.added = max(self.added, _resident() - self.before)
+
+
+def _resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+class Measured(NamedTuple):
+    """What a side gave, the seconds of its best round, the bytes of its worst."""
+
+    values: Values
+    seconds: float
+    added: int
+
+
+def measure(
+    sides: dict[str, Callable[[], Values]], rounds: int, device: torch.device
+) -> dict[str, Measured | None]:
+    """Run the sides in turns; None where one runs out of memory."""
+    found: dict[str, Measured | None] = {}
+    for round_number in range(rounds):
+        for name, side in sides.items():
+            before = found.get(name)
+            if round_number and before is None:
+                continue
+            try:
+                now = _once(side, device)
+            except torch.OutOfMemoryError:
+                found[name] = None
+                continue
+            if before is not None:
+                least, most = min(before.seconds, now.seconds), max(before.added, now.added)
+                now = Measured(now.values, least, most)
+            found[name] = now
+    return found
+
+
+def _once(side: Callable[[], Values], device: torch.device) -> Measured:
+    with Peak(device) as peak:
+        synchronise(device)
+        start = time.perf_counter()
+        values = side()
+        synchronise(device)
+        seconds = time.perf_counter() - start
+    return Measured(values, seconds, peak.added)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what was launched."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def speed_table(
+    case: Case, precisions: list[str], direction_batches: list[int], rounds: int
+) -> list[str]:
+    """Time all ways on the same samples and compare their scores: markdown lines."""
+    sides: dict[str, Callable[[], Values]] = {"published": case.published}
+    for precision in precisions:
+        for size in direction_batches:
+            name = f"`--precision {precision} --direction-batch {size}`"
+            sides[name] = partial(case.ours, precision, size)
+    found = measure(sides, rounds, case.latents.device)
+    reference = found["published"]
+    lines = [
+        f"{case.name}; best of {rounds}", "",
+        "| way | time | against published | same kept channels | largest difference | memory |",
+        "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, side in found.items():
+        if side is None or reference is None:
+            lines.append(f"| {name} | out of memory | | | | |")
+            continue
+        same = overlap(side.values, reference.values, PRUNE_RATIO)
+        lines.append(
+            f"| {name} | {side.seconds:.2f} s | {reference.seconds / side.seconds:.2f}x"
+            f" | {same:.4f} | {difference(side.values, reference.values):.1e}"
+            f" | {side.added / 2**30:.2f} GiB |"
+        )
+    return [*lines, ""]
+
+
+def difference(one: Values, other: Values) -> float:
+    """Return the largest relative difference of a channel's scores."""
+    return max(
+        float(((one[name] - values).abs() / values.clamp(min=1e-300)).max())
+        for name, values in other.items()
     )
-    best = {name: min(values) for name, values in seconds.items()}
-    ratio = best["published"] / best["ganc"]
-    print(f"published {best['published']:.2f} s, ganc {best['ganc']:.2f} s:"
-          f" {ratio:.2f}x faster (best of {arguments.rounds})")  # fmt: skip
-    print(f"same kept channels at 0.7: {overlap(dict(ours.values), theirs, 0.7):.4f},"
-          f" largest relative difference of a score {worst:.1e}")  # fmt: skip
 
 
-def compare_auto(arguments: argparse.Namespace) -> None:
+def agreement_table(
+    precisions: list[str], samples: int, direction_batch: int, device: torch.device
+) -> list[str]:
+    """Score the embedded teacher in every precision and compare what is kept: markdown lines."""
+    model = make_case(None, 1, 5, 10, torch.device("cpu")).model
+    settings: dict[str, Any] = {
+        "samples": samples,
+        "direction_batch": direction_batch,
+        "device": device,
+    }
+    scores, lines = {}, [
+        f"embedded teacher, 32 px: {samples} samples, directions {direction_batch} at once", "",
+        "| precision | time | channels kept as in fp32, at 0.5 | 0.7 | 0.9 |",
+        "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for precision in ("fp32", *(p for p in precisions if p != "fp32")):
+        start = time.perf_counter()
+        made = ganc.score(model, "diversity", precision=precision, **settings)
+        scores[precision] = dict(made.values)
+        seconds = time.perf_counter() - start
+        same = [overlap(scores[precision], scores["fp32"], r) for r in (0.5, PRUNE_RATIO, 0.9)]
+        lines.append(
+            f"| {precision} | {seconds:.1f} s | " + " | ".join(f"{s:.4f}" for s in same) + " |"
+        )
+    return [*lines, ""]
+
+
+def auto_lines(seed: int, direction_batch: int, device: torch.device) -> list[str]:
     """Compare ``--samples auto`` with the full number of samples."""
-    model = teacher(arguments.resolution)
-    settings = {"seed": arguments.seed, "device": "cpu", "prune_ratio": arguments.prune_ratio}
-    auto, quick = timed(ganc.score, model, "diversity", samples="auto", **settings)
-    full, slow = timed(ganc.score, model, "diversity", **settings)
-    same = overlap(dict(auto.values), dict(full.values), arguments.prune_ratio)
-    print(f"auto took {auto.settings['samples']} samples and {quick:.0f} s, all"
-          f" {full.settings['samples']} took {slow:.0f} s: {slow / quick:.2f}x;"
-          f" kept channels in common {same:.4f}")  # fmt: skip
+    model = make_case(None, 1, 5, 10, torch.device("cpu")).model
+    settings: dict[str, Any] = {"seed": seed, "direction_batch": direction_batch, "device": device}
+    runs = []
+    for samples in ("auto", None):
+        start = time.perf_counter()
+        scores = ganc.score(
+            model, "diversity", samples=samples, prune_ratio=PRUNE_RATIO, **settings
+        )
+        runs.append((scores, time.perf_counter() - start))
+    (auto, quick), (full, slow) = runs
+    same = overlap(dict(auto.values), dict(full.values), PRUNE_RATIO)
+    return [
+        f"`--samples auto` took {auto.settings['samples']} samples and {quick:.0f} s, all"
+        f" {full.settings['samples']} took {slow:.0f} s: {slow / quick:.2f}x; kept channels in"
+        f" common {same:.4f}", "",
+    ]  # fmt: skip
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def profile_lines(case: Case, direction_batch: int) -> list[str]:
+    """List where both sides spend their time: markdown lines."""
+    lines = [case.name, ""]
+    ours = partial(case.ours, "fp32", direction_batch)
+    for name, side in (("published", case.published), ("ganc", ours)):
+        with torch.profiler.profile() as profile:
+            side()
+        events = profile.key_averages()
+        is_cuda = case.latents.device.type == "cuda"
+        key = "self_device_time_total" if is_cuda else "self_cpu_time_total"
+        events = sorted(events, key=lambda e: -getattr(e, key))[:14]
+        lines += [f"| {name}: operation | calls | seconds |", "|---|---|---|"]
+        lines += [f"| `{e.key}` | {e.count} | {getattr(e, key) / 1e6:.2f} |" for e in events]
+        lines.append("")
+    return lines
+
+
+def everything(arguments: argparse.Namespace, device: torch.device) -> list[str]:
+    """Measure all that is reported of a machine with a GPU; minutes on a fast one."""
+    precisions, sizes = arguments.precisions, arguments.direction_batches
+    lines = []
+    for resolution, batches in ((None, 8), (256, 3)):
+        case = make_case(resolution, batches, 5, 10, device)
+        lines += speed_table(case, precisions, sizes, arguments.rounds)
+    lines += agreement_table(precisions, 1000, max(sizes), device)
+    return lines + auto_lines(arguments.seed, max(sizes), device)
+
+
+def machine(device: torch.device) -> str:
+    """Name the machine."""
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--resolution", type=int, help="config-f of this size, random weights")
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--batch", type=int, default=5)
     parser.add_argument("--directions", type=int, default=10)
+    parser.add_argument("--direction-batches", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--precisions", nargs="+", help="default: all that the device has")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--auto", action="store_true")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--prune-ratio", type=float, default=0.7)
-    arguments = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__},"
-          f" {torch.get_num_threads()} threads")  # fmt: skip
-    (compare_auto if arguments.auto else compare_speed)(arguments)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"peak memory of the process {peak:.2f} GiB")
+    parser.add_argument("--samples", type=int, default=1000, help="of --agreement")
+    parser.add_argument("--seed", type=int, default=0, help="of --auto")
+    parser.add_argument("--output", type=Path, help="write the markdown here as well")
+    what = parser.add_mutually_exclusive_group()
+    for name in ("--auto", "--agreement", "--profile", "--all"):
+        what.add_argument(name, action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+    device = torch.device(arguments.device)
+    if arguments.precisions is None:
+        arguments.precisions = list(ALL_PRECISIONS[device.type])
+    precisions, sizes = arguments.precisions, arguments.direction_batches
+    if arguments.all:
+        lines = everything(arguments, device)
+    elif arguments.auto:
+        lines = auto_lines(arguments.seed, max(sizes), device)
+    elif arguments.agreement:
+        lines = agreement_table(precisions, arguments.samples, max(sizes), device)
+    else:
+        case = make_case(
+            arguments.resolution, arguments.batches, arguments.batch, arguments.directions, device
+        )
+        lines = (
+            profile_lines(case, max(sizes)) if arguments.profile
+            else speed_table(case, precisions, sizes, arguments.rounds)
+        )  # fmt: skip
+    text = "\n".join([machine(device), "", *lines])
+    print(text, end="")
+    if arguments.output is not None:
+        arguments.output.write_text(text)
 
 
 if __name__ == "__main__":
