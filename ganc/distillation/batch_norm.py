@@ -52,7 +52,8 @@ def global_batch_norm(network: nn.Module) -> None:
     """
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d) and not isinstance(module, GlobalBatchNorm):
-            module.__class__ = _global_class(type(module))
+            # mypy takes the hash of instances for that of their class.
+            module.__class__ = _global_class(type(module))  # type: ignore[arg-type]
 
 
 @cache
