@@ -56,7 +56,12 @@ class Content(Scorer):
         if request.noise_mode not in NOISE_MODES:
             raise unknown_name("--noise-mode", request.noise_mode, NOISE_MODES)
         self.latent_generator = self.generator
-        self.weights = {n: self.generator.get_parameter(n) for n in scored_tensors(self.groups)}
+        # Gradients are taken at these weights and no others, whatever the caller has frozen.
+        self.generator.requires_grad_(False)
+        self.weights = {
+            name: self.generator.get_parameter(name).requires_grad_()
+            for name in scored_tensors(self.groups)
+        }
         self.ranges = batch_ranges(request.samples, request.batch)
         _check_tensors(self.latent_generator, request, self.ranges)
         # Salt says by itself what is hit, masks what is protected: no source is asked then.

@@ -18,6 +18,7 @@ from ganc.pruning import prune
 from ganc.scoring.score import METHODS, score
 from tests.conftest import Outcome, make_model, randomise
 from tests.families import FAMILIES, make_cyclegan, make_resnet, make_sngan, make_unet
+from tests.scoring.test_properties import permuted
 
 Ganc = Callable[..., Outcome]
 WEIGHTS_ALONE = [name for name, row in METHODS.items() if "discriminator" in row.options]
@@ -106,15 +107,30 @@ def test_norms_of_the_discriminator() -> None:
 def test_discriminator_is_scored_where_asked_for(pair: str, method: str) -> None:
     model = PAIRS[pair]()
     alone, both = score(model, method), score(model, method, discriminator=True)
-    prunable = [
-        g.name for g in model.groups
-        if g.prunable and not g.name.startswith(("generator_b.", "discriminator_b."))
-    ]  # fmt: skip
+    prunable = [group.name for group in model.groups if group.prunable]
     assert list(both.values) == prunable
-    assert list(alone.values) == [g.name for g in model.generator.groups()]
+    assert list(alone.values) == [n for n in prunable if not n.startswith("discriminator")]
     assert all(torch.equal(alone[name], both[name]) for name in alone.values)
     assert all(len(both[name]) == model.widths[name] for name in prunable)
     assert (alone.settings["discriminator"], both.settings["discriminator"]) == (False, True)
+
+
+@pytest.mark.parametrize("method", ["l1-in", "l1-out"])
+@pytest.mark.parametrize("pair", PAIRS)
+@settings(max_examples=4, deadline=None)
+@given(data=st.data())
+def test_permuting_the_discriminator_s_channels_permutes_its_norms(
+    pair: str, method: str, data: st.DataObject
+) -> None:
+    model = PAIRS[pair]()
+    old = score(model, method, discriminator=True)
+    own = [name for name in old.values if name.startswith("discriminator.")]
+    name = data.draw(st.sampled_from(own))
+    order = data.draw(st.permutations(range(len(old[name]))))
+    new = score(permuted(model, name, order), method, discriminator=True)
+    for group, values in old.values.items():
+        expected = values[torch.tensor(order)] if group == name else values
+        torch.testing.assert_close(new[group], expected, rtol=1e-12, atol=0, msg=group)
 
 
 def judged(model: Model) -> Tensor:
