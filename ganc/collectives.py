@@ -6,10 +6,14 @@ processes are, and how they meet, is ``parallel``'s.
 
 import importlib
 from collections.abc import Sequence
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+PATIENCE = timedelta(days=2)
+"""How long ``patient_barrier`` waits."""
 
 
 def average(tensors: Sequence[Tensor]) -> None:
@@ -55,6 +59,17 @@ def barrier() -> None:
     """Wait for the other processes."""
     if _is_running():
         dist.barrier()
+
+
+def patient_barrier() -> None:
+    """Wait for the other processes however long they take; one that died is still noticed.
+
+    An exchange fails after minutes, which is too soon where one process works alone meanwhile.
+    """
+    if _is_running():
+        patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        dist.barrier(group=patient)
+        dist.destroy_process_group(patient)
 
 
 def _is_running() -> bool:

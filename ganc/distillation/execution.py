@@ -3,27 +3,58 @@
 import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 
 from ganc.errors import unknown_name
+from ganc.models.model import Model
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclass
 class PhaseTimes:
-    """Seconds per phase, over the calls so far."""
+    """Seconds that each phase took for itself, without the phases inside it, and its calls."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    _inner: list[float] = field(default_factory=list)
 
-    def add(self, name: str, seconds: float) -> None:
-        """Count one call of a phase."""
-        self.seconds[name] += seconds
+    @contextlib.contextmanager
+    def measure(self, name: str, now: Callable[[], float]) -> Iterator[None]:
+        """Count a call of a phase and what it takes by the clock ``now``."""
+        start = now()
+        self._inner.append(0.0)
+        yield
+        spent = now() - start
+        self.seconds[name] += spent - self._inner.pop()
         self.calls[name] += 1
+        if self._inner:
+            self._inner[-1] += spent
+
+    def to_json(self, total_sec: float) -> dict[str, dict[str, float]]:
+        """Return phase → its calls, seconds, seconds per call and share of all; dearest first.
+
+        Args:
+            total_sec: What everything took; what no phase claims is called "other".
+        """
+        claimed = dict(self.seconds)
+        claimed["other"] = max(0.0, total_sec - sum(claimed.values()))
+        ordered = sorted(claimed.items(), key=lambda item: -item[1])
+        return {
+            name: {
+                "calls": (calls := self.calls.get(name, 1)),
+                "seconds": round(seconds, 4),
+                "seconds_per_call": round(seconds / calls, 6),
+                "share": round(seconds / total_sec, 4),
+            }
+            for name, seconds in ordered
+        }
 
 
 @dataclass(frozen=True)
@@ -32,13 +63,18 @@ class Execution:
 
     Attributes:
         device: Where.
-        precision: "fp32", or "bf16": phases that stand it run under autocast; "auto" is bf16 on
-            CUDA. Weights and optimisers stay float32.
+        precision: "fp32"; "tf32": CUDA multiplies float32 with 10-bit mantissas; "bf16": phases
+            that stand it run under autocast, the others as "tf32". "auto" is bf16 on CUDA, else
+            fp32. Weights, averages and optimisers are always float32.
+        channels_last: Lay feature maps out with their channels innermost.
+        compiles: Compile what only looks on: teacher and perceptual network.
         times: What a profile adds to; None measures nothing, and never waits for the device.
     """
 
     device: torch.device
     precision: str = "auto"
+    channels_last: bool = False
+    compiles: bool = False
     times: PhaseTimes | None = None
 
     def __post_init__(self) -> None:
@@ -51,20 +87,58 @@ class Execution:
         is_cuda = self.device.type == "cuda"
         return self.precision == "bf16" or (self.precision == "auto" and is_cuda)
 
+    def place(self, model: Model) -> Model:
+        """Move a model to the device, in its layout, in place."""
+        if self.channels_last:
+            for _, network in model.networks():
+                network.to(memory_format=torch.channels_last)
+        return model.to(self.device)
+
+    def compiled(self, function: _Function) -> _Function:
+        """Return a function or module that is only looked at, compiled where that is asked for."""
+        return torch.compile(function) if self.compiles else function
+
+    def compile_calls(self, model: Model) -> None:
+        """Do the same to a model's networks, in place."""
+        if self.compiles:
+            for _, network in model.networks():
+                network.compile()
+
+    @contextlib.contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """Set CUDA's switches for a step; they belong to the process and are put back.
+
+        cuDNN measures which kernel is fastest: the shapes of a run never change.
+        """
+        cudnn: Any = torch.backends.cudnn  # whose `conv` the stubs do not know
+        if self.device.type != "cuda":
+            yield
+            return
+        switches = (torch.backends.cuda.matmul, cudnn.conv)
+        before, tuned = [switch.fp32_precision for switch in switches], cudnn.benchmark
+        try:
+            for switch in switches:
+                switch.fp32_precision = "ieee" if self.precision == "fp32" else "tf32"
+            cudnn.benchmark = True
+            yield
+        finally:
+            cudnn.benchmark = tuned
+            for switch, value in zip(switches, before, strict=True):
+                switch.fp32_precision = value
+
     @contextlib.contextmanager
     def phase(self, name: str, *, exact: bool = False) -> Iterator[None]:
         """Run a phase, in float32 where it must be ``exact``, and time it where there is a profile.
 
-        Nested phases count for themselves alone in what they are named, and in the outer one too.
+        Nested phases count for themselves and not in the outer one.
         """
         lowered = self.is_bf16 and not exact
         with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
             if self.times is None:
                 yield
                 return
-            start = self._now()
-            yield
-            self.times.add(name, self._now() - start)
+            with self.times.measure(name, self._now):
+                yield
 
     def _now(self) -> float:
         if self.device.type == "cuda":

@@ -12,14 +12,16 @@ import torch
 from ganc import collectives
 from ganc.devices import resolve_device
 from ganc.distillation import run_folder
-from ganc.distillation.execution import Execution
+from ganc.distillation.evaluations import Evaluate, EvaluationLog
+from ganc.distillation.execution import Execution, PhaseTimes
 from ganc.distillation.metrics import MetricsLog
+from ganc.distillation.monitor import Observer, unobserved
 from ganc.distillation.networks import (
     INITS,
     PRUNED,
     check_pair,
     check_trainable,
-    new_generator,
+    new_student,
     starting_model,
 )
 from ganc.distillation.recipes import Recipe
@@ -32,14 +34,14 @@ from ganc.distillation.run import (
     resumed_run,
 )
 from ganc.distillation.run_folder import Snapshot
+from ganc.distillation.schedule import Best, Schedule, resolve_schedule
+from ganc.distillation.session import Session, Watchers
 from ganc.distillation.settings import Choices, Settings, new_settings, resumed_settings
-from ganc.distillation.stop import StopRequest, catch_signals
-from ganc.errors import ComputationError, Interrupted, UsageError, unknown_name
+from ganc.distillation.stop import catch_signals
+from ganc.errors import UsageError, unknown_name
 from ganc.files import write_error
 from ganc.models.model import Model
 from ganc.progress import Progress, Warn, ignore, silent
-
-DEFAULT_STEPS = 10_000
 
 
 @dataclass(frozen=True)
@@ -51,36 +53,18 @@ class DistillResult:
         steps: Steps done in all.
         losses: Last known value of every loss.
         seconds: What this call spent training.
+        evaluation: Values of the last evaluation, with its ``step``; empty without evaluations.
+        best: Folders of the checkpoints that ``keep_best`` keeps, best first.
+        profile: Phase → "calls", "seconds", "seconds_per_call", "share"; None without a profile.
     """
 
     output: str
     steps: int
     losses: dict[str, float]
     seconds: float
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long to train and how often to do what; none of it changes a loss.
-
-    Attributes:
-        steps: Steps in all, those before a resume included.
-        save_every: Steps between two checkpoints.
-        sample_every: Steps between two sample grids.
-        log_every: Steps whose losses are fetched from the device together.
-        keep_last: Checkpoints that stay.
-    """
-
-    steps: int
-    save_every: int
-    sample_every: int
-    log_every: int
-    keep_last: int
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value} is below 1")
+    evaluation: dict[str, float]
+    best: list[str]
+    profile: dict[str, dict[str, float]] | None
 
 
 def distill(
@@ -97,16 +81,25 @@ def distill(
     data: str | Path | None = None,
     data_b: str | Path | None = None,
     swap: bool | None = None,
+    unpaired: bool | None = None,
     seed: int | None = None,
     resize: bool | None = None,
     resume: str | Path | None = None,
     device: str | torch.device = "auto",
     precision: str = "auto",
+    channels_last: bool = False,
+    compile: bool = False,
+    profile: bool = False,
     offline: bool = False,
-    save_every: int = 1000,
-    sample_every: int = 500,
-    log_every: int = 10,
-    keep_last: int = 3,
+    save_every: int | None = None,
+    sample_every: int | None = None,
+    log_every: int | None = None,
+    keep_last: int | None = None,
+    evaluate: Evaluate | None = None,
+    eval_every: int | None = None,
+    eval_settings: Mapping[str, Any] | None = None,
+    keep_best: Best | None = None,
+    on_log: Observer = unobserved,
     progress: Progress = silent,
     warn: Warn = ignore,
 ) -> DistillResult:
@@ -121,15 +114,20 @@ def distill(
         teacher: What to learn from, or None. To resume it is found again where it was read from a
             file.
         out: The run folder; new or empty, unless a run in it is resumed.
-        architecture, config: A new student instead: see ``networks.new_generator``.
+        architecture, config: A new student instead: see ``networks.new_student``.
         init: "pruned" starts from the student's weights, "scratch" from random ones.
-        steps: Steps in all. None: as the run was started with, else ``DEFAULT_STEPS``.
-        recipe, overrides, data, data_b, swap, seed, resize: See ``settings.Choices``.
+        steps: Steps in all. None: as the run was started with, else ``schedule.DEFAULT_STEPS``.
+        recipe, overrides, data, data_b, swap, unpaired, seed, resize: See ``settings.Choices``.
         resume: "latest", or the folder of one of the run's checkpoints.
         device: Where to train.
-        precision: See ``Execution``.
+        precision, channels_last, compile: See ``Execution``.
+        profile: Take the time of every phase; on CUDA that waits for the device and slows the run.
         offline: Never fetch the weights of a perceptual or mask network.
-        save_every, sample_every, log_every, keep_last: See ``Schedule``.
+        save_every, sample_every, log_every, keep_last, eval_every, eval_settings, keep_best: See
+            ``Schedule``. None: as the run has it, else the default there.
+        evaluate: Called in the first process with the student as it would be exported, at the
+            start, every ``eval_every`` steps and at the end.
+        on_log: Told where the run is whenever losses were fetched.
         progress, warn: Told what happens.
     Returns:
         The result; the run folder holds the rest.
@@ -142,16 +140,24 @@ def distill(
     Guarantees: On the CPU a resumed run has the very losses of one that was never interrupted. The
         models passed in are not changed.
     """
-    folder, execution = Path(out), Execution(resolve_device(device), precision)
-    choices = Choices(recipe, overrides or {}, seed, data, data_b, swap, resize)
+    folder = Path(out)
+    times = PhaseTimes() if profile else None
+    execution = Execution(resolve_device(device), precision, channels_last, compile, times)
+    planned = {
+        "steps": steps, "save_every": save_every, "sample_every": sample_every,
+        "log_every": log_every, "keep_last": keep_last, "eval_every": eval_every,
+        "eval_settings": eval_settings, "keep_best": keep_best,
+    }  # fmt: skip
+    choices = Choices(
+        recipe, overrides or {}, seed, data, data_b, swap, unpaired, resize
+    )  # fmt: skip
     choices.check()
-    request = StudentRequest(student, architecture, config or {}, init)
+    request = StudentRequest(student, architecture, config or {}, init, unpaired)
     with run_folder.hold(folder):
         snapshot = _open_folder(folder, resume, warn)
         request.check(is_resumed=snapshot is not None)
-        wanted = steps or (snapshot.state["steps"] if snapshot else DEFAULT_STEPS)
-        schedule = Schedule(wanted, save_every, sample_every, log_every, keep_last)
-        _check_steps(schedule, snapshot)
+        schedule = resolve_schedule(planned, snapshot.state["schedule"] if snapshot else {})
+        _check_schedule(schedule, snapshot, evaluate)
         path = _absolute(teacher) or (
             snapshot.state["identity"]["teacher_path"] if snapshot else None
         )
@@ -165,9 +171,11 @@ def distill(
         if snapshot:
             run = resumed_run(folder, settings, snapshot, origin, loaded, means)
         else:
-            start = starting_model(pupil, loaded, settings.seed, init, warn)
+            start = starting_model(
+                pupil, loaded, settings.seed, init, warn, unpaired=unpaired
+            )  # fmt: skip
             run = new_run(folder, settings, pupil, start, loaded, path, means)
-        return _train(run, snapshot, schedule, progress, out)
+        return _train(run, snapshot, schedule, Watchers(evaluate, on_log, progress), out)
 
 
 @dataclass(frozen=True)
@@ -175,13 +183,14 @@ class StudentRequest:
     """How the student was named: by a checkpoint, or as a new generator.
 
     Attributes:
-        student, architecture, config, init: See ``distill``.
+        student, architecture, config, init, unpaired: See ``distill``.
     """
 
     student: Source | None
     architecture: str | None
     config: Mapping[str, Any]
     init: str
+    unpaired: bool | None
 
     def check(self, *, is_resumed: bool) -> None:
         """Find contradictions before anything is loaded.
@@ -210,7 +219,9 @@ class StudentRequest:
             return open_model(self.student)
         if self.architecture is None:
             return None
-        return Model(new_generator(self.architecture, self.config, teacher, seed))
+        return new_student(
+            self.architecture, self.config, teacher, seed, unpaired=self.unpaired
+        )  # fmt: skip
 
 
 def _open_teacher(source: Source | None, snapshot: Snapshot | None) -> Model | None:
@@ -250,7 +261,14 @@ def _settings(
     return resumed_settings(choices, saved, str(folder), architecture, has_teacher=has_teacher)
 
 
-def _check_steps(schedule: Schedule, snapshot: Snapshot | None) -> None:
+def _check_schedule(
+    schedule: Schedule, snapshot: Snapshot | None, evaluate: Evaluate | None
+) -> None:
+    if schedule.eval_every and evaluate is None:
+        raise UsageError(
+            f"the run is evaluated every {schedule.eval_every} steps, but nothing says how",
+            "pass evaluate, or eval_every=0",
+        )
     if snapshot and snapshot.step > schedule.steps:
         raise UsageError(
             f"--steps {schedule.steps} is less than the {snapshot.step} that the run has done",
@@ -263,77 +281,34 @@ def _absolute(source: Source | None) -> str | None:
 
 
 def _train(
-    run: Run, snapshot: Snapshot | None, schedule: Schedule, progress: Progress, out: str | Path
+    run: Run, snapshot: Snapshot | None, schedule: Schedule, watchers: Watchers, out: str | Path
 ) -> DistillResult:
     """Train from a run's state to the last step, with everything that has to be open meanwhile."""
     start, losses = (snapshot.step, snapshot.state["losses"]) if snapshot else (0, {})
     began = time.perf_counter()
-    run_folder.check_space(run.folder, run.trainer.student, schedule.keep_last)
+    run_folder.check_space(run.folder, run.trainer.student, schedule.checkpoints)
     try:
         run_folder.prepare(run.folder, run.settings.recipe.to_json(), start)
+        evaluations = EvaluationLog(run.folder, start)
         if snapshot is None:
-            run.save(0, schedule.steps, {}, schedule.keep_last)
+            run.save(0, schedule, {}, evaluations)
         else:
             run.export(start)
         with (
             contextlib.closing(MetricsLog(run.folder, start, losses)) as log,
             catch_signals() as stop,
         ):
-            run.sample(start, log)
-            _steps(run, start, schedule, log, stop, progress)
+            Session(run, schedule, watchers, log, evaluations, stop).train(start)
     except OSError as error:
         raise write_error(run.folder, error) from error
-    return DistillResult(str(out), schedule.steps, log.last, time.perf_counter() - began)
-
-
-def _steps(
-    run: Run,
-    start: int,
-    schedule: Schedule,
-    log: MetricsLog,
-    stop: StopRequest,
-    progress: Progress,
-) -> None:
-    """Take the steps [start, schedule.steps)."""
-    clock = time.perf_counter()
-    with contextlib.closing(run.reals.batches(start, schedule.steps)) as batches:
-        for step, batch in enumerate(batches, start):
-            losses = run.trainer.step(step, batch)
-            done, clock, before = step + 1, time.perf_counter(), clock
-            log.add(done, done * run.settings.recipe.batch, clock - before, losses)
-            _after_step(run, done, schedule, log, stop)
-            progress("distilling", done, schedule.steps)
-
-
-def _after_step(
-    run: Run, done: int, schedule: Schedule, log: MetricsLog, stop: StopRequest
-) -> None:
-    """Do what is due after a step: losses are looked at before a checkpoint is written."""
-    exit_code = collectives.largest(stop.exit_code or 0)  # the processes stop at the same step
-    is_last = done == schedule.steps or exit_code > 0
-    is_saved = is_last or done % schedule.save_every == 0
-    is_sampled = is_last or done % schedule.sample_every == 0
-    if is_saved or is_sampled or done % schedule.log_every == 0:
-        _flush(log, run.folder)
-    if is_sampled:
-        run.sample(done, log)
-    if is_saved:
-        run.save(done, schedule.steps, log.last, schedule.keep_last)
-    if exit_code:
-        collectives.barrier()  # torchrun kills the others as soon as one ends: not while it saves
-        raise Interrupted(
-            f"interrupted at step {done} of {schedule.steps}; the state was saved",
-            exit_code,
-            f"ganc distill -o {run.folder} --resume latest",
-        )
-
-
-def _flush(log: MetricsLog, folder: Path) -> None:
-    try:
-        log.flush()
-    except ComputationError as error:
-        last = folder / run_folder.CHECKPOINTS / str(run_folder.steps(folder)[-1])
-        raise ComputationError(
-            f"{error}; last good checkpoint: {last}",
-            "start a new run from it with a lower --lr, or on another device",
-        ) from error
+    spent, times = time.perf_counter() - began, run.trainer.execution.times
+    best = evaluations.best(schedule.keep_best, run_folder.steps(run.folder))
+    return DistillResult(
+        str(out),
+        schedule.steps,
+        log.last,
+        spent,
+        evaluations.last,
+        [str(Path(out) / run_folder.CHECKPOINTS / str(step)) for step in best],
+        times.to_json(spent) if times else None,
+    )

@@ -34,7 +34,7 @@ class MetricsLog:
         self._writer: SummaryWriter | None = None
         self._pending: list[tuple[int, int, float, dict[str, Tensor]]] = []
         if parallel.rank() == 0:
-            self._cut(start)
+            cut_back(self._path, start)
             self._writer = SummaryWriter(str(folder), purge_step=start + 1)
 
     def add(self, step: int, images: int, seconds: float, losses: dict[str, Tensor]) -> None:
@@ -93,20 +93,22 @@ class MetricsLog:
             losses = {n: v for n, v in line.items() if n not in ("step", "images", "seconds")}
             self.add_values(line["step"], "losses", losses)
 
-    def _cut(self, start: int) -> None:
-        if not self._path.exists():
-            return
-        kept = []
-        for line in self._path.read_text().splitlines():
-            try:
-                step = json.loads(line)["step"]
-            except ValueError:  # the line that a killed run was writing
-                break
-            if step > start:
-                break
-            kept.append(line + "\n")
-        with atomic_write(self._path, force=True) as temporary:
-            temporary.write_text("".join(kept))
+
+def cut_back(path: Path, start: int) -> None:
+    """Keep the lines of a series up to step ``start``; a file that is not there stays so."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            step = json.loads(line)["step"]
+        except ValueError:  # the line that a killed run was writing
+            break
+        if step > start:
+            break
+        kept.append(line + "\n")
+    with atomic_write(path, force=True) as temporary:
+        temporary.write_text("".join(kept))
 
 
 def _fetch(values: list[Tensor]) -> list[float]:

@@ -79,7 +79,9 @@ class Player:
             name, _, field = key.rpartition(".")
             if name in parameters:
                 state: dict[str, Any] = self.adam.state[parameters[name]]
-                state[field] = value.to(parameters[name].device)
+                # In the parameter's layout, as the optimiser made it: its kernel takes no other.
+                like = parameters[name] if value.ndim else value
+                state[field] = torch.empty_like(like, device=parameters[name].device).copy_(value)
 
     def _named_parameters(self) -> dict[str, nn.Parameter]:
         return {

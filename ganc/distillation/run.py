@@ -16,11 +16,13 @@ from ganc.content.sources import open_masks
 from ganc.data.grid import save_image
 from ganc.distillation import kinds, run_folder
 from ganc.distillation.draws import Draws
+from ganc.distillation.evaluations import EvalRequest, EvaluationLog
 from ganc.distillation.execution import Execution
 from ganc.distillation.metrics import MetricsLog
 from ganc.distillation.reals import TEACHER, Reals
 from ganc.distillation.recipes import Recipe
 from ganc.distillation.run_folder import Snapshot
+from ganc.distillation.schedule import Schedule
 from ganc.distillation.settings import Settings
 from ganc.distillation.trainer import Distance, Parts, Trainer
 from ganc.errors import InputError, MissingDependencyError, UsageError, WeightsError
@@ -71,21 +73,28 @@ class Run:
     identity: dict[str, Any]
     provenance: list[dict[str, Any]]
 
-    def save(self, step: int, target_steps: int, losses: Mapping[str, float], keep: int) -> None:
+    def save(
+        self,
+        step: int,
+        schedule: Schedule,
+        losses: Mapping[str, float],
+        evaluations: EvaluationLog,
+    ) -> None:
         """Write a checkpoint, then the student that it holds.
 
         Args:
             step: Steps done.
-            target_steps: Steps that were asked for in all.
+            schedule: Says which checkpoints stay; a resumed run has it unless told otherwise.
             losses: Last known values.
-            keep: Checkpoints that stay.
+            evaluations: Say which checkpoints are the best.
         """
         if parallel.rank():
             return
         trainer = self.trainer
         state = {
             "step": step,
-            "steps": target_steps,
+            "steps": schedule.steps,
+            "schedule": schedule.to_json(),
             "images": step * self.settings.recipe.batch,
             "losses": dict(losses),
             "settings": self.settings.to_json(),
@@ -99,7 +108,8 @@ class Run:
             trainer=trainer.state(),
             state=state,
         )
-        run_folder.save_snapshot(self.folder, snapshot, keep)
+        best = evaluations.best(schedule.keep_best, [*run_folder.steps(self.folder), step])
+        run_folder.save_snapshot(self.folder, snapshot, schedule.keep_last, best)
         self.export(step)
 
     def export(self, step: int) -> None:
@@ -114,6 +124,12 @@ class Run:
         provenance[-1]["steps"] = step
         networks = dict(self.trainer.student.networks()) | dict(self.trainer.ema.networks())
         return Model(**networks, provenance=provenance)
+
+    def to_evaluate(self, step: int, settings: Mapping[str, Any]) -> EvalRequest:
+        """Return what there is to evaluate now."""
+        chosen = self.settings
+        data = None if chosen.data == TEACHER else chosen.data
+        return EvalRequest(self.result(step), self.trainer.teacher, data, chosen.resize, settings)
 
     def sample(self, step: int, log: MetricsLog) -> None:
         """Write the teacher | student grid of a step."""
@@ -262,16 +278,17 @@ def _trainer(
     device, recipe = means.execution.device, settings.recipe
     frozen = None
     if teacher is not None:
-        frozen = _generators(teacher).to(device)
+        frozen = means.execution.place(_generators(teacher))
+        means.execution.compile_calls(frozen)
     parts = Parts(
-        student=student.to(device),
-        ema=ema.to(device),
+        student=means.execution.place(student),
+        ema=means.execution.place(ema),
         teacher=frozen,
         recipe=recipe,
         draws=Draws(
             settings.seed, recipe.batch, device, parallel.rank(), parallel.world_size()
         ),
-        perceptual=means.perceptual,
+        perceptual=means.perceptual and means.execution.compiled(means.perceptual),
         masks=means.masks,
         execution=means.execution,
     )  # fmt: skip

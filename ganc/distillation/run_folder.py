@@ -1,6 +1,6 @@
 """The folder of a run: who may use it, what lies in it, and its checkpoints.
 
-    recipe.json  metrics.jsonl  samples/  events…  student.safetensors
+    recipe.json  metrics.jsonl  evaluations.jsonl  samples/  events…  student.safetensors
     checkpoints/<step>/{student,ema,optimizers,trainer}.safetensors, state.json
 
 A checkpoint is written into a temporary folder and renamed, so one that is there is complete;
@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ganc.progress import Warn
 CHECKPOINTS, METRICS, RECIPE, SAMPLES, STUDENT = (
     "checkpoints", "metrics.jsonl", "recipe.json", "samples", "student.safetensors",
 )  # fmt: skip
+EVALUATIONS = "evaluations.jsonl"
 LATEST = "latest"
 
 _LOCK, _STATE, _TEMPORARY = ".lock", "state.json", ".tmp-"
@@ -120,17 +121,17 @@ def check_unused(folder: Path) -> None:
         )
 
 
-def check_space(folder: Path, student: Model, keep_last: int) -> None:
-    """Check that the checkpoints to come fit on the disk.
+def check_space(folder: Path, student: Model, count: int) -> None:
+    """Check that the checkpoints to come, ``count`` of them, fit on the disk.
 
-    One holds the networks, the average and two moments of every parameter; one more than
-    ``keep_last`` exists while the newest is written, and so does the exported student.
+    One holds the networks, the average and two moments of every parameter; one more than ``count``
+    exists while the newest is written, and so does the exported student.
 
     Raises:
         OutputError: They do not fit.
     """
     bytes_of = sum(tensor.nbytes for tensor in student.tensors().values())
-    needed = 4 * bytes_of * (keep_last + 2)
+    needed = 4 * bytes_of * (count + 2)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OutputError(
@@ -146,9 +147,13 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal())
 
 
-def save_snapshot(folder: Path, snapshot: Snapshot, keep_last: int) -> Path:
+def save_snapshot(
+    folder: Path, snapshot: Snapshot, keep_last: int, keep_also: Collection[int] = ()
+) -> Path:
     """Write a checkpoint completely or not at all; drop the oldest beyond ``keep_last``.
 
+    Args:
+        keep_also: Steps whose checkpoints stay however old they are.
     Raises:
         OutputError: It cannot be written (a full disk); the checkpoints before are untouched.
     """
@@ -165,7 +170,8 @@ def save_snapshot(folder: Path, snapshot: Snapshot, keep_last: int) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     for step in steps(folder)[:-keep_last]:
-        drop_checkpoint(folder, step)
+        if step not in keep_also:
+            drop_checkpoint(folder, step)
     return target
 
 

@@ -5,7 +5,7 @@ those of ``losses``.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +21,12 @@ from ganc.distillation.recipes import STYLE
 from ganc.distillation.trainer import Losses, Parts, Terms, Trainer, network_of
 from ganc.errors import UsageError
 from ganc.models.style import StyleGenerator
+
+
+class Synthesis(Protocol):
+    """A synthesis network: ws and noise to images and each block's features."""
+
+    def __call__(self, ws: Tensor, *, noise: list[Tensor]) -> tuple[Tensor, list[Tensor]]: ...
 
 
 class Rendered(NamedTuple):
@@ -46,6 +52,8 @@ class StyleTrainer(Trainer[RealBatch]):
         super().__init__(parts)
         self.pl_mean = torch.zeros([], device=self.device)
         self.blocks: list[int] = []
+        if self.teacher is not None:
+            self.run_teacher = self.execution.compiled(style_generator(self.teacher).synthesis.run)
         if self.recipe.latent_direction_weight:
             self._choose_directions()
 
@@ -148,7 +156,8 @@ class StyleTrainer(Trainer[RealBatch]):
         latents = self._latents("g", step, c)
         offset = self._offset(step) if self.recipe.latent_direction_weight else None
         target = self._target(latents, offset)
-        own = self._render(self.generator, latents, offset)
+        ws = self._ws(self.generator, latents)
+        own = self._render(self.generator.synthesis.run, ws, latents.noise, offset)
         with self.d.frozen():
             return self.descend_g(self._terms(own, target, c))
 
@@ -157,7 +166,8 @@ class StyleTrainer(Trainer[RealBatch]):
         if self.teacher is None or not self.recipe.distills:
             return None
         with self.phase("teacher"):
-            return self._render(style_generator(self.teacher), latents, offset)
+            ws = self._ws(style_generator(self.teacher), latents)
+            return self._render(self.run_teacher, ws, latents.noise, offset)
 
     def _terms(self, own: Rendered, target: Rendered | None, c: Tensor | None) -> Terms:
         recipe = self.recipe
@@ -218,16 +228,13 @@ class StyleTrainer(Trainer[RealBatch]):
         )
 
     def _render(
-        self, generator: StyleGenerator, latents: Latents, offset: Tensor | None
+        self, run: Synthesis, ws: Tensor, noise: list[Tensor], offset: Tensor | None
     ) -> Rendered:
-        """Run a generator on w, and on w + offset with the same noise where there is one."""
-        ws, noise = self._ws(generator, latents), latents.noise
+        """Run a synthesis network on w, and on w + offset with the same noise if there is one."""
         if offset is None:
-            return Rendered(generator.synthesis(ws, noise=noise), [])
+            return Rendered(run(ws, noise=noise)[0], [])
         both = torch.cat([ws, ws + offset[:, None]])
-        images, features = generator.synthesis.run(
-            both, noise=[m.repeat(2, 1, 1, 1) for m in noise]
-        )
+        images, features = run(both, noise=[m.repeat(2, 1, 1, 1) for m in noise])
         pairs = [features[block].chunk(2) for block in self.blocks]
         return Rendered(images[: len(ws)], [(plain, moved) for plain, moved in pairs])
 

@@ -69,7 +69,8 @@ def test_rendered_pairs_are_two_plain_passes(student: Model, teacher: Model) -> 
     taught = trainer.teacher.generator  # type: ignore[union-attr]
     latents, offset = trainer._latents("g", 3, None), trainer._offset(3)
     with torch.no_grad():
-        images, pairs = trainer._render(taught, latents, offset)
+        ws = trainer._ws(taught, latents)
+        images, pairs = trainer._render(taught.synthesis.run, ws, latents.noise, offset)
         ws = trainer._ws(taught, latents)
         plain, plain_features = taught.synthesis.run(ws, noise=latents.noise)
         _, moved = taught.synthesis.run(ws + offset[:, None], noise=latents.noise)
