@@ -12,7 +12,7 @@ from ganc.distillation.recipes import KINDS, STYLE, TRANSLATION
 from ganc.errors import InputError, UsageError, unknown_name
 from ganc.models import patchgan, sngan, stylegan2_discriminator
 from ganc.models.model import ARCHITECTURES, Model
-from ganc.models.network import ImageGenerator, Network
+from ganc.models.network import ImageGenerator, Network, Translator
 from ganc.models.style import StyleGenerator
 from ganc.progress import Warn
 
@@ -27,6 +27,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "resnet_translator": {"in_channels": 3, "img_channels": 3},
 }
 """Architecture → the sizes of a new generator that are not asked for and have no default."""
+
+PAIRED = {"unet_translator": True, "resnet_translator": False}
+"""Translators → whether they learn from pairs (pix2pix) where nothing else says so."""
 
 _COMPARED = ("z_dim", "c_dim", "w_dim", "in_channels", "img_resolution", "img_channels")
 
@@ -98,6 +101,10 @@ def new_generator(
     for name in config:
         if name not in parameters or name == "self":
             raise unknown_name(f"setting of {architecture}", name, list(parameters)[1:])
+        if parameters[name].annotation is int and type(config[name]) is not int:
+            raise UsageError(
+                f"{name} of a {architecture} must be a whole number, got {config[name]}"
+            )
     basis = dict(SIZES[architecture])
     if like is not None and like.architecture == architecture:
         basis = {k: v for k, v in like.generator.config.items() if k in parameters}
@@ -116,8 +123,45 @@ def new_generator(
     return made
 
 
+def new_student(
+    architecture: str,
+    config: Mapping[str, Any],
+    like: Model | None,
+    seed: int,
+    *,
+    unpaired: bool | None = None,
+) -> Model:
+    """Return a generator with random weights, and CycleGAN's way back where there is to be one.
+
+    Args:
+        architecture, config, like, seed: See ``new_generator``.
+        unpaired: Without a teacher, who has a way back or has none: whether a translator gets one.
+            None asks ``PAIRED``.
+    """
+    generator = new_generator(architecture, config, like, seed)
+    if not isinstance(generator, Translator):
+        return Model(generator)
+    if like is not None:
+        has_way_back = like.generator_b is not None
+    else:
+        has_way_back = not PAIRED[architecture] if unpaired is None else unpaired
+    if not has_way_back:
+        return Model(generator)
+    channels = {"in_channels": generator.img_channels, "img_channels": generator.in_channels}
+    return Model(
+        generator,
+        generator_b=_new(type(generator), generator.config | channels, seed, "student_b"),
+    )
+
+
 def starting_model(
-    student: Model, teacher: Model | None, seed: int, init: str, warn: Warn
+    student: Model,
+    teacher: Model | None,
+    seed: int,
+    init: str,
+    warn: Warn,
+    *,
+    unpaired: bool | None = None,
 ) -> Model:
     """Return the networks to train: copies, with everything that a run needs.
 
@@ -126,6 +170,11 @@ def starting_model(
         teacher: Lends its mapping network and its discriminators.
         seed: Of weights that are new.
         init: One of ``INITS``.
+        unpaired: Of translators: whether they learn from unpaired images. None: as a second
+            direction or a discriminator has it, else as ``PAIRED``.
+    Raises:
+        UsageError: ``unpaired`` is not what the networks can do.
+        InputError: A discriminator does not fit its generator.
     """
     if init not in INITS:
         raise unknown_name("--init", init, INITS)
@@ -140,10 +189,61 @@ def starting_model(
     if isinstance(generator, StyleGenerator) and teacher is not None:
         _inherit_mapping(generator, teacher.generator, warn)
     for name in [n.replace("generator", "discriminator") for n in networks]:
-        networks[name] = _starting_discriminator(name, student, teacher, seed, warn)
+        found = _starting_discriminator(name, student, teacher, warn)
+        if found is None:
+            is_paired = _is_paired(generator, "generator_b" in networks, unpaired)
+            found = new_discriminator(name, teacher or student, seed, is_paired=is_paired)
+        networks[name] = found
     for network in networks.values():
         network.requires_grad_(True)
-    return Model(**networks)
+    model = Model(**networks)
+    if isinstance(generator, Translator):
+        _check_task(model, unpaired)
+    return model
+
+
+def _is_paired(generator: ImageGenerator, has_way_back: bool, unpaired: bool | None) -> bool:
+    """Say whether a new discriminator is to judge pairs."""
+    if has_way_back or not isinstance(generator, Translator):
+        return False
+    return PAIRED[generator.architecture] if unpaired is None else not unpaired
+
+
+def _check_task(model: Model, unpaired: bool | None) -> None:
+    """Check that discriminators judge what the task gives them to see."""
+    is_cycle = model.generator_b is not None
+    judges = [judges_pairs(model.discriminator, model.generator)]
+    if is_cycle:
+        judges.append(judges_pairs(model.discriminator_b, model.generator_b))
+    if is_cycle and any(judges):
+        raise InputError(
+            "a discriminator of this model judges input and image together, CycleGAN's judge the"
+            " image alone",
+            "import the discriminators that were trained with it, or leave them out",
+        )
+    is_unpaired = is_cycle or not judges[0]
+    if unpaired is not None and unpaired != is_unpaired:
+        judged = "images alone" if is_unpaired else "pairs"
+        found = "both directions" if is_cycle else f"a discriminator of {judged}"
+        flag = "--unpaired" if unpaired else "--no-unpaired"
+        raise UsageError(f"{flag} does not go with this model: it has {found}", "leave it out")
+
+
+def judges_pairs(discriminator: Any, generator: Translator) -> bool:
+    """Say whether a discriminator sees the input beside the image, as pix2pix's does.
+
+    Raises:
+        InputError: It takes another number of channels than either.
+    """
+    alone = generator.img_channels
+    both = generator.in_channels + alone
+    channels = getattr(discriminator, "in_channels", None)
+    if channels not in (alone, both):
+        raise InputError(
+            f"the discriminator ({discriminator.architecture}) does not fit the generator: it"
+            f" takes {channels} channels, {alone} (image) or {both} (input and image) are allowed"
+        )
+    return bool(channels == both)
 
 
 def _inherit_mapping(generator: StyleGenerator, teacher: StyleGenerator, warn: Warn) -> None:
@@ -161,9 +261,9 @@ def _inherit_mapping(generator: StyleGenerator, teacher: StyleGenerator, warn: W
 
 
 def _starting_discriminator(
-    name: str, student: Model, teacher: Model | None, seed: int, warn: Warn
-) -> Network:
-    """Return a trainable copy of the teacher's discriminator, else the student's, else a new one.
+    name: str, student: Model, teacher: Model | None, warn: Warn
+) -> Network | None:
+    """Return a trainable copy of the teacher's discriminator, else the student's, or None.
 
     A student's own one comes first where its widths differ: it was pruned to fit the student.
     """
@@ -176,13 +276,14 @@ def _starting_discriminator(
             return copy.deepcopy(found)
     if teacher is not None:
         warn(f"neither teacher nor student holds a {name}: a new one learns from scratch")
-    return new_discriminator(name, teacher or student, seed)
+    return None
 
 
 def new_discriminator(name: str, model: Model, seed: int, *, is_paired: bool = False) -> Network:
     """Return a discriminator with random weights for a model's generator.
 
-    StyleGAN2's is as wide at each resolution as the generator, others have the published widths.
+    StyleGAN2's is as wide at each resolution as the generator; a translator's has the norm of the
+    generator, starts as wide, and has fewer layers where images are small; others are as published.
 
     Args:
         name: "discriminator" or "discriminator_b".
@@ -192,17 +293,26 @@ def new_discriminator(name: str, model: Model, seed: int, *, is_paired: bool = F
     kind = KINDS[generator.architecture]
     if kind == TRANSLATION:
         channels = generator.img_channels + (generator.in_channels if is_paired else 0)
-        config = {"in_channels": channels, "img_resolution": generator.img_resolution}
+        size = generator.img_resolution
+        most_layers = max(1, (size // 3).bit_length() - 1)
+        config = {
+            "in_channels": channels, "img_resolution": size, "num_layers": min(3, most_layers),
+            "norm": generator.config["norm"],
+            "base_width": next(iter(generator.config["widths"].values())),
+        }  # fmt: skip
         return _new(patchgan.Discriminator, config, seed, name)
     sizes = {n: getattr(generator, n) for n in ("img_resolution", "img_channels")}
     if kind != STYLE:
         return _new(sngan.Discriminator, sizes, seed, name)
-    widths = None
+    config = {"c_dim": generator.c_dim, **sizes, "conv_clamp": generator.config["conv_clamp"]}
+    widths = generator.config["widths"]
     if generator.architecture == "stylegan2":
         sides = stylegan2_discriminator.group_resolutions(generator.img_resolution)
-        widths = {n: generator.config["widths"][f"b{side}.conv1"] for n, side in sides.items()}
-    config = {"c_dim": generator.c_dim, **sizes, "widths": widths,
-              "conv_clamp": generator.config["conv_clamp"]}  # fmt: skip
+        config["widths"] = {name: widths[f"b{side}.conv1"] for name, side in sides.items()}
+    else:  # StyleGAN3: the rule that its own widths follow
+        *_, last = widths.values()
+        config["channel_base"] = last * generator.img_resolution
+        config["channel_max"] = max(widths.values())
     return _new(stylegan2_discriminator.Discriminator, config, seed, name)
 
 

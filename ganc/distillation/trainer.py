@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ganc import collectives
-from ganc.content.pixels import fit_masks
 from ganc.content.request import MaskSource
 from ganc.distillation import losses
 from ganc.distillation.draws import Draws
@@ -161,12 +161,17 @@ class Trainer(ABC, Generic[Batch]):
     def _masked(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Blank what is not of interest in both, by the teacher's image.
 
-        Source: Liu et al. 2021 (Content-Aware GAN Compression), Section 3.3.
+        A mask of another size is scaled bilinearly and cut at one half, as the published training
+        does it (the published scoring takes the nearest pixel). Source: Liu et al. 2021
+        (Content-Aware GAN Compression), Section 3.3.
         """
         assert self.masks is not None
-        masks = fit_masks(self.masks(target, range(len(target))), *target.shape[2:])
-        share = masks.to(target.device)[:, None].to(target.dtype)
-        return images * share, target * share
+        masks = self.masks(target, range(len(target))).to(target.device)[:, None].to(target.dtype)
+        if masks.shape[2:] != target.shape[2:]:
+            size = target.shape[2:]
+            scaled = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
+            masks = (scaled > 0.5).to(target.dtype)
+        return images * masks, target * masks
 
     def descend_g(self, terms: Terms) -> Losses:
         """Take a step of the generators on the weighted sum of their terms."""
