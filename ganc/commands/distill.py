@@ -81,6 +81,14 @@ def distill(
     swap: Annotated[
         bool | None, typer.Option(help="Translators: from the second side to the first.")
     ] = None,
+    unpaired: Annotated[
+        bool | None,
+        typer.Option(
+            "--unpaired/--no-unpaired",
+            help="Translators: images without partners (as the model was trained; a new"
+            " resnet_translator: CycleGAN, a new unet_translator: pix2pix).",
+        ),
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", help=f"{', '.join(RECIPES)} (the family's).")
     ] = None,
@@ -119,8 +127,8 @@ def distill(
     """
     overrides = {name: value for name, value in numbers.items() if value is not None}
     choices: dict[str, Any] = {
-        "recipe": recipe, "data": data, "data_b": data_b, "swap": swap, "seed": seed,
-        "resize": resize,
+        "recipe": recipe, "data": data, "data_b": data_b, "swap": swap, "unpaired": unpaired,
+        "seed": seed, "resize": resize,
     }  # fmt: skip
     schedule: dict[str, Any] = {
         "steps": steps, "save_every": save_every, "sample_every": sample_every,

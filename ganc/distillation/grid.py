@@ -1,10 +1,14 @@
-"""Sample grids: teacher | student, the same latents and noise on both sides."""
+"""Sample grids: teacher | student, of the same latents and noise, or of the same images."""
+
+from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
 
+from ganc.data import grid
 from ganc.data.grid import make_grid
-from ganc.models.network import LatentGenerator
+from ganc.models.network import LatentGenerator, Translator
 from ganc.models.sampling import generate, latent_inputs
 
 _COLUMNS, _ROWS = 4, 8
@@ -24,6 +28,25 @@ def sample_grid(teacher: LatentGenerator | None, student: LatentGenerator, seed:
         if network is not None
     ]
     return side_by_side(sides, gap=student.img_resolution // 4)
+
+
+@torch.no_grad()
+def translation_grid(ways: Sequence[tuple[Tensor, Translator | None, Translator]]) -> Tensor:
+    """Return a row for each image: itself, the teacher's translation, the student's.
+
+    Args:
+        ways: Per direction, images [N, C, H, W], the teacher if there is one, and the student, all
+            on one device, the networks in eval mode.
+    Returns:
+        [C, H', W'], nominal range [-1, 1], on the CPU: one direction beside the other, a white
+        strip between them.
+    """
+    pictures = []
+    for images, *networks in ways:
+        shown = [images, *(network(images) for network in networks if network is not None)]
+        tiles = reduce(grid.side_by_side, (x.float().cpu() for x in shown))
+        pictures.append(make_grid(tiles, columns=1, gap=0))
+    return side_by_side(pictures, gap=ways[0][0].shape[3] // 4)
 
 
 def side_by_side(pictures: list[Tensor], gap: int) -> Tensor:

@@ -5,12 +5,16 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ganc.distillation.grid import sample_grid
+from ganc.distillation.cyclegan import CycleTrainer
+from ganc.distillation.grid import sample_grid, translation_grid
+from ganc.distillation.one_way import OneWayTrainer
+from ganc.distillation.pair_batches import open_sides
 from ganc.distillation.reals import Reals, open_reals
-from ganc.distillation.recipes import STYLE
+from ganc.distillation.recipes import SNGAN, STYLE, TRANSLATION
 from ganc.distillation.settings import Settings
+from ganc.distillation.sngan import SnganTrainer
 from ganc.distillation.style import StyleTrainer
-from ganc.distillation.trainer import Trainer
+from ganc.distillation.trainer import Parts, Trainer
 from ganc.progress import Progress, Warn
 
 
@@ -23,7 +27,7 @@ class Kind(NamedTuple):
         grid: The picture of teacher and student.
     """
 
-    trainer: type[Trainer[Any]]
+    trainer: Callable[[Parts], Trainer[Any]]
     open_batches: Callable[[Trainer[Any], Settings, Progress, Warn], Reals]
     grid: Callable[[Trainer[Any], Reals, int], Tensor]
 
@@ -43,6 +47,31 @@ def _samples(trainer: Trainer[Any], reals: Reals, seed: int) -> Tensor:
     return sample_grid(teacher, trainer.ema.generator, seed)
 
 
+def _translation_trainer(parts: Parts) -> Trainer[Any]:
+    is_cycle = parts.student.generator_b is not None
+    return CycleTrainer(parts) if is_cycle else OneWayTrainer(parts)
+
+
+def _open_sides(trainer: Trainer[Any], settings: Settings, progress: Progress, warn: Warn) -> Reals:
+    is_paired = isinstance(trainer, OneWayTrainer) and trainer.is_paired
+    return open_sides(
+        settings, trainer.student.generator, trainer.draws,
+        is_paired=is_paired, progress=progress, warn=warn,
+    )  # fmt: skip
+
+
+def _translations(trainer: Trainer[Any], reals: Any, seed: int) -> Tensor:
+    sources = {"generator": reals.examples.a, "generator_b": reals.examples.b}
+    return translation_grid(
+        [
+            (sources[name], getattr(trainer.teacher, name, None), getattr(trainer.ema, name))
+            for name, _ in trainer.ema.networks()
+        ]
+    )
+
+
 ROWS: dict[str, Kind] = {
     STYLE: Kind(StyleTrainer, _open_images, _samples),
+    SNGAN: Kind(SnganTrainer, _open_images, _samples),
+    TRANSLATION: Kind(_translation_trainer, _open_sides, _translations),
 }

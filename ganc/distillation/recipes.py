@@ -125,7 +125,10 @@ class Recipe:
     last_similarity_block: int = _number(5, "Last block compared, clamped to the depth.", (STYLE,))
     freeze_mapping: bool = _number(False, "Keep the mapping network as it is.", (STYLE,))
     paired_l1_weight: float = _number(
-        0.0, "Weight of the L1 distance to the paired image (pix2pix).", (TRANSLATION,)
+        0.0,
+        "Weight of the L1 distance to the paired image (pix2pix); unpaired, of one direction, to"
+        " the teacher's.",
+        (TRANSLATION,),
     )
     cycle_weight: float = _number(
         0.0, "Weight of cycle consistency, L1 (CycleGAN).", (TRANSLATION,)
@@ -143,6 +146,11 @@ class Recipe:
     ema_rampup: float = _number(0.05, "Most of it as a share of the images seen.")
     w_avg_beta: float = _number(0.998, "Decay of the running mean of w.", (STYLE,), high=1)
     mirror: bool = _number(False, "Flip half of the real images.")
+
+    @property
+    def reals_per_step(self) -> int:
+        """Real images that a step reads: a batch for each step of the discriminator."""
+        return self.batch * self.d_steps
 
     @property
     def uses_perceptual(self) -> bool:

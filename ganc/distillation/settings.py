@@ -32,6 +32,8 @@ class Choices:
         data: ``TEACHER`` (default), or a folder or zip of images.
         data_b: Of translators: images of the other side, where ``data`` holds one side only.
         swap: Of translators: translate from the second side to the first. Default off.
+        unpaired: Of translators: whether the images of the sides have nothing to do with each
+            other. Default: as the networks were trained; see ``networks.starting_model``.
         resize: Scale images of another size. Default off.
     """
 
@@ -41,6 +43,7 @@ class Choices:
     data: str | Path | None = None
     data_b: str | Path | None = None
     swap: bool | None = None
+    unpaired: bool | None = None
     resize: bool | None = None
 
     def check(self) -> None:
@@ -75,6 +78,7 @@ class Settings:
     data: str
     data_b: str | None
     swap: bool
+    unpaired: bool | None
     resize: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -82,7 +86,7 @@ class Settings:
         return {**vars(self), "recipe": self.recipe.to_json()}
 
 
-COMPARED = ("seed", "swap", "resize")
+COMPARED = ("seed", "swap", "unpaired", "resize")
 """What a resumed run must keep, beside the recipe; data may move, their content is compared."""
 
 
@@ -109,6 +113,7 @@ def new_settings(choices: Choices, architecture: str, *, has_teacher: bool) -> S
         data=_data_name(choices.data or TEACHER),
         data_b=None if choices.data_b is None else _data_name(choices.data_b),
         swap=bool(choices.swap),
+        unpaired=choices.unpaired,
         resize=bool(choices.resize),
     )
 
@@ -124,9 +129,10 @@ def _check_data(choices: Choices, architecture: str, *, is_translator: bool) -> 
             f"a {architecture} translates images: there is nothing to train it on without --data",
             "pass --data DIR|ZIP",
         )
-    if not is_translator and (choices.data_b is not None or choices.swap):
-        flag = "--data-b" if choices.data_b is not None else "--swap"
-        raise UsageError(f"{flag} goes with translators, the model is a {architecture}")
+    given = {"--data-b": choices.data_b, "--swap": choices.swap, "--unpaired": choices.unpaired}
+    for flag, value in given.items():
+        if not is_translator and value:
+            raise UsageError(f"{flag} goes with translators, the model is a {architecture}")
 
 
 def resumed_settings(

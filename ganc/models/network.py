@@ -103,6 +103,14 @@ class Translator(ImageGenerator):
 
     in_channels: int
 
+    @abstractmethod
+    def feature_layers(self) -> dict[str, int]:
+        """Return the layers whose outputs tell how far the translation is, in network order.
+
+        Returns:
+            Name of the submodule → channels of its output.
+        """
+
 
 def check_widths(names: Sequence[str], widths: Mapping[str, int]) -> dict[str, int]:
     """Return ``widths`` in network order.

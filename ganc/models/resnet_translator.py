@@ -143,6 +143,9 @@ class Generator(Translator):
             x = F.relu(self.get_submodule(name)(x))
         return torch.tanh(self.out(x))
 
+    def feature_layers(self) -> dict[str, int]:
+        return dict.fromkeys([self.downs[-1], *self.blocks], self.config["widths"]["trunk"])
+
     def groups(self) -> tuple[ChannelGroup, ...]:
         *downs, into_trunk = self.downs
         first_up, *_ = self.ups

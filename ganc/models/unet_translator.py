@@ -134,6 +134,11 @@ class Generator(Translator):
         """Return the layer that doubles the size to 2 ** -level."""
         return self.get_submodule(f"dec{level}")
 
+    def feature_layers(self) -> dict[str, int]:
+        deepest = self.num_downs - 1
+        names = [f"enc{deepest}", *(f"dec{level}" for level in range(deepest, 0, -1))]
+        return {name: self.config["widths"][name] for name in names}
+
     def groups(self) -> tuple[ChannelGroup, ...]:
         *levels, deepest = range(self.num_downs)
         widths = self.config["widths"]
