@@ -17,13 +17,13 @@ from ganc.progress import Warn
 SIDES = (("trainA", "trainB"), ("A", "B"))
 """Names of the two sides' folders, in the order in which they are looked for."""
 
-_TRAIN, _HELD_OUT = "train", ("val", "test")
+_TRAIN, _HELD_OUT = "train", {"val", "test"}
 
 Sides = tuple[Source, Source]
 
 
 def find_parts(source: Source, warn: Warn) -> Source | Sides:
-    """Return the part of a set to train on: one source, or one for each side.
+    """Return what to train on: the two sides of a set, or the set where it has none.
 
     Args:
         warn: Told when images are left out.
@@ -31,61 +31,69 @@ def find_parts(source: Source, warn: Warn) -> Source | Sides:
         DataError: There are no images, or one side has none.
     """
     source = _inner(source, warn)
-    folders = _top_folders(source)
-    for names in SIDES:
-        found = [name for name in names if name in folders]
-        if len(found) == 1:
-            missing = names[1 - names.index(found[0])]
-            raise DataError(
-                f"{source.path}: images in {found[0]}/, none in {missing}/",
-                f"put the other side's images there, or pass --data {found[0]} --data-b {missing}",
-            )
-        if found:
-            _tell(source, found, warn)
-            return _side(source, names[0], warn), _side(source, names[1], warn)
-    return source
+    sides = _sides(source)
+    if not sides:
+        return source
+    if len(sides) == 1:
+        (found,) = sides
+        missing = next(b if a == found else a for a, b in SIDES if found in (a, b))
+        raise DataError(
+            f"{source.path}: images in {found}/, none in {missing}/",
+            "put the other side's images there, or pass them as --data-b",
+        )
+    _tell(source, sides, warn)
+    a, b = (find_part(SubSource(source, side), warn) for side in sides)
+    return a, b
 
 
 def find_part(source: Source, warn: Warn) -> Source:
-    """Return the part of one side's set to train on.
+    """Return what to train on of a set of one side.
 
+    Args:
+        warn: Told when images are left out.
     Raises:
         DataError: There are no images, or they are those of both sides.
     """
-    part = find_parts(source, warn)
-    if isinstance(part, tuple):
-        a, b = (side.path.name for side in part)
+    source = _inner(source, warn)
+    sides = _sides(source)
+    if len(sides) == 2:
         raise DataError(
-            f"{source.path}: holds both sides, {a}/ and {b}/, where one side is asked for",
+            f"{source.path}: holds both sides, {sides[0]}/ and {sides[1]}/, where one is asked for",
             "pass it as --data, without --data-b",
         )
-    return part
-
-
-def _side(source: Source, folder: str, warn: Warn) -> Source:
-    return find_part(SubSource(source, folder), warn)
+    if sides:
+        _tell(source, sides, warn)
+        return find_part(SubSource(source, sides[0]), warn)
+    return source
 
 
 def _inner(source: Source, warn: Warn) -> Source:
-    """Step into a folder around everything, and into ``train/`` beside what is held out."""
+    """Step into ``train/`` beside what is held out, and into a folder around everything."""
     names = image_names(source)
-    folders = _top_folders(source)
-    if _TRAIN in folders and any(name in folders for name in _HELD_OUT):
+    folders = _folders(names)
+    if _TRAIN in folders and folders & _HELD_OUT:
         _tell(source, [_TRAIN], warn)
         return _inner(SubSource(source, _TRAIN), warn)
     is_wrapped = len(folders) == 1 and all("/" in name for name in names)
-    if is_wrapped and not any(name in folders for pair in SIDES for name in pair):
+    if is_wrapped and not _sides(source):
         return _inner(SubSource(source, *folders), warn)
     return source
 
 
-def _top_folders(source: Source) -> set[str]:
-    return {name.split("/", 1)[0] for name in image_names(source) if "/" in name}
+def _sides(source: Source) -> list[str]:
+    """Return which folders of sides have images: none, one, or A's and B's."""
+    folders = _folders(image_names(source))
+    found = ([name for name in pair if name in folders] for pair in SIDES)
+    return next((names for names in found if names), [])
+
+
+def _folders(names: list[str]) -> set[str]:
+    return {name.split("/", 1)[0] for name in names if "/" in name}
 
 
 def _tell(source: Source, taken: list[str], warn: Warn) -> None:
-    """Say which folders are used, where others are not."""
+    """Say which folders are used, where there are images elsewhere."""
     left_out = [name for name in image_names(source) if name.split("/", 1)[0] not in taken]
     if left_out:
         used = " and ".join(f"{name}/" for name in taken)
-        warn(f"{source.path}: training on {used}; {len(left_out)} images elsewhere are left out")
+        warn(f"{source.path}: training on {used}; images left out elsewhere: {len(left_out)}")
