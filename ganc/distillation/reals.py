@@ -27,7 +27,10 @@ class RealBatch(NamedTuple):
 
 
 class Reals(Protocol):
-    """A source of a step's real images; those of step s depend on (seed, s) alone."""
+    """A source of a step's real images; those of step s depend on (seed, s) alone.
+
+    They are ``Recipe.reals_per_step``: one batch for each step of the discriminator, in order.
+    """
 
     content_hash: str
 
@@ -44,23 +47,26 @@ class TeacherSamples:
 
     content_hash = TEACHER
 
-    def __init__(self, teacher: LatentGenerator, draws: Draws, mirror: bool) -> None:
-        self.teacher, self.draws, self.mirror = teacher, draws, mirror
+    def __init__(self, teacher: LatentGenerator, recipe: Recipe, draws: Draws) -> None:
+        self.teacher, self.recipe, self.draws = teacher, recipe, draws
 
     def batches(self, start: int, stop: int) -> Yields[RealBatch, None, None]:
+        turns = self.recipe.d_steps
         for step in range(start, stop):
-            yield self._batch(step)
+            images, c = zip(*(self._batch(step * turns + i) for i in range(turns)), strict=True)
+            yield RealBatch(torch.cat(images), torch.cat(c) if self.teacher.c_dim else None)
 
     @torch.no_grad()
-    def _batch(self, step: int) -> RealBatch:
-        label, flip = self.draws.uniform("distill.real.choices", step, 2).unbind(dim=1)
+    def _batch(self, turn: int) -> RealBatch:
+        """Draw what one step of the discriminator reads."""
+        label, flip = self.draws.uniform("distill.real.choices", turn, 2).unbind(dim=1)
         c = None
         if self.teacher.c_dim:
             classes = (label * self.teacher.c_dim).long()
             c = torch.nn.functional.one_hot(classes, self.teacher.c_dim).float()
-        z, noise = draw_inputs(self.draws, "distill.real", step, self.teacher)
+        z, noise = draw_inputs(self.draws, "distill.real", turn, self.teacher)
         images = self.teacher(z, c, noise=noise)
-        if self.mirror:
+        if self.recipe.mirror:
             images = torch.where((flip < 0.5)[:, None, None, None], images.flip(-1), images)
         return RealBatch(images, c)
 
@@ -72,7 +78,7 @@ class DatasetImages:
         self.content_hash = images.dataset.content_hash
         self.draws, self.has_labels = draws, images.dataset.label_dim > 0
         self.stream = TrainingStream(
-            images, seed=draws.seed, batch=recipe.batch, mirror=recipe.mirror
+            images, seed=draws.seed, batch=recipe.reals_per_step, mirror=recipe.mirror
         )
 
     def batches(self, start: int, stop: int) -> Yields[RealBatch, None, None]:
@@ -105,7 +111,7 @@ def open_reals(
     if data == TEACHER:
         if teacher is None:
             raise UsageError("without --teacher the run needs real images", "pass --data DIR|ZIP")
-        return TeacherSamples(teacher, draws, recipe.mirror)
+        return TeacherSamples(teacher, recipe, draws)
     dataset = open_dataset(
         data, resolution=generator.img_resolution, channels=generator.img_channels,
         resize=resize, use_labels=generator.c_dim > 0,

@@ -20,7 +20,7 @@ from ganc.distillation.evaluations import EvalRequest, EvaluationLog
 from ganc.distillation.execution import Execution
 from ganc.distillation.metrics import MetricsLog
 from ganc.distillation.reals import TEACHER, Reals
-from ganc.distillation.recipes import Recipe
+from ganc.distillation.recipes import TRANSLATION, Recipe
 from ganc.distillation.run_folder import Snapshot
 from ganc.distillation.schedule import Schedule
 from ganc.distillation.settings import Settings
@@ -95,7 +95,7 @@ class Run:
             "step": step,
             "steps": schedule.steps,
             "schedule": schedule.to_json(),
-            "images": step * self.settings.recipe.batch,
+            "images": step * self.settings.recipe.reals_per_step,
             "losses": dict(losses),
             "settings": self.settings.to_json(),
             "identity": self.identity,
@@ -128,7 +128,8 @@ class Run:
     def to_evaluate(self, step: int, settings: Mapping[str, Any]) -> EvalRequest:
         """Return what there is to evaluate now."""
         chosen = self.settings
-        data = None if chosen.data == TEACHER else chosen.data
+        is_plain = chosen.recipe.kind != TRANSLATION and chosen.data != TEACHER
+        data = chosen.data if is_plain else None
         return EvalRequest(self.result(step), self.trainer.teacher, data, chosen.resize, settings)
 
     def sample(self, step: int, log: MetricsLog) -> None:

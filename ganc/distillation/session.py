@@ -99,10 +99,9 @@ class Session:
 
     def _evaluate(self, done: int) -> None:
         """Evaluate in the first process, where that was not done before; the others wait."""
-        with self.trainer.phase("evaluation", exact=True):
+        with self.trainer.phase("evaluation", exact=True), collectives.patience():
             if parallel.rank() == 0 and not self.evaluations.has(done):
                 self._measure(done)
-            collectives.patient_barrier()
 
     def _measure(self, done: int) -> None:
         evaluate, schedule = self.watchers.evaluate, self.schedule
@@ -145,4 +144,4 @@ class Session:
         )
 
     def _images(self, done: int) -> int:
-        return done * self.run.settings.recipe.batch
+        return done * self.run.settings.recipe.reals_per_step
