@@ -4,16 +4,17 @@
 processes are, and how they meet, is ``parallel``'s.
 """
 
-import importlib
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 PATIENCE = timedelta(days=2)
-"""How long ``patient_barrier`` waits."""
+"""How long processes wait for one that works alone; see ``patience``."""
 
 
 def average(tensors: Sequence[Tensor]) -> None:
@@ -42,8 +43,38 @@ def gather(tensor: Tensor) -> Tensor:
     """
     if not _is_running():
         return tensor
-    functional = importlib.import_module("torch.distributed.nn.functional")
-    return torch.cat(functional.all_gather(tensor.contiguous()))
+    gathered: Tensor = _Gather.apply(tensor)
+    return gathered
+
+
+class _Gather(torch.autograd.Function):
+    """Stack along the first dimension; ``torch.distributed`` has this only as deprecated code."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor).contiguous() for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        own: Tensor = _SumOwnShare.apply(gradient)
+        return own
+
+
+class _SumOwnShare(torch.autograd.Function):
+    """Add up over the processes and keep this one's share: what ``_Gather`` is the transpose of."""
+
+    @staticmethod
+    def forward(ctx: Any, stacked: Tensor) -> Tensor:
+        total = stacked.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gathered: Tensor = _Gather.apply(gradient)
+        return gathered
 
 
 def largest(value: int) -> int:
@@ -61,15 +92,20 @@ def barrier() -> None:
         dist.barrier()
 
 
-def patient_barrier() -> None:
-    """Wait for the other processes however long they take; one that died is still noticed.
+@contextlib.contextmanager
+def patience() -> Iterator[None]:
+    """Wait at the end for a process that works alone meanwhile, however long that takes.
 
-    An exchange fails after minutes, which is too soon where one process works alone meanwhile.
+    An exchange fails after minutes, which would be too soon. The processes are connected before
+    the work begins, so that one that dies at it is noticed at once.
     """
-    if _is_running():
-        patient = dist.new_group(backend="gloo", timeout=PATIENCE)
-        dist.barrier(group=patient)
-        dist.destroy_process_group(patient)
+    if not _is_running():
+        yield
+        return
+    group: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
+    yield
+    dist.barrier(group=group)
+    dist.destroy_process_group(group)
 
 
 def _is_running() -> bool:

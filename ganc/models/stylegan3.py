@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ganc import collectives
 from ganc.errors import ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
 from ganc.models.layers import (
@@ -319,8 +320,8 @@ class SynthesisNetwork(nn.Module):
             ws: [N, num_ws, D_w]: the input's, then one per layer.
             noise_mode, noise: Accepted as StyleGAN2's; there is no noise, so nothing is drawn and
                 ``noise`` may only be empty.
-            update_emas: Follow the magnitudes of the layers' inputs, as training does; a layer uses
-                the new value at once.
+            update_emas: Follow the magnitudes of the layers' inputs, as training does, over the
+                batches of all processes; a layer uses the new value at once.
         Raises:
             ShapeError: ws is of another size, or noise holds maps.
             UsageError: noise_mode is not known.
@@ -348,6 +349,7 @@ class SynthesisNetwork(nn.Module):
         for (_, layer), w in zip(self.layers(), rest, strict=True):
             if update_emas:
                 magnitude = x.detach().float().square().mean()
+                collectives.average([magnitude])  # the layer uses it before the step is over
                 layer.magnitude_ema.copy_(magnitude.lerp(layer.magnitude_ema, self.beta))
             x = layer(x, w)
             features.append(x)
@@ -476,10 +478,6 @@ class Generator(StyleGenerator):
 
     def train_synthesis(self, ws: Tensor, noise: Sequence[Tensor]) -> Tensor:
         return self.synthesis(ws, noise=noise, update_emas=True)
-
-    def moving_statistics(self) -> list[Tensor]:
-        layers = (layer for _, layer in self.synthesis.layers())
-        return [self.mapping.w_avg, *(layer.magnitude_ema for layer in layers)]
 
     def modulated_layers(self) -> list[tuple[str, ModulatedLayer, int]]:
         named = enumerate(self.synthesis.layers(), start=1)  # ws[:, 0] is the input's
