@@ -10,8 +10,12 @@ from ganc.commands import _shared as shared
 from ganc.distillation.recipes import NUMBERS, RECIPES, SNGAN, STYLE, TRANSLATION
 
 if TYPE_CHECKING:
+    import torch
     from rich.table import Table
 
+    from ganc.distillation.evaluations import EvalRequest, Evaluate
+    from ganc.distillation.schedule import Best
+    from ganc.progress import Progress, Warn
 
 PANELS = {
     (STYLE,): "Recipe numbers: StyleGAN",
@@ -101,15 +105,47 @@ def distill(
     resize: Annotated[
         bool | None, typer.Option(help="Scale images of another size (antialiased).")
     ] = None,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
-    sample_every: Annotated[int, typer.Option(min=1, help="Steps between sample grids.")] = 500,
-    log_every: Annotated[int, typer.Option(min=1, help="Steps per write of metrics.jsonl.")] = 10,
-    keep_last: Annotated[int, typer.Option(min=1, help="Checkpoints that stay.")] = 3,
+    save_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between checkpoints (1000).")
+    ] = None,
+    sample_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between sample grids (500).")
+    ] = None,
+    log_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps per write of metrics.jsonl (10).")
+    ] = None,
+    keep_last: Annotated[int | None, typer.Option(min=1, help="Checkpoints that stay (3).")] = None,
+    keep_best: Annotated[
+        str | None,
+        typer.Option(metavar="METRIC[:K]", help="The K (1) best that stay beside them."),
+    ] = None,
+    eval_every: Annotated[
+        int | None, typer.Option(min=0, help="Steps between evaluations; 0 for none (0).")
+    ] = None,
+    eval_metrics: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="What they measure, as ganc eval (fd).")
+    ] = None,
+    eval_samples: Annotated[
+        int | None, typer.Option(min=2, help="Samples of an evaluation (1000).")
+    ] = None,
+    eval_input: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|ZIP", help="Translators: the images that they translate."),
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
     device: shared.Device = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", help="auto (bf16 on CUDA), fp32 or bf16.")
+        str, typer.Option("--precision", help="auto (bf16 on CUDA), fp32, tf32 or bf16.")
     ] = "auto",
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Feature maps with channels innermost.")
+    ] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile teacher and perceptual network.")
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Time every phase; on CUDA that slows the run.")
+    ] = False,
     seed: Annotated[
         int | None, typer.Option("--seed", min=0, help="Seed of every random draw (0).")
     ] = None,
@@ -132,31 +168,139 @@ def distill(
     }  # fmt: skip
     schedule: dict[str, Any] = {
         "steps": steps, "save_every": save_every, "sample_every": sample_every,
-        "log_every": log_every, "keep_last": keep_last,
+        "log_every": log_every, "keep_last": keep_last, "eval_every": eval_every,
+        "keep_best": None if keep_best is None else _parse_best(keep_best),
+        "eval_settings": _eval_settings(eval_metrics, eval_samples, eval_input, keep_best),
+    }  # fmt: skip
+    means: dict[str, Any] = {
+        "device": device, "precision": precision, "channels_last": channels_last,
+        "compile": compile, "profile": profile, "offline": offline,
     }  # fmt: skip
     config = dict(map(shared.parse_setting, settings or ()))
     config |= {} if resolution is None else {"img_resolution": resolution}
     start: dict[str, Any] = {"architecture": architecture, "config": config, "init": init}
+    _check_metrics(schedule, has_teacher=bool(teacher or resume), data=data, resume=resume)
     if dry_run:
         resolved = _resolved(architecture or _architecture(student or teacher), teacher, choices,
                              overrides)  # fmt: skip
         shown = {"student": student, "teacher": teacher, "output": output, "resume": resume}
-        resolved = {**shown, **start, "device": device, "precision": precision, **schedule,
-                    **resolved}  # fmt: skip
-        return shared.emit_settings("distill", resolved, as_json)
+        resolved = {**shown, **start, **means, **_shown_schedule(schedule, resume), **resolved}
+        document = {"command": "distill", "settings": resolved}
+        return shared.emit(document, as_json, lambda: _settings_tables(resolved))
+    from ganc.commands._training_view import training_view
+    from ganc.devices import resolve_device
     from ganc.distillation.loop import distill as run
     from ganc.parallel import process_group, rank
 
-    with process_group(), shared.progress_bar(quiet) as progress:
-        result = run(
-            student, teacher, output, overrides=overrides, resume=resume, device=device,
-            precision=precision, offline=offline, progress=progress, warn=shared.warner(quiet),
-            **start, **choices, **schedule,
-        )  # fmt: skip
+    with process_group(resolve_device(device)) as own_device:
         is_first = rank() == 0
+        warn = shared.warner(quiet or not is_first)
+        if profile and own_device.type == "cuda":
+            warn("--profile waits for the device after every phase: the run is slower than without")
+        with training_view(quiet or not is_first) as (progress, on_log):
+            result = run(
+                student, teacher, output, overrides=overrides, resume=resume, progress=progress,
+                on_log=on_log, warn=warn, evaluate=_evaluator(own_device, offline, progress, warn),
+                **start, **choices, **schedule, **means | {"device": own_device},
+            )  # fmt: skip
     if is_first:
-        shared.emit(vars(result), as_json, lambda: _tables(vars(result)))
+        shown = {name: value for name, value in vars(result).items() if value or name in ALWAYS}
+        shared.emit(shown, as_json, lambda: _tables(vars(result)))
     return None
+
+
+ALWAYS = ("output", "steps", "losses", "seconds")
+"""Keys of the JSON document; ``evaluation``, ``best`` and ``profile`` join them where asked for."""
+
+EVAL_DEFAULTS: dict[str, Any] = {"metrics": ["fd"], "samples": 1000, "input": None}
+
+
+def _parse_best(text: str) -> "Best":
+    """Parse fd or precision:3; the table of metrics knows the direction."""
+    from ganc.distillation.schedule import Best
+    from ganc.errors import UsageError, unknown_name
+    from ganc.evaluation.metrics import METRICS
+
+    metric, colon, count = text.partition(":")
+    if colon and not count.isdecimal():
+        raise UsageError(f"--keep-best {text} is no request; allowed: METRIC or METRIC:K")
+    if metric not in METRICS:
+        raise unknown_name("metric", metric, METRICS)
+    return Best(metric, int(count or 1), METRICS[metric].is_higher_better)
+
+
+def _eval_settings(
+    metrics: str | None, samples: int | None, images: str | None, keep_best: str | None
+) -> dict[str, Any]:
+    """Return what was given; the metric that checkpoints are kept by is always measured."""
+    names = [] if metrics is None else [name.strip() for name in metrics.split(",")]
+    if keep_best is not None:
+        names = list(dict.fromkeys([*names, keep_best.partition(":")[0]]))
+    given = {"metrics": names or None, "samples": samples, "input": images}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _check_metrics(
+    schedule: dict[str, Any], *, has_teacher: bool, data: str | None, resume: str | None
+) -> None:
+    """Refuse options that would have no effect, and metrics that cannot be measured."""
+    from ganc.errors import UsageError
+
+    given = schedule["eval_settings"]
+    if given and not schedule["eval_every"] and resume is None:
+        flag = "--keep-best" if schedule["keep_best"] else f"--eval-{next(iter(given))}"
+        raise UsageError(f"{flag} needs evaluations", "add --eval-every 1000")
+    if schedule["eval_every"]:
+        from ganc.evaluation.metrics import check_metrics
+
+        has_data = resume is not None or data not in (None, "teacher")
+        names = given.get("metrics", EVAL_DEFAULTS["metrics"])
+        check_metrics(names, has_teacher=has_teacher, has_data=has_data)
+
+
+def _evaluator(
+    device: "torch.device", offline: bool, progress: "Progress", warn: "Warn"
+) -> "Evaluate":
+    """Return how a run is evaluated: as ``ganc eval`` would."""
+    from ganc.evaluation.evaluate import evaluate
+
+    told: set[str] = set()
+
+    def warn_once(message: str) -> None:
+        if message not in told:
+            told.add(message)
+            warn(message)
+
+    def measure(request: "EvalRequest") -> dict[str, float]:
+        chosen = {**EVAL_DEFAULTS, **request.settings}
+        values: dict[str, float] = evaluate(
+            request.student, chosen["metrics"], samples=chosen["samples"], input=chosen["input"],
+            teacher=request.teacher, data=request.data, resize=request.resize, device=device,
+            offline=offline, progress=progress, warn=warn_once,
+        )["metrics"]  # fmt: skip
+        return values
+
+    return measure
+
+
+def _shown_schedule(schedule: dict[str, Any], resume: str | None) -> dict[str, Any]:
+    """Return the schedule as --dry-run shows it; a resumed run fills in its own."""
+    from ganc.distillation.schedule import resolve_schedule
+
+    if resume is not None:
+        return {name: value for name, value in schedule.items() if value}
+    shown = resolve_schedule(schedule, {}).to_json()
+    return shown | {"eval_settings": {**EVAL_DEFAULTS, **shown["eval_settings"]}}
+
+
+def _settings_tables(settings: dict[str, Any]) -> list["Table"]:
+    """Return the settings, with a row for each number of the recipe."""
+    groups = {name: value for name, value in settings.items() if isinstance(value, dict) and value}
+    plain = {name: value for name, value in settings.items() if name not in groups}
+    tables = [shared.key_values(plain)]
+    for name, values in groups.items():
+        tables.append(shared.key_values(values, name.replace("_", " ")))
+    return tables
 
 
 def _architecture(ckpt: str | None) -> str | None:
@@ -191,7 +335,23 @@ def _resolved(
 
 def _tables(result: dict[str, Any]) -> list["Table"]:
     summary = {"student": f"{result['output']}/student.safetensors", "steps": result["steps"]}
-    return [
-        shared.key_values(summary | {"seconds": result["seconds"]}),
-        shared.key_values(result["losses"], "losses at the end"),
-    ]
+    summary |= {"seconds": result["seconds"]}
+    if result["best"]:
+        summary |= {"best": result["best"]}
+    tables = [shared.key_values(summary), shared.key_values(result["losses"], "losses at the end")]
+    if result["evaluation"]:
+        tables.append(shared.key_values(result["evaluation"], "last evaluation"))
+    return tables + ([_profile(result["profile"])] if result["profile"] else [])
+
+
+def _profile(phases: dict[str, dict[str, float]]) -> "Table":
+    from rich.table import Table
+
+    table = Table(title="phases, each without those inside it", title_justify="left")
+    for column in ("phase", "calls", "seconds", "ms per call", "share"):
+        table.add_column(column, justify="left" if column == "phase" else "right")
+    for name, row in phases.items():
+        numbers = (f"{row['calls']}", f"{row['seconds']:.2f}",
+                   f"{1000 * row['seconds_per_call']:.1f}", f"{row['share']:.1%}")  # fmt: skip
+        table.add_row(name, *numbers)
+    return table

@@ -60,10 +60,10 @@ FORMS: dict[str, Form] = {
 def d_loss(form: str, real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """Return the discriminator's loss."""
     chosen = FORMS[form]
-    halves = torch.stack([chosen.real(real_logits), chosen.fake(fake_logits)])
+    halves = torch.stack([chosen.real(real_logits.float()), chosen.fake(fake_logits.float())])
     return chosen.half_weight * halves.sum()
 
 
 def g_loss(form: str, fake_logits: Tensor) -> Tensor:
     """Return the generator's loss."""
-    return FORMS[form].fooled(fake_logits)
+    return FORMS[form].fooled(fake_logits.float())

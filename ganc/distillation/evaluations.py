@@ -23,7 +23,8 @@ class EvalRequest:
     Attributes:
         student: As it would be exported now; to be left as it is.
         teacher: Or None.
-        data: Folder or zip of the run's real images; None where they are the teacher's samples.
+        data: Folder or zip of the run's real images; None where they are the teacher's samples, or
+            a translator's pairs.
         resize: Whether they are scaled to the model's size.
         settings: JSON data from the schedule: which metrics, of how many samples.
     """

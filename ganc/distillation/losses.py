@@ -1,6 +1,7 @@
 """The losses of distillation, as pure functions of logits, images and features.
 
-Each returns an unweighted scalar; weights and intervals are the recipe's and enter in the trainer.
+Each returns an unweighted scalar, float32 under autocast too; weights and intervals are the
+recipe's and enter in the trainer.
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ def path_lengths(images: Tensor, ws: Tensor, pixels: Tensor) -> Tensor:
 
 def pixel_l1(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the mean absolute difference of two batches of images."""
-    return (student - teacher).abs().mean()
+    return (student.float() - teacher.float()).abs().mean()
 
 
 def shrink(images: Tensor, max_resolution: int) -> Tensor:
@@ -64,8 +65,10 @@ def similarity(features: Tensor, moved: Tensor) -> Tensor:
     Args:
         features, moved: [N, …], flattened per sample.
     """
-    a, b = (F.normalize(x.flatten(1), dim=1) for x in (features, moved))
-    return a @ collectives.gather(b).t()
+    a, b = (F.normalize(x.flatten(1).float(), dim=1) for x in (features, moved))
+    # Autocast would round the products: in bfloat16 a similarity above 0.998 is 1.
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ collectives.gather(b).t()
 
 
 def latent_direction(

@@ -17,7 +17,7 @@ class TrainingStatus:
         images: Images seen.
         losses: Last known value of every loss.
         evaluation: Values of the last evaluation, with its "step"; empty before the first.
-        seconds_per_step: Mean since the status before, with everything that a step is made of.
+        seconds_per_step: Mean since the status before, evaluations left out.
         process_bytes: Memory of this process; None where the system does not tell.
         device_bytes: GPU memory that this process holds; None without a GPU.
     """

@@ -45,7 +45,7 @@ class Session:
         self.run, self.schedule, self.watchers = run, schedule, watchers
         self.log, self.evaluations, self.stop = log, evaluations, stop
         self.trainer = run.trainer
-        self._told_step, self._told_at = 0, 0.0
+        self._told_step, self._told_at, self._clock = 0, 0.0, 0.0
 
     def train(self, start: int) -> None:
         """Take the steps [start, schedule.steps)."""
@@ -53,16 +53,17 @@ class Session:
         self._sample(start)
         if schedule.is_evaluated(start):
             self._evaluate(start)
-        clock = time.perf_counter()
-        self._told_step, self._told_at = start, clock
+        self._told_step, self._told_at = start, time.perf_counter()
+        self._clock = self._told_at
         with contextlib.closing(self.run.reals.batches(start, schedule.steps)) as batches:
             for step in range(start, schedule.steps):
                 with execution.arithmetic():
                     with self.trainer.phase("data", exact=True):
                         batch = next(batches)
                     losses = self.trainer.step(step, batch)
-                done, clock, before = step + 1, time.perf_counter(), clock
-                self.log.add(done, self._images(done), clock - before, losses)
+                done, before = step + 1, self._clock
+                self._clock = time.perf_counter()
+                self.log.add(done, self._images(done), self._clock - before, losses)
                 self._after_step(done)
                 self.watchers.progress("distilling", done, schedule.steps)
 
@@ -99,9 +100,12 @@ class Session:
 
     def _evaluate(self, done: int) -> None:
         """Evaluate in the first process, where that was not done before; the others wait."""
+        began = time.perf_counter()
         with self.trainer.phase("evaluation", exact=True), collectives.patience():
             if parallel.rank() == 0 and not self.evaluations.has(done):
                 self._measure(done)
+        spent = time.perf_counter() - began  # which is no part of a step
+        self._clock, self._told_at = self._clock + spent, self._told_at + spent
 
     def _measure(self, done: int) -> None:
         evaluate, schedule = self.watchers.evaluate, self.schedule

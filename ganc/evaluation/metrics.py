@@ -18,11 +18,13 @@ class Metric(NamedTuple):
         start: Makes the measurement for a task.
         needs: What must be there beside the model.
         extras: Values that come with it, beside the one under its own name.
+        is_higher_better: The direction of the value under its own name.
     """
 
     start: Callable[[Task], Measurement]
     needs: Needs = "nothing"
     extras: tuple[str, ...] = ()
+    is_higher_better: bool = False
 
 
 METRICS: dict[str, Metric] = {
@@ -31,12 +33,16 @@ METRICS: dict[str, Metric] = {
     "params": Metric(complexity.params),
     "latency": Metric(latency.Latency, extras=latency.EXTRAS),
     "l1": Metric(paired.l1, "teacher"),
-    "psnr": Metric(paired.psnr, "teacher"),
+    "psnr": Metric(paired.psnr, "teacher", is_higher_better=True),
     "lpips": Metric(paired.lpips, "teacher"),
     "perceptual": Metric(paired.perceptual, "teacher"),
-    "lpips-diversity": Metric(diversity.lpips_diversity, extras=("lpips-diversity-ci95",)),
+    "lpips-diversity": Metric(
+        diversity.lpips_diversity, extras=("lpips-diversity-ci95",), is_higher_better=True
+    ),
     "perceptual-diversity": Metric(
-        diversity.perceptual_diversity, extras=("perceptual-diversity-ci95",)
+        diversity.perceptual_diversity,
+        extras=("perceptual-diversity-ci95",),
+        is_higher_better=True,
     ),
     "fid": Metric(frechet.fid, "reference"),
     "fd": Metric(frechet.fd, "reference"),

@@ -24,19 +24,25 @@ from tests.conftest import make_model
 CPU = torch.device("cpu")
 
 
-def make_trainer(student: Model, teacher: Model, recipe: Recipe | None = None) -> StyleTrainer:
+def make_trainer(
+    student: Model,
+    teacher: Model,
+    recipe: Recipe | None = None,
+    execution: Execution | None = None,
+) -> StyleTrainer:
     recipe = recipe or resolve_recipe("stylekd", {"batch": 4, "perceptual": "none"})
+    execution = execution or Execution(CPU)
     start = starting_model(student, teacher, 0, "pruned", ignore)
     return StyleTrainer(
         Parts(
-            student=start,
-            ema=Model(copy.deepcopy(start.generator)),
-            teacher=Model(copy.deepcopy(teacher.generator)),
+            student=execution.place(start),
+            ema=execution.place(Model(copy.deepcopy(start.generator))),
+            teacher=execution.place(Model(copy.deepcopy(teacher.generator))),
             recipe=recipe,
-            draws=Draws(0, recipe.batch, CPU),
+            draws=Draws(0, recipe.batch, execution.device),
             perceptual=None,
             masks=None,
-            execution=Execution(CPU),
+            execution=execution,
         )
     )
 
