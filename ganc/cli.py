@@ -104,7 +104,11 @@ def run(arguments: Sequence[str]) -> int:
         if debug:
             traceback.print_exc()
         code, message, hint = explain(error)
-        _print_error(message, hint)
+        if message is not None and "TORCHELASTIC_RUN_ID" in os.environ:
+            previous = signal.SIG_IGN
+            is_ended = isinstance(error, errors.PeerError) or code == errors.EXIT_TERMINATED
+            message = _settled(message, is_ended)
+        _print_error(message, hint if message else None)
         return code
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -112,6 +116,16 @@ def run(arguments: Sequence[str]) -> int:
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise errors.Interrupted("terminated", errors.EXIT_TERMINATED)
+
+
+def _settled(message: str, follows: bool) -> str | None:
+    """Return what this one of several processes has to say; see ``ganc.parallel.settle``."""
+    # torchrun ends the others as soon as one has ended: a line and a code that are due stay.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    from ganc.parallel import settle
+
+    return settle(message, follows=follows)
 
 
 def explain(error: BaseException) -> tuple[int, str | None, str | None]:

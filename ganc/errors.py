@@ -79,6 +79,10 @@ class ComputationError(GancError, ArithmeticError):
     exit_code = EXIT_COMPUTATION
 
 
+class PeerError(ComputationError):
+    """Another process of the same run did not come, cannot be reached, or ended too early."""
+
+
 class Interrupted(GancError):
     """A signal ended a run after its state was saved. ``exit_code`` is 130 or 143."""
 

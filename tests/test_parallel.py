@@ -1,0 +1,210 @@
+"""Several processes: how they meet, who reports a failure, and that nobody waits for ever."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ganc import parallel
+from ganc.checkpoints.store import save
+from ganc.errors import InputError, UsageError
+from tests.conftest import make_model
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ENDLESS = ("score", "model.safetensors", "--method", "activation", "--samples", "1000000")
+
+# `ganc`, but that something happens to one process: argv is its rank, the place, and what happens.
+FAILING = """
+import os, signal, sys, time
+import ganc.parallel, ganc.scoring.score
+from ganc import cli, errors
+
+rank, place, what = sys.argv[1:4]
+sys.argv = ["ganc", *sys.argv[4:]]
+
+def fail(*arguments):
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise errors.DataError("photo.png is broken", "mend it")
+
+if os.environ["RANK"] == rank:
+    if place == "start":
+        ganc.parallel._join = fail
+    else:
+        ganc.scoring.score.run = fail
+cli.main()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save(make_model(), tmp_path / "model.safetensors")
+    (tmp_path / "failing.py").write_text(FAILING)
+    return tmp_path
+
+
+def run_two(folder: Path, *arguments: str) -> tuple[int, list[str], str]:
+    """Run two processes; return torchrun's code, the lines of errors and hints, and its report."""
+    done = subprocess.run(
+        [*TORCHRUN, *arguments], cwd=folder, capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    return done.returncode, [x for x in lines if x.startswith(("error: ", "hint: "))], done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rank", "place"), [("1", "start"), ("0", "middle")])
+def test_what_one_has_to_say_carries_its_rank(folder: Path, rank: str, place: str) -> None:
+    found, lines, report = run_two(folder, "failing.py", rank, place, "raise", *ENDLESS)
+    assert found != 0
+    assert lines == [f"error: rank {rank}: photo.png is broken", "hint: mend it"]
+    assert report.count("exitcode  : 3 ") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["start", "middle"])
+def test_a_killed_process_ends_the_others(folder: Path, place: str) -> None:
+    found, lines, report = run_two(folder, "failing.py", "1", place, "kill", *ENDLESS)
+    assert found != 0
+    (line,) = [line for line in lines if line.startswith("error: ")]
+    assert line.startswith(("error: rank 0: terminated", "error: rank 0: the connection"))
+    assert "exitcode  : -9 " in report
+    assert "exitcode  : 0 " not in report
+
+
+class Board(NamedTuple):
+    """The store that torchrun serves."""
+
+    store: dist.TCPStore
+    port: int
+
+
+@pytest.fixture
+def board() -> Board:
+    store = dist.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
+    return Board(store, store.port)
+
+
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+MEETING = """
+import sys
+from datetime import timedelta
+from ganc import cli, parallel
+
+parallel.GRACE = timedelta(seconds=1)
+
+def meet():
+    with parallel.process_group(timeout=timedelta(seconds=float(sys.argv[1]))):
+        print("met")
+
+cli.app.registered_commands.clear()
+cli.app.command("meet")(meet)
+cli.app.command("other")(meet)
+sys.exit(cli.run(["meet"]))
+"""
+
+
+@contextlib.contextmanager
+def meeting(rank: int, port: int, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """Start one of two processes, the other of which nobody starts."""
+    place = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1",
+             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
+             "TORCHELASTIC_USE_AGENT_STORE": "True"}  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", MEETING, str(seconds)], env={**os.environ, **place}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def check_line(err: str, start: str, port: int) -> None:
+    error, hint = [line for line in err.splitlines() if line.startswith(("error:", "hint:"))]
+    assert error.startswith(start)
+    assert f"MASTER_ADDR (127.0.0.1, port {port})" in hint
+    assert "firewall" in hint
+
+
+@pytest.mark.slow
+def test_who_does_not_come_is_named_in_time(board: Board) -> None:
+    with meeting(0, board.port, 2) as process:
+        out, err = process.communicate(timeout=60)
+    start = "error: rank 0: no connection to the other processes: rank 1 of 2 did not come within 2"
+    check_line(err, start, board.port)
+    assert (process.returncode, out) == (4, "")
+
+
+@pytest.mark.slow
+def test_a_place_that_does_not_answer_is_not_waited_for() -> None:
+    port = closed_port()
+    with meeting(1, port, 2) as process:
+        out, err = process.communicate(timeout=60)
+    check_line(err, "error: rank 1: no connection to the other processes: ", port)
+    assert (process.returncode, out) == (4, "")
+
+
+@pytest.mark.slow
+def test_waiting_ends_when_it_is_told_to(board: Board) -> None:
+    with meeting(0, board.port, 500) as process:
+        board.store.wait(["ganc/here/0"], timedelta(seconds=60))
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert "error: rank 0: terminated\n" in err
+
+
+def test_alone_it_does_nothing() -> None:
+    tensors = {"a": torch.ones(2)}
+    with parallel.process_group() as device:
+        assert device == torch.device("cpu")
+        assert (parallel.rank(), parallel.world_size(), parallel.launched_rank()) == (0, 1, 0)
+        assert parallel.all_sum(tensors)["a"] is tensors["a"]
+        assert parallel.all_sum_(tensors)["a"].tolist() == [1, 1]
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, local: int, per_machine: int, devices: int) -> None:
+    monkeypatch.setenv("LOCAL_RANK", str(local))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(per_machine))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+
+
+def test_every_process_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch, 3, 4, 4)
+    assert parallel.own_device(torch.device("cuda")) == torch.device("cuda:3")
+    assert parallel.own_device(torch.device("cpu")) == torch.device("cpu")
+    with pytest.raises(UsageError, match="--device cuda:1 names one device for 4 processes"):
+        parallel.own_device(torch.device("cuda:1"))
+    launched(monkeypatch, 3, 4, 2)
+    with pytest.raises(InputError, match="no CUDA device: there are 2") as caught:
+        parallel.own_device(torch.device("cuda"))
+    assert "--nproc-per-node 2" in str(caught.value.hint)
+    launched(monkeypatch, 0, 1, 2)
+    assert parallel.own_device(torch.device("cuda:1")) == torch.device("cuda:1")
+
+
+def test_a_call_that_never_returns_is_given_up() -> None:
+    with pytest.raises(TimeoutError, match=r"more than 0\.05 s"):
+        parallel._within(timedelta(seconds=0.05), lambda: time.sleep(1))
+    with pytest.raises(ZeroDivisionError):
+        parallel._within(timedelta(seconds=5), lambda: print(1 // 0))
