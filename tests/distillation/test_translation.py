@@ -539,4 +539,6 @@ def test_two_processes_have_the_losses_of_one(data: Path, tmp_path: Path, task: 
         series.append(metrics(out))
     assert len(series[0]) == 5
     for one, two in zip(*series, strict=True):
-        assert one == pytest.approx(two, abs=1e-4, rel=1e-4)
+        for name in one:  # Adam makes much of the last bit of small gradients
+            tolerance = 1e-2 if name.endswith("grad_norm") else 1e-4
+            assert one[name] == pytest.approx(two[name], abs=1e-4, rel=tolerance), name
