@@ -134,6 +134,7 @@ def make_plan(
         widths = family.widths(level)
         return {g.name: _round(widths[g.name], g.width, min_width, round_to) for g in groups}
 
+    _check_counted(model, groups, budget)
     level = _level_within(model, family.levels, widths_at, budget)
     widths = widths_at(level)
     keep = {g.name: top_channels(scores.values[g.name], widths[g.name]) for g in groups}
@@ -246,6 +247,20 @@ def _scored_groups(model: Model, scores: Scores) -> list[ChannelGroup]:
             "score this checkpoint: ganc score CKPT",
         )
     return [g for g in model.groups if g.name in scores.values and g.prunable]
+
+
+def _check_counted(
+    model: Model, groups: Sequence[ChannelGroup], budget: Mapping[str, float]
+) -> None:
+    """Refuse a budget that the groups to be pruned have no part in."""
+    name, network = next(model.networks())
+    prefix = "" if name == "generator" else f"{name}."
+    counted = {prefix + group.name for group in network.groups()}
+    if "prune_ratio" not in budget and not any(group.name in counted for group in groups):
+        raise UsageError(
+            f"--{next(iter(budget))} counts the {name}, of which the scores hold nothing",
+            "pass --prune-ratio, or score the generator as well",
+        )
 
 
 def _uniform(

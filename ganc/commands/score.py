@@ -9,6 +9,7 @@ import typer
 from ganc.commands import _shared as shared
 
 if TYPE_CHECKING:
+    import torch
     from rich.table import Table
 
     from ganc.models.model import Model
@@ -133,10 +134,25 @@ def score(
             help="activation, asv: images for a translator, at most --samples of them.",
         ),
     ] = None,
+    data_b: Annotated[
+        str | None,
+        typer.Option(
+            "--data-b",
+            metavar="DIR|ZIP",
+            help="activation, asv: images for generator_b, a CycleGAN's other direction.",
+        ),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network",
+            help="Score this alone, generator or generator_b; default: all there are.",
+        ),
+    ] = None,
     discriminator: Annotated[
         bool,
         typer.Option(
-            "--discriminator", help="l1-in, l1-out, random: score the discriminator as well."
+            "--discriminator", help="l1-in, l1-out, random: score the discriminators as well."
         ),
     ] = False,
     device: shared.Device = "auto",
@@ -155,10 +171,12 @@ def score(
         "noise_mode": noise_mode, "alpha": alpha, "num_directions": num_directions,
         "direction_batch": direction_batch, "precision": precision,
         "gradient": gradient, "truncation_psi": truncation_psi, "effective": effective,
-        "content": content, "noise_prob": noise_prob, "data": data, "discriminator": discriminator,
+        "content": content, "noise_prob": noise_prob, "data": data, "data_b": data_b,
+        "network": network, "discriminator": discriminator,
     }  # fmt: skip
+    from ganc.devices import resolve_device
     from ganc.errors import UsageError
-    from ganc.parallel import process_group, rank
+    from ganc.parallel import launched_rank, process_group
     from ganc.scoring.score import resolve
     from ganc.scoring.score import score as run
 
@@ -169,16 +187,16 @@ def score(
     if target == "-" and compare is not None:
         raise UsageError("-o - and --compare both write stdout", "name a file with -o")
     looked_at = _check_preview(preview, parts, (target, plot))
-    with process_group():
-        is_first = rank() == 0
-        if dry_run:
-            recorded = {part.name: part.recorded() for part in parts}
-            resolved = {
-                "checkpoint": ckpt, "method": method, "output": target, "device": device,
-                **recorded.get(method, recorded), "compare": compare, "plot": plot,
-                "preview": preview,
-            }  # fmt: skip
-            return shared.emit_settings("score", resolved, as_json) if is_first else None
+    is_first = launched_rank() == 0
+    if dry_run:
+        recorded = {part.name: part.recorded() for part in parts}
+        resolved = {
+            "checkpoint": ckpt, "method": method, "output": target, "device": device,
+            "network": network, **recorded.get(method, recorded), "compare": compare,
+            "plot": plot, "preview": preview,
+        }  # fmt: skip
+        return shared.emit_settings("score", resolved, as_json) if is_first else None
+    with process_group(resolve_device(device)) as own_device:
         shared.check_output(target, force)
         shared.check_plot(plot, target, force)
         if preview is not None and is_first:  # another process might see it written already
@@ -186,11 +204,11 @@ def score(
         other = None if compare is None else shared.load_scores(compare, ckpt, "--compare")
         model = shared.load_model(ckpt, quiet or not is_first)
         if other is not None:
-            _check_compared(other, model, discriminator, str(compare))
+            _check_compared(other, model, parts[0].request, str(compare))
         with shared.progress_bar(quiet or not is_first) as progress:
             if preview is not None and looked_at is not None and is_first:
-                _draw_preview(model, looked_at, preview, device, force, progress)
-            scores = run(model, method, **settings, device=device, progress=progress)
+                _draw_preview(model, looked_at, preview, own_device, force, progress)
+            scores = run(model, method, **settings, device=own_device, progress=progress)
     if not is_first:
         return None
     result = _result(scores, target, prune_ratio)
@@ -234,7 +252,7 @@ def _draw_preview(
     model: "Model",
     request: "ScoreRequest",
     path: str,
-    device: str,
+    device: "torch.device",
     force: bool,
     progress: "Progress",
 ) -> None:
@@ -248,14 +266,12 @@ def _draw_preview(
     save_image(picture, Path(path), force=force)
 
 
-def _check_compared(other: "Scores", model: "Model", discriminator: bool, where: str) -> None:
-    from ganc.models.model import Model
+def _check_compared(other: "Scores", model: "Model", request: "ScoreRequest", where: str) -> None:
     from ganc.scoring.compare import check_comparable
+    from ganc.scoring.sides import sides_of
 
-    if model.generator is None:
-        return  # `ganc.score` says so
-    scored = Model(model.generator, model.discriminator if discriminator else None)
-    widths = {group.name: group.width for group in scored.groups if group.prunable}
+    groups = [group for side in sides_of(model, request) for group in side.groups]
+    widths = {group.name: group.width for group in groups if group.prunable}
     check_comparable(other, model.content_hash(), widths, where)
 
 
@@ -303,7 +319,8 @@ def _samples_taken(scores: "Scores", parts: "Sequence[Part]") -> str | None:
     texts = []
     for part in parts:
         if part.request.samples:
-            text = shared.format_value(settings[part.name]["samples"])
+            taken = [settings[part.name].get(key) for key in ("samples", "samples_b")]
+            text = " + ".join(shared.format_value(count) for count in taken if count is not None)
             if part.request.until_stable:
                 text += f" (auto, of {shared.format_value(part.request.samples)} at most)"
             texts.append(text if len(parts) == 1 else f"{part.name} {text}")

@@ -197,12 +197,26 @@ class FaceMasks:
         return ~torch.isin(labels, torch.tensor(LEFT_OUT))
 
 
+def check_bisenet(file: str) -> None:
+    """Refuse a file that is not there.
+
+    Raises:
+        WeightsError: See above.
+    """
+    if not Path(file).is_file():
+        raise WeightsError(
+            f"{file} cannot be read: there is no such file",
+            "fetch the public face-parsing project's 79999_iter.pth and pass its path",
+        )
+
+
 def open_bisenet(file: str, request: MaskRequest) -> FaceMasks:
     """Return the masks of a face-parsing network; no code from the file runs.
 
     Raises:
         WeightsError: The file cannot be read, or holds another network.
     """
+    check_bisenet(file)
     path = Path(file)
     tensors = read_tensors(path)
     with torch.device("meta"):

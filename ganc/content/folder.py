@@ -50,6 +50,11 @@ def _size(mask: Tensor) -> str:
 
 
 def open_folder(path: str, request: MaskRequest) -> FolderMasks:
+    """Return the masks of a folder or zip; see ``find_masks``."""
+    return find_masks(path, request.samples)
+
+
+def find_masks(path: str, samples: int) -> FolderMasks:
     """Return the masks of a folder or zip: one per sample, or one for all of them.
 
     Raises:
@@ -57,9 +62,9 @@ def open_folder(path: str, request: MaskRequest) -> FolderMasks:
     """
     source = open_source(Path(path))
     names = image_names(source)
-    if 1 < len(names) < request.samples:
+    if 1 < len(names) < samples:
         raise DataError(
-            f"{path}: {len(names)} masks for {request.samples} samples",
+            f"{path}: {len(names)} masks for {samples} samples",
             f"pass --samples {len(names)}, add masks, or leave a single one for all samples",
         )
     return FolderMasks(source, names)

@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -45,7 +45,12 @@ class FunctionMasks:
 
 
 def open_function(module: str, name: str, request: MaskRequest) -> FunctionMasks:
-    """Return the masks of a function; the current folder's modules are found as well.
+    """Return the masks of a function; see ``find_function``."""
+    return FunctionMasks(f"{module}:{name}", find_function(module, name))
+
+
+def find_function(module: str, name: str) -> Callable[[Tensor], Any]:
+    """Import a module and return its function; the current folder's modules are found as well.
 
     Raises:
         UsageError: There is no such module or function.
@@ -56,7 +61,7 @@ def open_function(module: str, name: str, request: MaskRequest) -> FunctionMasks
     if not callable(function):
         found = [key for key, value in vars(loaded).items() if callable(value)]
         raise unknown_name(f"function of module {module}", name, found)
-    return FunctionMasks(f"{module}:{name}", function)
+    return cast("Callable[[Tensor], Any]", function)
 
 
 def _import(module: str, what: str) -> Any:

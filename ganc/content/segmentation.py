@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from ganc.content.pixels import to_rgb_uint8
 from ganc.content.request import MaskRequest
 from ganc.errors import unknown_name
-from ganc.perceptual.cache import load_strictly, read_tensors, weights_path
+from ganc.perceptual.cache import check_weights, load_strictly, read_tensors, weights_path
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
+"""What the network tells apart, Pascal VOC's names in its order; label 0 is the background.
+Here, so that a name is checked without importing torchvision."""
+WEIGHTS = "deeplabv3_resnet50"
 
 
 class SegmentationMasks:
@@ -47,6 +56,18 @@ class SegmentationMasks:
         return logits.argmax(dim=1).cpu() == self.label
 
 
+def check_segmentation(name: str) -> None:
+    """Refuse a class that the network does not know, and weights that cannot be had.
+
+    Raises:
+        UsageError: The network does not know the class.
+        WeightsError: The weights are missing and may not be fetched.
+    """
+    if name not in CLASSES:
+        raise unknown_name("class of --content torchvision", name, CLASSES)
+    check_weights(WEIGHTS)
+
+
 def open_segmentation(name: str, request: MaskRequest) -> SegmentationMasks:
     """Return the masks of a class.
 
@@ -54,18 +75,17 @@ def open_segmentation(name: str, request: MaskRequest) -> SegmentationMasks:
         UsageError: The network does not know the class.
         WeightsError: The weights are missing or damaged.
     """
+    check_segmentation(name)
     # Here, not above: torchvision takes a second to import, and every method would wait for it.
     from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, deeplabv3_resnet50
 
     published = DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1
-    labels = published.meta["categories"]
-    classes = labels[1:]  # the first is the background
-    if name not in classes:
-        raise unknown_name("class of --content torchvision", name, classes)
-    path = weights_path("deeplabv3_resnet50", progress=request.progress)
+    path = weights_path(WEIGHTS, progress=request.progress)
     with torch.device("meta"):
         network = deeplabv3_resnet50(
-            weights=None, weights_backbone=None, num_classes=len(labels), aux_loss=True
+            weights=None, weights_backbone=None, num_classes=1 + len(CLASSES), aux_loss=True
         )
     load_strictly(network, read_tensors(path), path)
-    return SegmentationMasks(network, published.transforms(), labels.index(name), request.device)
+    return SegmentationMasks(
+        network, published.transforms(), 1 + CLASSES.index(name), request.device
+    )

@@ -2,23 +2,48 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
-from ganc.content.bisenet import open_bisenet
+from ganc.content.bisenet import check_bisenet, open_bisenet
 from ganc.content.center import center
-from ganc.content.folder import open_folder
-from ganc.content.function import open_function
+from ganc.content.folder import find_masks, open_folder
+from ganc.content.function import find_function, open_function
 from ganc.content.request import MaskRequest, MaskSource
-from ganc.content.segmentation import open_segmentation
+from ganc.content.segmentation import check_segmentation, open_segmentation
 from ganc.errors import UsageError, unknown_name
 
-OPENERS: dict[str, Callable[[str, MaskRequest], MaskSource]] = {
-    "torchvision": open_segmentation,
-    "bisenet": open_bisenet,
-    "masks": open_folder,
+
+class Kind(NamedTuple):
+    """One kind of mask source.
+
+    Attributes:
+        check: Refuses what follows the colon, for so many samples, as far as that costs nothing.
+        open: Makes the source.
+    """
+
+    check: Callable[[str, int], object]
+    open: Callable[[str, MaskRequest], MaskSource]
+
+
+KINDS: dict[str, Kind] = {
+    "torchvision": Kind(lambda name, samples: check_segmentation(name), open_segmentation),
+    "bisenet": Kind(lambda file, samples: check_bisenet(file), open_bisenet),
+    "masks": Kind(find_masks, open_folder),
 }
-"""What stands before the colon → how the rest is opened; any other word is a module."""
+"""What stands before the colon; any other word is a module."""
 
 FORMS = ("center", "torchvision:CLASS", "bisenet:FILE", "masks:DIR", "module:function")
+
+
+def check_masks(content: str, samples: int) -> None:
+    """Refuse a mask source before anything slow happens: no network is built, nothing is fetched.
+
+    Raises:
+        UsageError, InputError: As ``open_masks``, but for what only reading the weights can tell.
+    """
+    if content != "center":
+        kind, argument = _parse(content)
+        kind.check(argument, samples)
 
 
 def open_masks(content: str, request: MaskRequest) -> MaskSource:
@@ -32,10 +57,16 @@ def open_masks(content: str, request: MaskRequest) -> MaskSource:
     """
     if content == "center":
         return center
-    kind, colon, argument = content.partition(":")
+    kind, argument = _parse(content)
+    return kind.open(argument, request)
+
+
+def _parse(content: str) -> tuple[Kind, str]:
+    name, colon, argument = content.partition(":")
     if not colon:
         raise unknown_name("--content", content, FORMS)
-    if not (kind and argument):
+    if not (name and argument):
         raise UsageError(f"--content {content} is incomplete; allowed: {', '.join(FORMS)}")
-    opener = OPENERS.get(kind, partial(open_function, kind))
-    return opener(argument, request)
+    module = Kind(lambda function, samples: find_function(name, function),
+                  partial(open_function, name))  # fmt: skip
+    return KINDS.get(name, module), argument

@@ -111,15 +111,25 @@ def weights_path(name: str, *, offline: bool = False, progress: Progress = silen
     """
     if name not in WEIGHTS:
         raise unknown_name("weights", name, WEIGHTS)
+    check_weights(name, offline=offline)
     target = cache_folder() / "weights" / WEIGHTS[name].file_name
     if target.exists():
         check_sha256(target, WEIGHTS[name].sha256)
-    elif is_offline(offline):
-        raise _unavailable(name, target, "and the network is off limits")
     else:
         cache_subfolder("weights")
         _download(name, target, progress)
     return target
+
+
+def check_weights(name: str, *, offline: bool = False) -> None:
+    """Refuse weights that are not in the cache and may not be fetched; neither reads nor fetches.
+
+    Raises:
+        WeightsError: See above.
+    """
+    target = cache_folder() / "weights" / WEIGHTS[name].file_name
+    if not target.exists() and is_offline(offline):
+        raise _unavailable(name, target, "and the network is off limits")
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -14,7 +14,7 @@ from ganc import seeds
 from ganc.content.pixels import fit_masks
 from ganc.content.preview import draw_masks
 from ganc.content.request import MaskRequest
-from ganc.content.sources import open_masks
+from ganc.content.sources import check_masks, open_masks
 from ganc.devices import resolve_device
 from ganc.errors import InputError, ShapeError, UsageError, unknown_name
 from ganc.models.model import Model
@@ -42,6 +42,7 @@ class Content(Scorer):
         UsageError: A setting is out of range, or the generator takes no latents.
         ShapeError: ``latents``, ``masks``, ``salt`` or ``noise`` do not fit.
         InputError: The mask source cannot be opened.
+    Settings are those that ``check`` lets pass.
     """
 
     def __init__(self, model: Model, request: ScoreRequest) -> None:
@@ -51,10 +52,6 @@ class Content(Scorer):
                 f"method content draws latents, a {model.architecture} takes images instead",
                 "score it with --method activation, l1-out or random",
             )
-        if not 0 <= request.noise_prob <= 1:
-            raise UsageError(f"--noise-prob {request.noise_prob:g} is outside [0, 1]")
-        if request.noise_mode not in NOISE_MODES:
-            raise unknown_name("--noise-mode", request.noise_mode, NOISE_MODES)
         self.latent_generator = self.generator
         # Gradients are taken at these weights and no others, whatever the caller has frozen.
         self.generator.requires_grad_(False)
@@ -64,12 +61,10 @@ class Content(Scorer):
         }
         self.ranges = batch_ranges(request.samples, request.batch)
         _check_tensors(self.latent_generator, request, self.ranges)
-        # Salt says by itself what is hit, masks what is protected: no source is asked then.
         self.source = (
-            None if request.masks is not None or request.salt is not None
-            else open_masks(
+            open_masks(
                 request.content, MaskRequest(request.samples, request.device, request.progress)
-            )
+            ) if _needs_source(request) else None
         )  # fmt: skip
 
     def batches(self) -> Sequence[range]:
@@ -143,6 +138,26 @@ class Content(Scorer):
         return torch.stack(drawn) * masks
 
 
+def check(request: ScoreRequest) -> None:
+    """Refuse settings before the model is looked at, as far as that costs nothing.
+
+    Raises:
+        UsageError: A setting is out of range, or the mask source is none.
+        InputError: The mask source is not there.
+    """
+    if not 0 <= request.noise_prob <= 1:
+        raise UsageError(f"--noise-prob {request.noise_prob:g} is outside [0, 1]")
+    if request.noise_mode not in NOISE_MODES:
+        raise unknown_name("--noise-mode", request.noise_mode, NOISE_MODES)
+    if _needs_source(request):
+        check_masks(request.content, request.samples)
+
+
+def _needs_source(request: ScoreRequest) -> bool:
+    """Salt says by itself what is hit, masks what is protected: no source is asked then."""
+    return request.masks is None and request.salt is None
+
+
 def draw_salt(seed: int, index: int, size: Sequence[int], noise_prob: float) -> Tensor:
     """Draw the noise of one sample: every pixel is hit with ``noise_prob``, by −1 or +1 alike.
 
@@ -180,6 +195,7 @@ def preview(
         samples=num, batch=1, seed=seed, noise_mode=noise_mode, content=content,
         device=resolve_device(device), progress=progress,
     )  # fmt: skip
+    check(request)
     own = Model(generator=copy.deepcopy(model.generator).to(request.device).eval())
     scorer = Content(own, request)
     images, masks = zip(

@@ -30,40 +30,39 @@ class Run(NamedTuple):
 def run(scorer: Scorer, request: ScoreRequest) -> Run:
     """Add up the batches and finish.
 
-    Process r of n takes batches r, r + n, …; the sums are formed in float64 over even and odd
-    batches apart, so the numbers do not depend on how many processes there are by more than the
-    order of additions. With ``request.until_stable`` it stops as soon as both halves keep the same
-    channels at ``request.prune_ratio``.
+    Process r of n takes batches r, r + n, …, so the numbers do not depend on how many processes
+    there are by more than the order of additions. With ``request.until_stable`` even and odd
+    batches are added up apart, and it stops as soon as both halves keep the same channels at
+    ``request.prune_ratio``.
     """
     ranges = scorer.batches()
-    halves = [scorer.empty(), scorer.empty()]
+    sums = [scorer.empty() for _ in range(2 if request.until_stable else 1)]
     processes = parallel.world_size()
+    phase = "scoring" if scorer.network == "generator" else f"scoring {scorer.network}"
     next_look = agreed = 0
     for first in range(0, len(ranges), processes):
         own = first + parallel.rank()
         if own < len(ranges):
-            _add(halves[own % 2], scorer.step(own, ranges[own]))
+            scorer.add(sums[own % len(sums)], own, ranges[own])
         done = min(first + processes, len(ranges))
         samples = ranges[done - 1].stop
-        request.progress("scoring", samples, request.samples)
+        request.progress(phase, samples, request.samples)
         is_look = done // LOOK_UNIT > first // LOOK_UNIT and samples >= next_look
         if request.until_stable and is_look:
-            is_same = _agree(scorer, halves, ranges[:done], request.prune_ratio)
+            is_same = _agree(scorer, sums, ranges[:done], request.prune_ratio)
             agreed = agreed + 1 if is_same else 0
             if agreed == LOOKS:
-                return Run(_finish(scorer, halves, samples), samples)
+                return Run(_finish(scorer, sums, samples), samples)
             next_look = int(samples * GROWTH)
-    return Run(_finish(scorer, halves, request.samples), request.samples)
+    return Run(_finish(scorer, sums, request.samples), request.samples)
 
 
-def _add(total: State, part: State) -> None:
-    for name, tensor in part.items():
-        total[name] += tensor
-
-
-def _finish(scorer: Scorer, halves: Sequence[State], samples: int) -> dict[str, Tensor]:
-    even, odd = map(parallel.all_sum, halves)
-    return scorer.finish({name: even[name] + odd[name] for name in even}, samples)
+def _finish(scorer: Scorer, sums: Sequence[State], samples: int) -> dict[str, Tensor]:
+    total, *others = sums
+    for other in others:
+        for name, tensor in other.items():
+            total[name] += tensor
+    return scorer.finish(parallel.all_sum_(total), samples)
 
 
 def _agree(

@@ -64,7 +64,7 @@ class L1Out(WeightScorer):
     def empty(self) -> State:
         if self.modulated is None:
             return {}
-        names = [f"generator.{name}.weight" for name, *_ in self.modulated.modulated_layers()]
+        names = [f"{self.network}.{name}.weight" for name, *_ in self.modulated.modulated_layers()]
         return {n: torch.zeros(self.tensors[n].shape, dtype=torch.float64) for n in names}
 
     @torch.no_grad()
@@ -74,7 +74,7 @@ class L1Out(WeightScorer):
         inputs = inputs.to(self.request.device)
         ws = self.modulated.mapping(inputs.z, inputs.c)
         return {
-            f"generator.{name}.weight": layer.effective_weight(ws[:, at])
+            f"{self.network}.{name}.weight": layer.effective_weight(ws[:, at])
             .abs().double().sum(dim=0).cpu()
             for name, layer, at in self.modulated.modulated_layers()
         }  # fmt: skip

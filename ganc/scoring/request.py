@@ -41,8 +41,10 @@ class ScoreRequest:
         masks: content: [n, h, w], bool, instead of what ``content`` makes; scaled to the images.
         salt: content: [n, H, W] in -1, 0 (untouched), +1, instead of drawn noise; hits outside the
             ``masks`` do not count, without ``masks`` all do.
-        data: activation, asv: images for a translator; a folder or a zip.
-        discriminator: l1-in, l1-out, random: score the discriminator's groups as well.
+        data, data_b: activation, asv: images for a translator, and for a CycleGAN's other direction
+            (``generator_b``); a folder or a zip.
+        network: Score this generator alone, "generator" or "generator_b"; None takes all there are.
+        discriminator: l1-in, l1-out, random: score the discriminators' groups as well.
         effective: l1-out: weights as they act, modulated, averaged over latents.
         device: Where the computation runs.
         progress: Called after every batch.
@@ -68,6 +70,8 @@ class ScoreRequest:
     masks: Tensor | None = None
     salt: Tensor | None = None
     data: str | Path | None = None
+    data_b: str | Path | None = None
+    network: str | None = None
     discriminator: bool = False
     effective: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

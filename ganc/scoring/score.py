@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ganc.devices import resolve_device
-from ganc.errors import InputError, UsageError, unknown_name
+from ganc.errors import UsageError, unknown_name
 from ganc.models.model import Model
 from ganc.progress import Progress, silent
 from ganc.scores import Scores
+from ganc.scoring import content as content_method
 from ganc.scoring import diversity
-from ganc.scoring.content import Content
 from ganc.scoring.driver import run
 from ganc.scoring.features import Activation, Asv, Style
 from ganc.scoring.l1 import L1In, L1Out
@@ -23,6 +23,7 @@ from ganc.scoring.mix import Share, mixed, parse_mix
 from ganc.scoring.random import Random
 from ganc.scoring.request import ScoreRequest
 from ganc.scoring.scorer import Scorer
+from ganc.scoring.sides import SIDES, sides_of
 
 Samples = int | Literal["auto"] | None
 
@@ -36,6 +37,7 @@ class Method(NamedTuple):
         options: The settings of ``ScoreRequest`` that it reads beside samples, batch and seed.
         about: One line for the help text.
         defaults: Architecture → settings that are None until the model is known.
+        check: Refuses settings that it could not work with, before the model is looked at.
     """
 
     scorer: type[Scorer]
@@ -44,6 +46,7 @@ class Method(NamedTuple):
     options: tuple[str, ...]
     about: str
     defaults: Callable[[str], dict[str, Any]] = lambda architecture: {}
+    check: Callable[[ScoreRequest], None] = lambda request: None
 
 
 METHODS: dict[str, Method] = {
@@ -55,15 +58,17 @@ METHODS: dict[str, Method] = {
         diversity.defaults,
     ),
     "content": Method(
-        Content, 400, 10,
+        content_method.Content, 400, 10,
         ("content", "noise_prob", "noise_mode", "latents", "noise", "masks", "salt"),
         "sensitivity to noise on the contents of interest (content-aware compression)",
+        check=content_method.check,
     ),
     "activation": Method(
-        Activation, 1000, 10, ("noise_mode", "data"), "mean |feature| that its consumers read"
+        Activation, 1000, 10, ("noise_mode", "data", "data_b"),
+        "mean |feature| that its consumers read",
     ),
     "asv": Method(
-        Asv, 1000, 10, ("noise_mode", "data"),
+        Asv, 1000, 10, ("noise_mode", "data", "data_b"),
         "standard deviation of the feature over samples, mean over pixels",
     ),
     "style": Method(Style, 1000, 10, (), "mean |style| that scales it (StyleGAN)"),
@@ -75,8 +80,8 @@ METHODS: dict[str, Method] = {
 }  # fmt: skip
 
 EFFECTIVE_SAMPLES = 1000
-ALWAYS = ("seed", "device", "progress", "until_stable", "prune_ratio")
-"""Settings that say how any method is run, not what it computes."""
+ALWAYS = ("seed", "device", "progress", "until_stable", "prune_ratio", "network")
+"""Settings that say how, and on what, any method is run, not what it computes."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,8 @@ def score(
     masks: Tensor | None = None,
     salt: Tensor | None = None,
     data: str | Path | None = None,
+    data_b: str | Path | None = None,
+    network: str | None = None,
     discriminator: bool = False,
     alpha: float | None = None,
     num_directions: int = 10,
@@ -126,7 +133,7 @@ def score(
     device: str | torch.device = "auto",
     progress: Progress = silent,
 ) -> Scores:
-    """Score every channel of the generator; the model is untouched.
+    """Score every channel of the generator, of a CycleGAN both; the model is untouched.
 
     Started by ``torchrun`` (see ``parallel.process_group``), the processes share the batches out
     and all return the same scores.
@@ -149,17 +156,14 @@ def score(
     parts = resolve(
         method, samples=samples, batch=batch, seed=seed, prune_ratio=prune_ratio, latents=latents,
         directions=directions, noise=noise, noise_mode=noise_mode, content=content,
-        noise_prob=noise_prob, masks=masks, salt=salt, data=data, discriminator=discriminator,
+        noise_prob=noise_prob, masks=masks, salt=salt, data=data, data_b=data_b,
+        network=network, discriminator=discriminator,
         alpha=alpha, num_directions=num_directions, direction_batch=direction_batch,
         precision=precision, gradient=gradient, truncation_psi=truncation_psi, effective=effective,
         progress=progress,
         device=resolve_device(device),
     )  # fmt: skip
-    if model.generator is None:
-        raise InputError(
-            "the model holds no generator to score", "import it with the file of its generator"
-        )
-    parts = [with_defaults(part, model.generator.architecture) for part in parts]
+    parts = [with_defaults(part, model.architecture) for part in parts]
     content_hash = model.content_hash()
     computed = [_compute(model, part, content_hash) for part in parts]
     if len(computed) == 1:
@@ -169,29 +173,23 @@ def score(
 
 def _compute(model: Model, part: Part, content_hash: str) -> Scores:
     row, request = METHODS[part.name], part.request
-    scorer = row.scorer(_own_copy(model, request), request)
-    done = run(scorer, scorer.request)  # fewer samples than asked for, where there are no more
-    settings = part.recorded() | {"samples": done.samples}
+    own = [_own_copy(side, request.device) for side in sides_of(model, request)]
+    # All of them before any runs: what is missing is found at once.
+    scorers = [row.scorer(side, request) for side in own]
+    values: dict[str, Tensor] = {}
+    settings = part.recorded()
+    for key, scorer in zip(("samples", "samples_b"), scorers, strict=False):
+        done = run(scorer, scorer.request)  # fewer samples than asked for, where there are no more
+        values |= done.values
+        settings[key] = done.samples
     if request.until_stable:
         settings |= {"until_stable": True, "prune_ratio": request.prune_ratio}
-    return Scores(done.values, part.name, settings, content_hash)
+    return Scores(values, part.name, settings, content_hash)
 
 
-def _own_copy(model: Model, request: ScoreRequest) -> Model:
-    """Return the networks to score; gradients, mode and device of the caller's stay what they are.
-
-    Raises:
-        InputError: There is no discriminator to score.
-    """
-    if request.discriminator and model.discriminator is None:
-        raise InputError(
-            "--discriminator: the model holds no discriminator to score",
-            "leave it out, or import the model with the file of its discriminator",
-        )
-    own = Model(
-        generator=copy.deepcopy(model.generator),
-        discriminator=copy.deepcopy(model.discriminator) if request.discriminator else None,
-    ).to(request.device)
+def _own_copy(side: Model, device: torch.device) -> Model:
+    """Return networks of the method's own; the caller's keep gradients, mode and device."""
+    own = copy.deepcopy(side).to(device)
     for _, network in own.networks():
         network.eval()
     return own
@@ -220,12 +218,17 @@ def resolve(
         if name not in METHODS:
             raise unknown_name("method", name, METHODS)
     _check_settings(method, list(weights), samples, settings)
+    if settings.get("network") not in (None, *SIDES):
+        raise unknown_name("--network", settings["network"], SIDES)
     if not 0 <= settings.get("prune_ratio", 0.0) < 1:
         raise UsageError(f"--prune-ratio {settings['prune_ratio']:g} is outside [0, 1)")
-    return [
+    parts = [
         Part(name, weight, _request(name, samples, batch, settings))
         for name, weight in weights.items()
     ]
+    for part in parts:
+        METHODS[part.name].check(part.request)
+    return parts
 
 
 def _check_settings(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ganc.errors import UsageError
-from ganc.groups import ChannelGroup
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator
 from ganc.scoring.request import ScoreRequest
@@ -18,12 +17,19 @@ State = dict[str, Tensor]
 class Scorer(ABC):
     """One method at work on one generator.
 
+    Attributes:
+        network: The generator's name in its model.
+        generator: The network itself.
+        groups: Its groups, named as in scores files; tensors as in the generator.
+
     A method that looks at samples splits them into batches whose contributions add up, so that
     batches may be shared out over processes, and halves of them compared. A method that looks at
     the weights alone has no batches.
 
     Args:
-        model: A copy that is the method's own, in eval mode, on the request's device.
+        model: One side of a model (``ganc.scoring.sides``): a generator, with its discriminator
+            where that is scored as well. A copy that is the method's own, in eval mode, on the
+            request's device.
         request: What is asked for, defaults filled in.
     Raises:
         UsageError: The method cannot score such a model, or a setting is out of range.
@@ -31,9 +37,11 @@ class Scorer(ABC):
     """
 
     def __init__(self, model: Model, request: ScoreRequest) -> None:
-        self.generator: ImageGenerator = model.generator
+        self.network = next(name for name, _ in model.networks())
+        self.generator: ImageGenerator = getattr(model, self.network)
         self.request = request
-        self.groups: tuple[ChannelGroup, ...] = self.generator.groups()
+        prefix = "" if self.network == "generator" else f"{self.network}."
+        self.groups = tuple(group.prefixed(prefix, "") for group in self.generator.groups())
 
     def batches(self) -> Sequence[range]:
         """Return the samples of each batch; none for a method that looks at the weights alone."""
@@ -47,9 +55,20 @@ class Scorer(ABC):
         """Return what one batch contributes; called only where ``batches`` names some."""
         raise NotImplementedError(f"{type(self).__name__} has batches, but no step")
 
+    def add(self, total: State, number: int, indices: range) -> None:
+        """Add one batch to the sums, in place.
+
+        A method whose sums are large adds by itself, so that no second set of them is alive.
+        """
+        for name, tensor in self.step(number, indices).items():
+            total[name] += tensor
+
     @abstractmethod
     def finish(self, total: State, samples: int) -> dict[str, Tensor]:
-        """Return one vector per group, [width], of the sum over ``samples`` samples."""
+        """Return one vector per group, [width], of the sum over ``samples`` samples.
+
+        The sums stay as they are.
+        """
 
 
 class WeightScorer(Scorer):

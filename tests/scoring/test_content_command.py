@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ganc.content.segmentation import CLASSES
 from ganc.scores import Scores
 from tests.conftest import Outcome
 
@@ -70,7 +71,8 @@ def test_existing_preview_is_kept(ganc: Ganc, checkpoint: Path, folder: Path) ->
     assert ganc("score", checkpoint, *FEW, "--preview", "masks.png", "--force").code == 0
 
 
-def test_dry_run_shows_the_settings(ganc: Ganc) -> None:
+def test_dry_run_shows_the_settings(ganc: Ganc, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GANC_OFFLINE")  # the weights could be fetched
     done = ganc("score", "nowhere.pt", "--method", "content", "--content", "torchvision:dog",
                 "--dry-run", "--json")  # fmt: skip
     settings = json.loads(done.out)["settings"]
@@ -105,6 +107,41 @@ def test_errors_are_one_line_with_their_code(
     assert done.err.count("\n") <= 2
     assert not done.out
     assert not list(folder.glob("*.scores.safetensors"))
+
+
+@pytest.mark.parametrize("dry_run", [(), ("--dry-run",)], ids=["run", "dry run"])
+@pytest.mark.parametrize(
+    ("content", "code", "finding"),
+    [
+        ("torchvision:prson", 2, "did you mean `person`?"),
+        ("torchvision:person", 3, "the network is off limits"),
+        ("bisenet:gone.pth", 3, "there is no such file"),
+        ("masks:gone", 3, "gone: path not found"),
+        ("masks:two", 3, "two: 2 masks for 4 samples"),
+        ("gone:function", 2, "no module gone"),
+        ("a_module:functoin", 2, "did you mean `function`?"),
+        ("torchvision:", 2, "is incomplete"),
+    ],
+)
+def test_sources_are_checked_before_the_checkpoint_is_read(
+    ganc: Ganc, folder: Path, content: str, code: int, finding: str, dry_run: tuple[str, ...]
+) -> None:
+    (folder / "a_module.py").write_text("def function(images): return images[:, 0] > 0\n")
+    (folder / "two").mkdir()
+    for name in ("0.png", "1.png"):
+        Image.fromarray(np.zeros((2, 2), np.uint8)).save(folder / "two" / name)
+    done = ganc("score", "nowhere.pt", *FEW, "--content", content, *dry_run)
+    assert done.code == code, done.err
+    assert finding in done.err
+    assert "nowhere.pt" not in done.err
+    assert not done.out
+
+
+def test_classes_are_those_of_torchvision() -> None:
+    from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights as Published
+
+    categories = Published.COCO_WITH_VOC_LABELS_V1.meta["categories"]
+    assert ["__background__", *CLASSES] == categories
 
 
 def test_flags_of_content_go_with_content(ganc: Ganc, checkpoint: Path) -> None:

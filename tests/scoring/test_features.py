@@ -154,6 +154,27 @@ def test_samples_are_capped_by_the_images(photos: Path) -> None:
     assert not torch.equal(fewer["trunk"], scores["trunk"])
 
 
+def test_sums_in_float32_give_the_same_asv(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = score(make_model(), "asv", samples=400, device="cpu")
+    monkeypatch.setattr("ganc.scoring.features.MANY_PIXELS", 256)  # 16x16; meant for 64x64
+    mixed = score(make_model(), "asv", samples=400, device="cpu")
+    assert torch.equal(mixed["b8.conv1"], exact["b8.conv1"])
+    assert not torch.equal(mixed["b16.conv1"], exact["b16.conv1"])
+    for name, values in exact.values.items():
+        torch.testing.assert_close(mixed[name], values, rtol=1e-6, atol=0)
+
+
+def test_sums_per_pixel_are_small_where_there_are_many() -> None:
+    scorer = Asv(make_model(), ScoreRequest(samples=4, batch=4))
+    wide = {"b8.conv1/0": torch.zeros(3, 128 * 128), "b4.conv1/0": torch.zeros(3, 16)}
+    scorer.reference = wide
+    types = {name: tensor.dtype for name, tensor in scorer.empty().items()}
+    assert types == {
+        "b8.conv1/0/1": torch.float32, "b8.conv1/0/2": torch.float32,
+        "b4.conv1/0/1": torch.float64, "b4.conv1/0/2": torch.float64,
+    }  # fmt: skip
+
+
 def test_state_does_not_grow_with_the_samples() -> None:
     model = make_model()
     sizes = []
