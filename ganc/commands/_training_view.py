@@ -74,12 +74,12 @@ def _live_table() -> Iterator[tuple["Progress", "Observer"]]:
             bar.update(tasks[what], completed=done, total=total, visible=not is_over)
 
         def observe(status: "TrainingStatus") -> None:
-            live.update(Group(bar, _status_table(status)))
+            live.update(Group(bar, status_table(status)))
 
         yield progress, observe
 
 
-def _status_table(status: "TrainingStatus") -> "Group":
+def status_table(status: "TrainingStatus") -> "Group":
     """Return a status for a terminal of any width: facts, then losses in as many columns as fit."""
     from rich.columns import Columns
     from rich.console import Group
