@@ -168,9 +168,12 @@ def settle(message: str, *, follows: bool) -> str | None:
 
 def _told(board: dist.Store, world: int) -> dict[int, tuple[str, bool]]:
     """Return what the processes that have ended so far have written down."""
-    with contextlib.suppress(dist.DistStoreError):  # some go on working
-        board.wait([str(r) for r in range(world)], GRACE)
-    return {r: tuple(json.loads(board.get(str(r)))) for r in range(world) if board.check([str(r)])}
+    deadline = time.monotonic() + GRACE.total_seconds()
+    silent = [str(r) for r in range(world)]
+    while (silent := [r for r in silent if not board.check([r])]) and time.monotonic() < deadline:
+        time.sleep(0.05)  # `Store.wait` would write a warning of its own to stderr
+    heard = [r for r in range(world) if str(r) not in silent]
+    return {r: tuple(json.loads(board.get(str(r)))) for r in heard}
 
 
 def _join(device: torch.device, timeout: timedelta) -> dist.Store:

@@ -65,7 +65,8 @@ def similarity(features: Tensor, moved: Tensor) -> Tensor:
     Args:
         features, moved: [N, …], flattened per sample.
     """
-    a, b = (F.normalize(x.flatten(1).float(), dim=1) for x in (features, moved))
+    exact = torch.promote_types(features.dtype, torch.float32)
+    a, b = (F.normalize(x.flatten(1).to(exact), dim=1) for x in (features, moved))
     # Autocast would round the products: in bfloat16 a similarity above 0.998 is 1.
     with torch.autocast(a.device.type, enabled=False):
         return a @ collectives.gather(b).t()

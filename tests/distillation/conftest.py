@@ -20,7 +20,7 @@ def pruned(model: Model) -> Model:
     keep = {group.name: list(range(group.width - 1)) for group in groups}
     tensors = slice_tensors(Model(model.generator).tensors(), groups, keep)
     config = Model(model.generator).config | {"widths": {n: len(k) for n, k in keep.items()}}
-    return build_model("stylegan2", config, tensors, [{"command": "prune"}])
+    return build_model(model.architecture, config, tensors, [{"command": "prune"}])
 
 
 @pytest.fixture(autouse=True)
