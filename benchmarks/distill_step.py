@@ -1,0 +1,432 @@
+"""A distillation step: ours against a plain re-implementation of the published training loop.
+
+The plain side is written as the public loops of content-aware compression and StyleGAN2 are: a
+phase after the other, w and w + offset in passes of their own on both networks, gradients of the
+perceptual distance through the teacher's image as well, Adam and the weight average as they come,
+every loss read by ``.item()`` in every step; float32 with PyTorch's own switches (on CUDA its
+convolutions take TF32). Both sides use ganc's layers, the same weights and the same random numbers;
+the plain side's are drawn before its clock starts. Every variant runs in a process of its own, in
+turns, and the best round counts; the first steps, in exact float32, must give the same losses.
+
+    python benchmarks/distill_step.py                               # the embedded 32 px teacher
+    python benchmarks/distill_step.py --resolution 256 --device cuda --output step256.md
+"""
+
+import argparse
+import contextlib
+import copy
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lpips
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import ganc
+from ganc.distillation.draws import Draws, Latents
+from ganc.distillation.execution import Execution
+from ganc.distillation.losses import path_lengths
+from ganc.distillation.networks import starting_model
+from ganc.distillation.reals import RealBatch
+from ganc.distillation.recipes import Recipe, resolve_recipe
+from ganc.distillation.style import StyleTrainer, style_generator
+from ganc.distillation.trainer import Distance, Parts, ema_beta
+from ganc.models.model import Model
+from ganc.models.style import StyleGenerator
+from ganc.models.stylegan2 import Generator
+from ganc.models.stylegan2_discriminator import Discriminator
+from ganc.perceptual.distance import PerceptualDistance, load_perceptual
+from ganc.progress import ignore
+
+CYCLE = 16
+"""Steps after which every lazy regulariser came as often as it should."""
+CHECKED_STEPS = 4
+TOLERANCE = 1e-3
+VARIANTS: dict[str, dict[str, Any]] = {
+    "published": {},
+    "ganc fp32": {"precision": "fp32"},
+    "ganc fp32 channels_last": {"precision": "fp32", "channels_last": True},
+    "ganc bf16": {"precision": "bf16"},
+    "ganc bf16 channels_last": {"precision": "bf16", "channels_last": True},
+    "ganc bf16 compile": {"precision": "bf16", "compiles": True},
+    "ganc bf16 channels_last compile": {
+        "precision": "bf16", "channels_last": True, "compiles": True,
+    },
+}  # fmt: skip
+CHECKED = ("published", "ganc fp32")
+DEFAULTS = {
+    "cpu": ["published", "ganc fp32", "ganc fp32 channels_last"],
+    "cuda": [name for name in VARIANTS if name != "ganc fp32 channels_last"],
+}
+
+
+class PublishedLoop:
+    """The plain side."""
+
+    def __init__(self, trainer: StyleTrainer) -> None:
+        """Take over networks, recipe and random numbers of a trainer that is not stepped itself."""
+        self.source, self.recipe = trainer, trainer.recipe
+        self.g, self.d = trainer.generator, trainer.discriminator
+        self.ema = style_generator(trainer.ema)
+        self.teacher = style_generator(trainer.teacher)
+        self.perceptual = trainer.perceptual
+        self.mean_path_length = torch.zeros([], device=trainer.device)
+        self.g_optim = self._adam(self.g, self.recipe.pl_interval)
+        self.d_optim = self._adam(self.d, self.recipe.r1_interval)
+
+    def _adam(self, network: nn.Module, interval: int) -> torch.optim.Adam:
+        ratio, recipe = interval / (interval + 1), self.recipe
+        betas = (recipe.beta1**ratio, recipe.beta2**ratio)
+        return torch.optim.Adam(network.parameters(), lr=recipe.lr * ratio, betas=betas)
+
+    def draw(self, step: int) -> dict[str, Any]:
+        """Return a step's random numbers."""
+        source = self.source
+        pixels = source.draws.normal("distill.pixels", step, 3 * self.g.img_resolution**2)
+        return {
+            **{name: source._latents(name, step, None) for name in ("d", "g", "pl")},
+            "offset": source._offset(step),
+            "pixels": pixels,
+        }
+
+    def step(self, step: int, real: Tensor, drawn: dict[str, Any]) -> dict[str, float]:
+        """Train both networks and read every loss."""
+        recipe, found = self.recipe, dict[str, Tensor]()
+        found |= self.train_d(real, drawn["d"])
+        if step % recipe.r1_interval == 0:
+            found |= self.regularise_d(real)
+        found |= self.train_g(drawn["g"], drawn["offset"])
+        if step % recipe.pl_interval == 0:
+            found |= self.regularise_g(drawn["pl"], drawn["pixels"])
+        self.accumulate(ema_beta((step + 1) * recipe.batch, recipe))
+        return {name: loss.mean().item() for name, loss in found.items()}
+
+    def train_d(self, real: Tensor, latents: Latents) -> dict[str, Tensor]:
+        _require(self.g, False)
+        _require(self.d, True)
+        fake, _ = self.g.synthesis.run(_styles(self.g, latents), noise=latents.noise)
+        fake_pred = self.d(fake)
+        real_pred = self.d(real)
+        loss = F.softplus(-real_pred).mean() + F.softplus(fake_pred).mean()
+        self.d.zero_grad()
+        loss.backward()
+        self.d_optim.step()
+        return {"d_loss": loss}
+
+    def regularise_d(self, real: Tensor) -> dict[str, Tensor]:
+        real = real.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(self.d(real).sum(), real, create_graph=True)
+        penalty = gradient.pow(2).reshape(len(real), -1).sum(1).mean()
+        self.d.zero_grad()
+        (self.recipe.r1_gamma / 2 * penalty * self.recipe.r1_interval).backward()
+        self.d_optim.step()
+        return {"r1": penalty}
+
+    def train_g(self, latents: Latents, offset: Tensor) -> dict[str, Tensor]:
+        _require(self.g, True)
+        _require(self.d, False)
+        recipe = self.recipe
+        image, pairs = self._both(self.g, latents, offset)
+        adversarial = F.softplus(-self.d(image)).mean()
+        target, target_pairs = self._both(self.teacher, latents, offset)
+        target = target.detach().requires_grad_(True)  # the published loop asks for it, and pays
+        pixel = (image - target).abs().mean()
+        direction = torch.stack(
+            [_divergence(mine, theirs) for mine, theirs in zip(pairs, target_pairs, strict=True)]
+        ).sum()
+        total = adversarial + recipe.l1_weight * pixel + recipe.latent_direction_weight * direction
+        found = {"g_adversarial": adversarial, "pixel_l1": pixel, "latent_direction": direction}
+        if self.perceptual is not None:
+            found["perceptual"] = self.perceptual(image, target).mean()
+            total = total + recipe.perceptual_weight * found["perceptual"]
+        self.g.zero_grad()
+        total.backward()
+        self.g_optim.step()
+        return {"g_loss": total, **found}
+
+    def _both(
+        self, network: StyleGenerator, latents: Latents, offset: Tensor
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Make the image of w, and the features of w and of w + offset, one after the other."""
+        ws = _styles(network, latents)
+        image, plain = network.synthesis.run(ws, noise=latents.noise)
+        _, moved = network.synthesis.run(ws + offset[:, None], noise=latents.noise)
+        return image, [(plain[block], moved[block]) for block in self.source.blocks]
+
+    def regularise_g(self, latents: Latents, pixels: Tensor) -> dict[str, Tensor]:
+        recipe = self.recipe
+        latents = latents.head(max(1, recipe.batch // recipe.pl_batch_shrink))
+        ws = _styles(self.g, latents)
+        image, _ = self.g.synthesis.run(ws, noise=latents.noise)
+        lengths = path_lengths(image, ws, pixels[: len(image)].reshape(image.shape))
+        mean = self.mean_path_length + recipe.pl_decay * (
+            lengths.mean().detach() - self.mean_path_length
+        )
+        penalty = (lengths - mean).pow(2).mean()
+        self.mean_path_length = mean.detach()
+        self.g.zero_grad()
+        (recipe.pl_weight * recipe.pl_interval * penalty).backward()
+        self.g_optim.step()
+        return {"path_length": penalty, "path_length_mean": self.mean_path_length}
+
+    def accumulate(self, decay: float) -> None:
+        own = dict(self.g.named_parameters())
+        for name, average in self.ema.named_parameters():
+            average.data.mul_(decay).add_(own[name].data, alpha=1 - decay)
+
+
+def _require(network: nn.Module, flag: bool) -> None:
+    for parameter in network.parameters():
+        parameter.requires_grad = flag
+
+
+def _styles(network: StyleGenerator, latents: Latents) -> Tensor:
+    """Map both latents, each in a pass of its own, and mix them."""
+    first, second = (network.mapping(z) for z in latents.z.unbind(dim=1))
+    layer = torch.arange(network.num_ws, device=first.device)
+    return torch.where((layer < latents.cut)[:, :, None], first, second)
+
+
+def _divergence(mine: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> Tensor:
+    own, target = (
+        F.normalize(plain.flatten(1), dim=1) @ F.normalize(moved.flatten(1), dim=1).t()
+        for plain, moved in (mine, theirs)
+    )
+    return F.kl_div(own.log_softmax(1), target.softmax(1), reduction="batchmean")
+
+
+def networks(resolution: int) -> tuple[Model, Model]:
+    """Return a teacher and a student of a tenth of its MACs.
+
+    At 32 px the embedded teacher; else config-f with random weights.
+    """
+    if resolution == 32:
+        with resources.as_file(resources.files("ganc.showcase")) as carried:
+            teacher = ganc.load(carried / "faces32.safetensors")
+    else:
+        torch.manual_seed(0)
+        teacher = Model(Generator(512, 0, 512, resolution, 3), Discriminator(0, resolution, 3))
+    return teacher, ganc.prune(teacher, ganc.score(teacher, "l1-out"), prune_ratio=0.7)
+
+
+def perceptual_network(name: str, device: torch.device) -> Distance | None:
+    """Return a perceptual distance; "vgg-random" costs what LPIPS does and needs no download."""
+    if name == "none":
+        return None
+    if name != "vgg-random":
+        return load_perceptual(name, device=device)
+    torch.manual_seed(1)
+    widths = (64, 128, 256, 512, 512)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torchvision: `pretrained` is deprecated
+        trunk = lpips.pretrained_networks.vgg16(pretrained=False)
+    return PerceptualDistance(
+        name, sha256="", stages=nn.Sequential(lpips.ScalingLayer(), trunk),
+        channel_weights=[torch.full((width,), 1 / width) for width in widths],
+        resolution=None, smallest_side=16,
+    ).to(device)  # fmt: skip
+
+
+def make_trainer(arguments: argparse.Namespace, execution: Execution) -> StyleTrainer:
+    """Return a trainer at step 0."""
+    recipe = make_recipe(arguments)
+    teacher, student = networks(arguments.resolution)
+    start = starting_model(student, teacher, 0, "pruned", ignore)
+    perceptual = perceptual_network(arguments.perceptual, execution.device)
+    frozen = execution.place(Model(copy.deepcopy(teacher.generator)))
+    execution.compile_calls(frozen)
+    return StyleTrainer(
+        Parts(
+            student=execution.place(start),
+            ema=execution.place(Model(copy.deepcopy(start.generator))),
+            teacher=frozen,
+            recipe=recipe,
+            draws=Draws(0, recipe.batch, execution.device),
+            perceptual=perceptual and execution.compiled(perceptual),
+            masks=None,
+            execution=execution,
+        )
+    )
+
+
+def make_recipe(arguments: argparse.Namespace) -> Recipe:
+    """Return ``stylekd`` with the batch that was asked for."""
+    numbers: dict[str, Any] = {"batch": arguments.batch}
+    if arguments.perceptual == "none":
+        numbers["perceptual"] = "none"
+    return resolve_recipe("stylekd", numbers)
+
+
+class Side(NamedTuple):
+    """A side of the comparison: what it may do before its clock starts, and a step."""
+
+    prepare: Callable[[int], Any]
+    step: Callable[[int, Any], dict[str, Any]]
+
+
+def make_side(arguments: argparse.Namespace, execution: Execution, name: str) -> Side:
+    """Return a side at step 0."""
+    trainer = make_trainer(arguments, execution)
+    size = (arguments.batch, 3, arguments.resolution, arguments.resolution)
+    real = torch.rand(size, generator=torch.Generator().manual_seed(2)).mul(2).sub(1)
+    real = real.to(execution.device)
+    if name != "published":
+        return Side(lambda _: None, lambda step, _: trainer.step(step, RealBatch(real, None)))
+    loop = PublishedLoop(trainer)
+    return Side(loop.draw, lambda step, drawn: loop.step(step, real, drawn))
+
+
+@contextlib.contextmanager
+def exact_arithmetic() -> Iterator[None]:
+    """Compute in IEEE float32 on CUDA too."""
+    with Execution(torch.device("cuda"), "fp32").arithmetic():
+        yield
+
+
+def first_losses(arguments: argparse.Namespace, device: torch.device, name: str) -> list[Any]:
+    """Return the losses of the first steps, in exact float32."""
+    with exact_arithmetic():
+        side = make_side(arguments, Execution(device, "fp32"), name)
+        series = [side.step(number, side.prepare(number)) for number in range(CHECKED_STEPS)]
+    return [
+        {key: float(value) for key, value in losses.items() if "norm" not in key}
+        for losses in series
+    ]
+
+
+def timed(side: Side, steps: int, device: torch.device) -> float:
+    """Return the seconds of some steps; what a side prepares is over before its clock starts.
+
+    On one thread of the CPU they are those that the process computed, whoever else wants the core.
+    """
+    is_alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if is_alone else time.perf_counter
+    spent = 0.0
+    for number in range(steps):
+        drawn = side.prepare(number)
+        if drawn is not None:
+            _wait(device)
+        start = clock()
+        side.step(number, drawn)
+        spent += clock() - start
+    start = clock()
+    _wait(device)
+    return spent + clock() - start
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Time one variant; return seconds per step and peak memory."""
+    name, device = arguments.variant, torch.device(arguments.device)
+    execution = Execution(device, **(VARIANTS[name] or {"precision": "fp32"}))
+    losses = first_losses(arguments, device, name) if name in CHECKED else []
+    side = make_side(arguments, execution, name)
+    is_ours = name != "published"
+    context = execution.arithmetic if is_ours else contextlib.nullcontext
+    with context():
+        timed(side, arguments.warm_up, device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        seconds = timed(side, arguments.steps, device) / arguments.steps
+    if device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated()
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "memory": memory, "losses": losses}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def largest_difference(theirs: list[dict[str, float]], ours: list[dict[str, float]]) -> float:
+    """Return the largest relative difference between losses; tiny ones are compared as they are."""
+    return max(
+        abs(mine[name] - value) / max(abs(value), 1e-2)
+        for plain, mine in zip(theirs, ours, strict=True)
+        for name, value in plain.items()
+    )
+
+
+def run_variant(arguments: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Measure a variant in a process of its own."""
+    command = [sys.executable, __file__, "--variant", name]
+    for option in ("resolution", "batch", "steps", "warm_up", "perceptual", "device", "threads"):
+        command += [f"--{option.replace('_', '-')}", str(getattr(arguments, option))]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def compare(arguments: argparse.Namespace) -> str:
+    """Run all variants in turns and return the table."""
+    names = arguments.variants or DEFAULTS[torch.device(arguments.device).type]
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for number in range(arguments.rounds):
+        for name in names:
+            results[name].append(run_variant(arguments, name))
+            print(f"round {number + 1}, {name}: {results[name][-1]['seconds']:.4f} s per step",
+                  file=sys.stderr, flush=True)  # fmt: skip
+    difference = largest_difference(*(results[name][0]["losses"] for name in CHECKED))
+    if difference > TOLERANCE:
+        raise SystemExit(f"losses differ by {difference:.2g}, more than {TOLERANCE:g}")
+    where = machine(arguments)
+    head = (
+        f"{arguments.resolution} px, batch {arguments.batch}, `stylekd` with"
+        f" `{arguments.perceptual}`, mean of {arguments.steps} steps, best of {arguments.rounds}"
+        f" rounds, {where}; largest relative difference of a loss in the first {CHECKED_STEPS}"
+        f" steps {difference:.1e}.\n\n| step | ms per step | against published | peak memory |\n"
+        "|---|---|---|---|\n"
+    )
+    base = min(r["seconds"] for r in results["published"])
+    rows = [
+        f"| {name} | {1000 * (best := min(r['seconds'] for r in found)):.1f} |"
+        f" {base / best:.2f}x | {found[0]['memory'] / 2**30:.2f} GiB |"
+        for name, found in results.items()
+    ]
+    return head + "\n".join(rows) + "\n"
+
+
+def machine(arguments: argparse.Namespace) -> str:
+    """Name what the numbers were measured on."""
+    if torch.device(arguments.device).type == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    return f"{platform.machine()}, {arguments.threads} thread(s), torch {torch.__version__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--resolution", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=CYCLE, help=f"a multiple of {CYCLE}")
+    parser.add_argument("--warm-up", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--perceptual", default="vgg-random")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--variants", nargs="*", choices=VARIANTS)
+    parser.add_argument("--output", type=Path, help="where to write the table as well")
+    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.variant:
+        print(json.dumps(measure(arguments)))
+        return
+    table = compare(arguments)
+    print(table, end="")
+    if arguments.output is not None:
+        arguments.output.write_text(table)
+
+
+if __name__ == "__main__":
+    main()
