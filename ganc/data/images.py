@@ -187,4 +187,5 @@ def _to_tensor(image: Image.Image) -> torch.Tensor:
     pixels = np.array(image)  # a copy: Pillow's own buffer is read-only
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()  # [C, H, W]
+    # Not torch's copy, which would start a pool of workers for each decoding thread.
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))  # [C, H, W]

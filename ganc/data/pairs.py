@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import torch
 
 from ganc.data.dataset import ImageDataset, content_hash, image_names
@@ -96,7 +97,7 @@ class _SideBySide(PairedImages):
             resolution=self.resolution,
             resize=self.resize,
         )
-        return torch.cat(halves)
+        return _joined(*halves)
 
     def _hashes(self) -> tuple[str, str, str]:
         left = content_hash(self.source, self.names, self.channels_a, self._scaled_to)
@@ -111,11 +112,10 @@ class _TwoSides(PairedImages):
     names_b: list[str]
 
     def image(self, index: int) -> torch.Tensor:
-        sides = (
-            (self.source, self.names[index], self.channels_a),
-            (self.source_b, self.names_b[index], self.channels_b),
+        return _joined(
+            self._decode(self.source, self.names[index], self.channels_a),
+            self._decode(self.source_b, self.names_b[index], self.channels_b),
         )
-        return torch.cat([self._decode(*side) for side in sides])
 
     def _decode(self, source: Source, name: str, channels: int) -> torch.Tensor:
         return decode_image(
@@ -130,6 +130,11 @@ class _TwoSides(PairedImages):
         a = content_hash(self.source, self.names, self.channels_a, self._scaled_to)
         b = content_hash(self.source_b, self.names_b, self.channels_b, self._scaled_to)
         return "two sides", a, b
+
+
+def _joined(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Concatenate channels, on the calling thread alone (see ``ganc.data.stream.prefetch``)."""
+    return torch.from_numpy(np.concatenate([a.numpy(), b.numpy()]))
 
 
 def open_pairs(

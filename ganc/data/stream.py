@@ -200,15 +200,17 @@ class TrainingStream:
             )
         draws = range(step * self.batch + rank, (step + 1) * self.batch, world)
         images, labels = zip(*(self._draw(position) for position in draws), strict=True)
-        return torch.stack(images), torch.stack(labels)
+        return torch.from_numpy(np.stack(images)), torch.stack(labels)
 
-    def _draw(self, position: int) -> Batch:
+    def _draw(self, position: int) -> tuple[npt.NDArray[np.uint8], torch.Tensor]:
+        """Return one draw; NumPy's copies are single-threaded, see ``prefetch``."""
         epoch, place = divmod(position, len(self.samples))
         order = _permutation(self.seed, self.stream, epoch, len(self.samples))
         image, label = self.samples[int(order[place])]
+        pixels = image.numpy()
         if self.mirror and seeds.generator(self.seed, self.coins, position).random() < 0.5:
-            image = image.flip(-1)
-        return image, label
+            pixels = pixels[..., ::-1]
+        return pixels, label
 
 
 @lru_cache(maxsize=4)  # a batch may span two epochs; the threads of two streams may be ahead
@@ -229,6 +231,9 @@ def prefetch(
 
     Closing the generator (``contextlib.closing``) drops what is ahead and ends the threads; an
     error in a thread is raised here, at the step it belongs to.
+
+    Nothing on these threads splits its work over cores: torch would start a pool of workers for
+    each of them, and all pools would compete with the training step's own.
 
     Args:
         threads: Batches in preparation; one more waits finished.

@@ -2,18 +2,22 @@
 
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch.utils.data import TensorDataset
 
 from ganc.data.dataset import open_dataset
 from ganc.data.stream import TrainingStream, prefetch, usable_images
 from ganc.errors import DataError, UsageError
 
-from .pictures import png, write_folder
+from .pictures import encode, png, write_folder
+
+THREADS = Path("/proc/self/task")
 
 
 def numbered(count: int) -> TensorDataset:
@@ -231,6 +235,27 @@ def test_closed_prefetch_ends_its_threads_and_reads_no_further():
         next(it)
         assert threading.active_count() > threads
     assert threading.active_count() == threads
+
+
+@pytest.mark.skipif(not THREADS.exists(), reason="threads are counted as Linux lists them")
+def test_prefetching_threads_start_no_pools(tmp_path):
+    pixels = encode(Image.new("RGB", (256, 256)))  # large enough for torch to split a copy
+    dataset = open_dataset(
+        write_folder(tmp_path, {"0.png": pixels, "1.png": pixels}), resolution=256, channels=3
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.zeros(2**20).add_(1)  # the pool of this thread
+        count = len(list(THREADS.iterdir()))
+        for cache_bytes in (0, 2**30):
+            usable = usable_images(dataset, warn=pytest.fail, cache_bytes=cache_bytes)
+            stream = TrainingStream(usable, seed=0, batch=2, mirror=True)
+            with closing(prefetch(stream, 0, 20, threads=2)) as batches:
+                counts = [len(list(THREADS.iterdir())) for _ in batches]
+            assert counts[-1] <= count + 2  # at first the decoding pool may be on its way out
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_prefetch_reads_only_a_few_batches_ahead():
