@@ -71,7 +71,7 @@ def score(
         typer.Option(
             "--direction-batch",
             min=1,
-            help="diversity: directions that run at once: faster on a GPU, more memory.",
+            help="diversity: directions that run at once; meant for GPUs, takes more memory.",
         ),
     ] = 1,
     precision: Annotated[
