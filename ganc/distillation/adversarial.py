@@ -19,12 +19,14 @@ class Form(NamedTuple):
         real, fake: Of the discriminator, for real images and for made ones.
         fooled: Of the generator, for what it made.
         half_weight: Of both halves of the discriminator's loss; 0.5 takes their mean.
+        boundary: Logit in the middle between real and fake.
     """
 
     real: Callable[[Tensor], Tensor]
     fake: Callable[[Tensor], Tensor]
     fooled: Callable[[Tensor], Tensor]
     half_weight: float = 1.0
+    boundary: float = 0.0
 
 
 def _squared(goal: float) -> Callable[[Tensor], Tensor]:
@@ -45,7 +47,7 @@ FORMS: dict[str, Form] = {
         fooled=lambda logits: -logits.mean(),
     ),
     # Mao et al. 2017, with CycleGAN's halved discriminator.
-    "lsgan": Form(_squared(1.0), _squared(0.0), _squared(1.0), half_weight=0.5),
+    "lsgan": Form(_squared(1.0), _squared(0.0), _squared(1.0), half_weight=0.5, boundary=0.5),
     # The same game as "non-saturating", with pix2pix's halved discriminator.
     "bce": Form(
         real=lambda logits: F.softplus(-logits).mean(),

@@ -22,6 +22,9 @@ PERCEPTUAL_NAMES = ("lpips-vgg", "lpips-alex", "lpips-squeeze", "effnet-lite0", 
 ADVERSARIAL_NAMES = ("non-saturating", "hinge", "lsgan", "bce")
 """Forms of the adversarial loss."""
 
+AUGMENT_NAMES = ("none", "ada", "fixed")
+"""How the discriminator's images are augmented."""
+
 STYLE, SNGAN, TRANSLATION = "style", "sngan", "translation"
 """Kinds of training: what the families of one kind have in common is how a step goes."""
 
@@ -146,6 +149,23 @@ class Recipe:
     ema_rampup: float = _number(0.05, "Most of it as a share of the images seen.")
     w_avg_beta: float = _number(0.998, "Decay of the running mean of w.", (STYLE,), high=1)
     mirror: bool = _number(False, "Flip half of the real images.")
+    augment: str = _text(
+        "none",
+        "What the discriminator sees: none, the plain images; ada, changed ones, as often as it"
+        " needs to stay unsure; fixed, as often as --augment-p says.",
+        AUGMENT_NAMES,
+        LATENT_KINDS,
+    )
+    augment_p: float = _number(
+        0.0, "Probability of each change; with ada, at the start.", LATENT_KINDS, high=1
+    )
+    ada_target: float = _number(
+        0.6, "Mean sign of real logits that ada keeps to.", LATENT_KINDS, low=-1, high=1
+    )
+    ada_interval: int = _number(
+        4, "Steps of the discriminator between two moves of p.", LATENT_KINDS, low=1
+    )
+    ada_nimg: int = _number(500_000, "Images in which p can go from 0 to 1.", LATENT_KINDS, low=1)
 
     @property
     def reals_per_step(self) -> int:
@@ -273,7 +293,8 @@ def recipe_from_json(content: Mapping[str, Any], where: str) -> Recipe:
         raise CheckpointError(f"{where}: the recipe misses {', '.join(missing)}")
     numbers = {name: value for name, value in content.items() if name not in ("name", "kind")}
     try:
-        return resolve_recipe(Recipe(str(content["name"]), str(kind)), numbers)
+        # Whether each has an effect was the business of whoever chose them.
+        return Recipe(str(content["name"]), str(kind), **check_numbers(numbers))
     except UsageError as error:
         raise CheckpointError(f"{where}: {error}", error.hint) from error
 
@@ -323,6 +344,27 @@ def _check_effect(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
             f"--first-similarity-block {recipe.first_similarity_block} comes after"
             f" --last-similarity-block {recipe.last_similarity_block}"
         )
+    _check_augment(recipe, overrides)
     weights = (recipe.adversarial_weight, recipe.paired_l1_weight, recipe.cycle_weight)
     if not any(weights) and not recipe.distills:
         raise UsageError("the recipe gives the student no loss: all of its weights are 0")
+
+
+def _check_augment(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
+    """Refuse an augmentation that nobody would see, and numbers of another one."""
+    readers = {"augment_p": ("ada", "fixed")} | dict.fromkeys(_ADA_NUMBERS, ("ada",))
+    for name, words in readers.items():
+        if name in overrides and recipe.augment not in words:
+            raise UsageError(
+                f"--{name.replace('_', '-')} has no effect with --augment {recipe.augment}",
+                f"add --augment {' or '.join(words)}",
+            )
+    if recipe.augment != "none" and recipe.adversarial_weight == 0:
+        raise UsageError(
+            f"--augment {recipe.augment} has no effect: the adversarial loss has weight 0"
+        )
+    if recipe.augment == "fixed" and recipe.augment_p == 0:
+        raise UsageError("--augment fixed has no effect at probability 0", "add --augment-p 0.2")
+
+
+_ADA_NUMBERS = ("ada_target", "ada_interval", "ada_nimg")

@@ -67,10 +67,12 @@ class SnganTrainer(Trainer[RealBatch]):
         """
         with torch.no_grad():
             fake = self.generator(self._z("distill.d", turn))
-        form = self.recipe.adversarial
-        loss = d_loss(form, self.discriminator(images), self.discriminator(fake))
+        real_logits = self.discriminator(self.seen(images, "d.real", turn))
+        fake_logits = self.discriminator(self.seen(fake, "d.fake", turn))
+        loss = d_loss(self.recipe.adversarial, real_logits, fake_logits)
         norm = self.d.descend(self.recipe.adversarial_weight * loss)
-        return {"d_loss": loss.detach(), "d_grad_norm": norm}
+        found = {"d_loss": loss.detach(), "d_grad_norm": norm}
+        return found | self.follow(real_logits, turn)
 
     def g_main(self, step: int) -> Losses:
         """Teach the student to fool the discriminator and to follow the teacher."""
@@ -80,7 +82,8 @@ class SnganTrainer(Trainer[RealBatch]):
         terms: Terms = {} if target is None else self.imitation_terms(images, target)
         with self.d.frozen():
             if self.recipe.adversarial_weight:
-                loss = g_loss(self.recipe.adversarial, self.discriminator(images))
+                logits = self.discriminator(self.seen(images, "g", step))
+                loss = g_loss(self.recipe.adversarial, logits)
                 terms["g_adversarial"] = (self.recipe.adversarial_weight, loss)
             return self.descend_g(terms)
 

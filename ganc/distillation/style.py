@@ -105,9 +105,10 @@ class StyleTrainer(Trainer[RealBatch]):
         collectives.average([self.pl_mean])
 
     def state(self) -> dict[str, Tensor]:
-        return {"pl_mean": self.pl_mean}
+        return super().state() | {"pl_mean": self.pl_mean}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
+        super().restore(state)
         self.pl_mean = state["pl_mean"].to(self.device)
 
     def moving_statistics(self) -> list[Tensor]:
@@ -120,7 +121,7 @@ class StyleTrainer(Trainer[RealBatch]):
                 found |= self.d_main(step, batch)
             if recipe.r1_gamma and step % recipe.r1_interval == 0:
                 with self.phase("d_r1", exact=True):
-                    found |= self.d_r1(batch)
+                    found |= self.d_r1(step, batch)
         with self.phase("g_main"):
             found |= self.g_main(step, batch.c)
         if recipe.pl_weight and step % recipe.pl_interval == 0:
@@ -136,18 +137,18 @@ class StyleTrainer(Trainer[RealBatch]):
         with torch.no_grad():
             ws = self._ws(self.generator, latents)
             fake = self.generator.train_synthesis(ws, latents.noise)
-        loss = d_loss(
-            self.recipe.adversarial,
-            self.discriminator(batch.images, batch.c),
-            self.discriminator(fake, batch.c),
-        )
+        real_logits = self.discriminator(self.seen(batch.images, "d.real", step), batch.c)
+        fake_logits = self.discriminator(self.seen(fake, "d.fake", step), batch.c)
+        loss = d_loss(self.recipe.adversarial, real_logits, fake_logits)
         norm = self.d.descend(self.recipe.adversarial_weight * loss)
-        return {"d_loss": loss.detach(), "d_grad_norm": norm}
+        found = {"d_loss": loss.detach(), "d_grad_norm": norm}
+        return found | self.follow(real_logits, step)
 
-    def d_r1(self, batch: RealBatch) -> Losses:
-        """Keep the discriminator's gradient small at real images."""
+    def d_r1(self, step: int, batch: RealBatch) -> Losses:
+        """Keep the discriminator's gradient small at real images, before they are augmented."""
         real = batch.images.detach().requires_grad_(True)
-        penalty = losses.r1_penalty(self.discriminator(real, batch.c), real)
+        logits = self.discriminator(self.seen(real, "d.r1", step), batch.c)
+        penalty = losses.r1_penalty(logits, real)
         self.d.descend(penalty * (self.recipe.r1_gamma / 2 * self.recipe.r1_interval))
         return {"r1": penalty.detach()}
 
@@ -159,7 +160,7 @@ class StyleTrainer(Trainer[RealBatch]):
         ws = self._ws(self.generator, latents)
         own = self._render(self.generator.synthesis.run, ws, latents.noise, offset)
         with self.d.frozen():
-            return self.descend_g(self._terms(own, target, c))
+            return self.descend_g(self._terms(own, target, step, c))
 
     @torch.no_grad()
     def _target(self, latents: Latents, offset: Tensor | None) -> Rendered | None:
@@ -169,11 +170,12 @@ class StyleTrainer(Trainer[RealBatch]):
             ws = self._ws(style_generator(self.teacher), latents)
             return self._render(self.run_teacher, ws, latents.noise, offset)
 
-    def _terms(self, own: Rendered, target: Rendered | None, c: Tensor | None) -> Terms:
+    def _terms(self, own: Rendered, target: Rendered | None, step: int, c: Tensor | None) -> Terms:
         recipe = self.recipe
         terms: Terms = {}
         if recipe.adversarial_weight:
-            loss = g_loss(recipe.adversarial, self.discriminator(own.images, c))
+            logits = self.discriminator(self.seen(own.images, "g", step), c)
+            loss = g_loss(recipe.adversarial, logits)
             terms["g_adversarial"] = (recipe.adversarial_weight, loss)
         if target is None:
             return terms

@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganc import collectives
 from ganc.content.request import MaskSource
 from ganc.distillation import losses
+from ganc.distillation.augment import Augmentation
 from ganc.distillation.draws import Draws
 from ganc.distillation.execution import Execution
 from ganc.distillation.player import Player
@@ -33,6 +34,9 @@ Terms = dict[str, tuple[float, Tensor]]
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """A perceptual distance: two batches of images → [N], differentiable."""
+
+_RUNNING = ("running_mean", "running_var")
+"""How the names of batch norm's statistics end."""
 
 Batch = TypeVar("Batch")
 """What a step reads: real images and labels, or pairs of images."""
@@ -68,6 +72,7 @@ class Trainer(ABC, Generic[Batch]):
 
     Attributes:
         g, d: The two players.
+        augmentation: Of what the discriminator sees, or None: it sees the images as they are.
     Raises:
         UsageError: The batch cannot be split over the processes.
     """
@@ -84,6 +89,8 @@ class Trainer(ABC, Generic[Batch]):
                 network.requires_grad_(False)
         self.check_split()
         self.g, self.d = self.make_players()
+        is_augmented = self.recipe.augment != "none"
+        self.augmentation = Augmentation(self.recipe, self.draws) if is_augmented else None
 
     @abstractmethod
     def make_players(self) -> tuple[Player, Player]:
@@ -106,10 +113,12 @@ class Trainer(ABC, Generic[Batch]):
 
     def state(self) -> dict[str, Tensor]:
         """Return what a step reads beside networks and optimisers."""
-        return {}
+        return {} if self.augmentation is None else self.augmentation.state()
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Put back what ``state`` returned."""
+        if self.augmentation is not None:
+            self.augmentation.restore(state)
 
     def moving_statistics(self) -> list[Tensor]:
         """Return running means that this process follows on its own samples."""
@@ -124,6 +133,14 @@ class Trainer(ABC, Generic[Batch]):
                 f"pass --batch {-(-batch // world) * world}",
             )
 
+    def seen(self, images: Tensor, phase: str, index: int) -> Tensor:
+        """Return images as the discriminator sees them; see ``Augmentation``."""
+        return images if self.augmentation is None else self.augmentation(images, phase, index)
+
+    def follow(self, real_logits: Tensor, turn: int) -> Losses:
+        """Let the augmentation follow the discriminator; see ``Augmentation.follow``."""
+        return {} if self.augmentation is None else self.augmentation.follow(real_logits, turn)
+
     def finish_step(self, step: int) -> None:
         """Average the running means over the processes, then let the weights' average follow."""
         collectives.average(self.moving_statistics())
@@ -131,15 +148,18 @@ class Trainer(ABC, Generic[Batch]):
 
     @torch.no_grad()
     def update_ema(self, step: int) -> None:
-        """Move the average towards the generators; buffers are copied."""
+        """Move the average towards the generators.
+
+        The statistics of batch norm move with the weights: those of the last few batches would
+        belong to other weights. Other buffers are copied.
+        """
         beta = ema_beta((step + 1) * self.recipe.batch, self.recipe)
         for name, average in self.ema.networks():
             network = getattr(self.student, name)
-            means: list[Tensor] = list(average.parameters())
-            values: list[Tensor] = list(network.parameters())
-            torch._foreach_lerp_(means, values, 1 - beta)
-            for own, buffer in zip(average.buffers(), network.buffers(), strict=True):
-                own.copy_(buffer)
+            torch._foreach_lerp_(_averaged(average), _averaged(network), 1 - beta)
+            for (key, own), buffer in zip(average.named_buffers(), network.buffers(), strict=True):
+                if not key.endswith(_RUNNING):
+                    own.copy_(buffer)
 
     def imitation_terms(self, images: Tensor, target: Tensor) -> Terms:
         """Return the terms that compare images with the teacher's, on the contents of interest.
@@ -188,6 +208,12 @@ class Trainer(ABC, Generic[Batch]):
     def device(self) -> torch.device:
         """Where the networks lie."""
         return self.draws.device
+
+
+def _averaged(network: nn.Module) -> list[Tensor]:
+    """Return what an average of networks averages."""
+    statistics = [b for key, b in network.named_buffers() if key.endswith(_RUNNING)]
+    return [*network.parameters(), *statistics]
 
 
 def network_of(model: Model | None, name: str = "generator") -> ImageGenerator:

@@ -58,6 +58,11 @@ def test_json_round_trip(name: str) -> None:
     assert recipe_from_json(json.loads(json.dumps(recipe.to_json())), "file") == recipe
 
 
+def test_a_number_without_effect_does_not_stop_a_resume() -> None:
+    recipe = resolve_recipe("cagan", {"perceptual_weight": 0.0})
+    assert recipe_from_json(recipe.to_json(), "file") == recipe
+
+
 def test_unknown_names_come_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown recipe `stylkd`") as caught:
         resolve_recipe("stylkd")
@@ -100,6 +105,13 @@ def test_a_perceptual_network_without_weight_is_refused() -> None:
     [
         ({"adversarial_weight": 0.0}, "gives the student no loss"),
         ({"first_similarity_block": 6}, "--first-similarity-block 6 comes after"),
+        ({"augment_p": 0.2}, "--augment-p has no effect with --augment none"),
+        ({"augment": "fixed"}, "--augment fixed has no effect at probability 0"),
+        ({"augment": "fixed", "augment_p": 0.2, "ada_nimg": 1000}, "--ada-nimg has no effect"),
+        (
+            {"augment": "ada", "adversarial_weight": 0.0, "l1_weight": 1.0},
+            "--augment ada has no effect: the adversarial loss has weight 0",
+        ),
     ],
 )
 def test_numbers_that_contradict_each_other_are_refused(

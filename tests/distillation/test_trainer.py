@@ -112,7 +112,7 @@ def test_each_phase_trains_its_network_alone(student: Model, teacher: Model) -> 
 
     trainer.d_main(0, real_images())
     assert changed() == {"discriminator"}
-    trainer.d_r1(real_images())
+    trainer.d_r1(0, real_images())
     assert changed() == {"discriminator"}
     trainer.g_main(0, None)
     assert changed() == {"generator"}
