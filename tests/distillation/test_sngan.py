@@ -270,6 +270,19 @@ def test_modes_are_those_of_the_published_training(student: Model, teacher: Mode
     assert not torch.equal(layer.weight_u, before)
 
 
+def test_statistics_are_averaged_as_weights_are(teacher: Model) -> None:
+    recipe = resolve_recipe("sngan", NUMBERS | {"batch": 50, "ema_nimg": 100.0})
+    trainer = make_trainer(teacher, teacher, recipe)
+    for network, value in ((trainer.generator, 1), (trainer.ema.generator, 0)):
+        for tensor in network.state_dict().values():
+            tensor.fill_(value)
+    for step in (1000, 1001):  # a half-life of two steps
+        trainer.update_ema(step)
+    for name, tensor in trainer.ema.generator.state_dict().items():
+        is_count = name.endswith("num_batches_tracked")
+        torch.testing.assert_close(tensor, torch.full_like(tensor, 1 if is_count else 0.5))
+
+
 def test_without_adversarial_weight_the_discriminator_rests(student: Model, teacher: Model) -> None:
     recipe = resolve_recipe("sngan", NUMBERS | {"adversarial_weight": 0.0})
     trainer = make_trainer(student, teacher, recipe)
