@@ -38,9 +38,6 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 _RUNNING = ("running_mean", "running_var")
 """How the names of batch norm's statistics end."""
 
-_RUNNING = ("running_mean", "running_var")
-"""How the names of batch norm's statistics end."""
-
 Batch = TypeVar("Batch")
 """What a step reads: real images and labels, or pairs of images."""
 
@@ -211,12 +208,6 @@ class Trainer(ABC, Generic[Batch]):
     def device(self) -> torch.device:
         """Where the networks lie."""
         return self.draws.device
-
-
-def _averaged(network: nn.Module) -> list[Tensor]:
-    """Return what an average of networks averages."""
-    statistics = [b for key, b in network.named_buffers() if key.endswith(_RUNNING)]
-    return [*network.parameters(), *statistics]
 
 
 def _averaged(network: nn.Module) -> list[Tensor]:
