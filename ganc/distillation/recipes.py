@@ -339,6 +339,11 @@ def _check_effect(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
             f"--perceptual {recipe.perceptual} has no effect: the recipe gives it weight 0",
             "add --perceptual-weight 3, or take --recipe stylekd",
         )
+    if recipe.adversarial == "task" and recipe.kind != TRANSLATION:
+        raise UsageError(
+            f"--adversarial task is the form of a translator's task, recipe {recipe.name} has none",
+            f"pass one of {', '.join(ADVERSARIAL_NAMES)}",
+        )
     if recipe.first_similarity_block > recipe.last_similarity_block:
         raise UsageError(
             f"--first-similarity-block {recipe.first_similarity_block} comes after"

@@ -58,6 +58,14 @@ def test_json_round_trip(name: str) -> None:
     assert recipe_from_json(json.loads(json.dumps(recipe.to_json())), "file") == recipe
 
 
+@pytest.mark.parametrize("name", ["gan", "sngan"])
+def test_only_translators_have_a_task(name: str) -> None:
+    with pytest.raises(UsageError, match=f"recipe {name} has none") as caught:
+        resolve_recipe(name, {"adversarial": "task"})
+    assert caught.value.hint == "pass one of non-saturating, hinge, lsgan, bce"
+    assert resolve_recipe("i2i", {"adversarial": "task"}).adversarial == "task"
+
+
 def test_a_number_without_effect_does_not_stop_a_resume() -> None:
     recipe = resolve_recipe("cagan", {"perceptual_weight": 0.0})
     assert recipe_from_json(recipe.to_json(), "file") == recipe
