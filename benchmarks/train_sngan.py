@@ -80,16 +80,15 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder or zip of 32 px images")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--width", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--distill-steps", type=int, default=300)
     parser.add_argument("--speedup", type=float, default=4.0)
     parser.add_argument("--samples", type=int, default=2000)
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.output.mkdir(exist_ok=True)
-    off = {"l1_weight": 0.0, "perceptual_weight": 0.0, "perceptual": "none"}
     fresh = new_model(given.width)
-    teacher = train(fresh, None, given.output / "teacher", given.data, given.steps, TRAINING | off)
+    teacher = train(fresh, None, given.output / "teacher", given.data, given.steps, TRAINING)
     scores = ganc.score(teacher, "diversity", samples=1000, device="cpu")
     pruned = ganc.prune(teacher, scores, speedup=given.speedup)
     student = train(
