@@ -204,7 +204,8 @@ def open_unpaired(
             raise DataError(
                 f"{source.where(name)}: twice as wide as high, a pair side by side; unpaired"
                 " training takes the sides separately",
-                "cut the pictures into two folders and pass them as --data and --data-b",
+                "pairs go with --no-unpaired; or cut the pictures into two folders, --data and"
+                " --data-b",
             )
     if not isinstance(parts, tuple):
         raise DataError(
@@ -249,8 +250,8 @@ def _matched(a: Source, b: Source) -> tuple[list[str], list[str]]:
             raise DataError(
                 f"{source.where(alone[0])}: no partner of this name in {other.path} ({len(alone)}"
                 f" of {len(own)} images have none)",
-                "pairs have one name on both sides, extensions aside; unpaired images need a"
-                " CycleGAN (resnet_translator)",
+                "pairs have one name on both sides, extensions aside; images without partners go"
+                " with --unpaired",
             )
     keys = sorted(by_key_a)
     return [by_key_a[key] for key in keys], [by_key_b[key] for key in keys]

@@ -378,7 +378,7 @@ WRONG_PAIRS: dict[str, tuple[Files, Files | None, str, str]] = {
     ),
     "unpaired images": (
         {"trainA/horse1.png": png(), "trainB/zebra1.png": png()}, None,
-        r"horse1\.png: no partner .* \(1 of 1 images have none\)$", "CycleGAN",
+        r"horse1\.png: no partner .* \(1 of 1 images have none\)$", "--unpaired",
     ),
     "two of one name": (
         {"A/0.png": png(), "A/0.jpg": png(), "B/0.png": png()}, None,
