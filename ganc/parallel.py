@@ -21,7 +21,7 @@ from ganc.errors import InputError, PeerError, UsageError
 
 TIMEOUT = timedelta(minutes=10)
 """How long processes wait for each other, at the start and in every exchange."""
-GRACE = timedelta(seconds=5)
+GRACE = timedelta(seconds=10)
 """How long a process that failed waits to hear whether the others failed as well."""
 LINGER_SEC = 1.0
 """How much later those end that only follow: ``torchrun`` names the first to end as the cause."""
