@@ -204,6 +204,7 @@ class _Stages(torch.nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo's own
 def test_compiled_networks_give_the_same_losses(student: Model, teacher: Model) -> None:
     torch.manual_seed(0)
     distance = PerceptualDistance(
