@@ -1,13 +1,13 @@
 """Train, prune and distill small translators: pix2pix (edges → faces), CycleGAN (faces ↔ sketches).
 
 Every step is one call of the public API. The sets come from ``translator_data.py``. The output
-folder gets both teachers, the pruned models, a run folder per training (with pictures of it in
-``samples/``) and the numbers, on images that no training saw.
+folder gets a run folder per training, with pictures of it in ``samples/``; the numbers that are
+printed are of images that no training saw.
 
     python benchmarks/train_translators.py faces64.zip -o out            # both, one after the other
     python benchmarks/train_translators.py faces64.zip -o out pix2pix
 
-A teacher that is there already is not trained again.
+Started again with the same folder, every training goes on where it was.
 """
 
 import argparse
@@ -52,13 +52,13 @@ TASKS = {
     "pix2pix": Task(
         "unet_translator",
         {"img_resolution": 64, "num_downs": 4, "base_width": 12, "in_channels": 1},
-        {"batch": 8, "lr": 1e-3}, 2000, 600,
+        {"batch": 8, "lr": 1e-3}, 2000, 400,
         "edges2faces.zip", {"generator": ("edges2faces-test/A", "edges2faces-test/B")},
     ),
     "cyclegan": Task(
         "resnet_translator",
         {"img_resolution": 32, "num_blocks": 3, "base_width": 10},
-        {"batch": 4, "lr": 5e-4}, 1500, 400,
+        {"batch": 4, "lr": 5e-4}, 3000, 500,
         "faces2sketches",
         {
             "generator": ("faces2sketches/testA", "faces2sketches/testB"),
@@ -84,17 +84,15 @@ def sets(faces: Path, out: Path, resolution: int) -> Path:
     return folder
 
 
-def train(task: Task, data: Path, out: Path) -> Model:
-    """Return the teacher, trained unless it is there."""
-    path = out / "student.safetensors"
-    if not path.exists():
-        start = time.perf_counter()
-        ganc.distill(
-            None, None, out, architecture=task.architecture, config=task.config, data=data,
-            overrides=task.overrides, steps=task.steps,
-        )  # fmt: skip
-        print(f"teacher: {task.steps} steps in {time.perf_counter() - start:.0f} s", flush=True)
-    return ganc.load(path)
+def train(student: Model | None, teacher: Model | None, out: Path, **settings: Any) -> Model:
+    """Return what a training gives; one that was stopped goes on."""
+    start, steps = time.perf_counter(), settings["steps"]
+    if out.exists():
+        ganc.distill(None, teacher, out, resume="latest", steps=steps)
+    else:
+        ganc.distill(student, teacher, out, save_every=200, **settings)
+    print(f"{out.name}: {steps} steps, {time.perf_counter() - start:.0f} s now", flush=True)
+    return ganc.load(out / "student.safetensors")
 
 
 def report(name: str, task: Task, folder: Path, model: Model, teacher: Model) -> None:
@@ -112,18 +110,19 @@ def report(name: str, task: Task, folder: Path, model: Model, teacher: Model) ->
 def run(name: str, task: Task, faces: Path, out: Path) -> None:
     """Train, prune and distill one task."""
     folder = sets(faces, out, task.config["img_resolution"])
-    teacher = train(task, folder / task.data, out / name)
+    data = folder / task.data
+    teacher = train(
+        None, None, out / name, architecture=task.architecture, config=task.config, data=data,
+        overrides=task.overrides, steps=task.steps,
+    )  # fmt: skip
     report("teacher", task, folder, teacher, teacher)
     pruned = ganc.prune(teacher, ganc.score(teacher, "l1-out"), speedup=SPEEDUP)
     report(f"pruned {SPEEDUP}x", task, folder, pruned, teacher)
     for number, (arm, weights) in enumerate(ARMS.items()):
-        run_folder = out / f"{name}-student{number}"
-        overrides = {**task.overrides, **weights}
-        ganc.distill(
-            pruned, teacher, run_folder, data=folder / task.data, overrides=overrides,
-            steps=task.student_steps,
+        student = train(
+            pruned, teacher, out / f"{name}-student{number}", data=data,
+            overrides={**task.overrides, **weights}, steps=task.student_steps,
         )  # fmt: skip
-        student = ganc.load(run_folder / "student.safetensors")
         report(arm, task, folder, student, teacher)
 
 

@@ -79,9 +79,8 @@ def write_error(path: Path, error: OSError) -> OutputError:
         return OutputError(
             f"{path}: no space left on the device, nothing was written", "free some space"
         )
-    return OutputError(
-        f"{path} cannot be written: {error.strerror or error}", "check its permissions"
-    )
+    hint = "raise the limit (ulimit -f)" if error.errno == errno.EFBIG else "check its permissions"
+    return OutputError(f"{path} cannot be written: {error.strerror or error}", hint)
 
 
 def file_sha256(path: Path) -> str:

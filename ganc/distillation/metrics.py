@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from ganc import collectives, parallel
 from ganc.data.images import to_uint8
+from ganc.distillation.events import EventFile
 from ganc.distillation.run_folder import METRICS
 from ganc.errors import ComputationError
 from ganc.files import atomic_write
@@ -31,11 +31,11 @@ class MetricsLog:
     def __init__(self, folder: Path, start: int, last: Mapping[str, float]) -> None:
         self.last = dict(last)
         self._path = folder / METRICS
-        self._writer: SummaryWriter | None = None
+        self._events: EventFile | None = None
         self._pending: list[tuple[int, int, float, dict[str, Tensor]]] = []
         if parallel.rank() == 0:
             cut_back(self._path, start)
-            self._writer = SummaryWriter(str(folder), purge_step=start + 1)
+            self._events = EventFile(folder, start)
 
     def add(self, step: int, images: int, seconds: float, losses: dict[str, Tensor]) -> None:
         """Note the losses of a step, without waiting for the device.
@@ -70,28 +70,31 @@ class MetricsLog:
 
     def add_values(self, step: int, group: str, values: Mapping[str, float]) -> None:
         """Show numbers that are not losses, in TensorBoard."""
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(f"{group}/{name}", value, step)
+        if self._events is not None:
+            self._events.add_values({step: _grouped(group, values)})
 
     def add_images(self, step: int, grid: Tensor) -> None:
         """Show a sample grid, [C, H, W] in [-1, 1], in TensorBoard."""
-        if self._writer is not None:
-            self._writer.add_image("samples", to_uint8(grid[:3]), step)
+        if self._events is not None:
+            self._events.add_image(step, "samples", to_uint8(grid[:3]))
 
     def close(self) -> None:
-        """Write what is still in memory."""
-        if self._writer is not None:
-            self._writer.close()
+        """Close the files."""
+        if self._events is not None:
+            self._events.close()
 
     def _write(self, lines: list[dict[str, Any]]) -> None:
-        if self._writer is None:
+        if self._events is None:
             return
         with self._path.open("a") as file:
             file.writelines(json.dumps(line, allow_nan=False) + "\n" for line in lines)
-        for line in lines:
-            losses = {n: v for n, v in line.items() if n not in ("step", "images", "seconds")}
-            self.add_values(line["step"], "losses", losses)
+        self._events.add_values({line["step"]: _grouped("losses", line) for line in lines})
+
+
+def _grouped(group: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Name values as TensorBoard groups them."""
+    unlisted = ("step", "images", "seconds")
+    return {f"{group}/{name}": value for name, value in values.items() if name not in unlisted}
 
 
 def cut_back(path: Path, start: int) -> None:

@@ -281,7 +281,7 @@ def prepare(folder: Path, recipe: Mapping[str, Any], start: int) -> None:
         return
     for path in (folder / CHECKPOINTS).glob(f"{_TEMPORARY}*"):
         shutil.rmtree(path)
-    for path in folder.glob(".*.tmp"):
+    for path in folder.rglob(".*.tmp"):
         path.unlink()
     for step in reversed(steps(folder)):
         if step > start:

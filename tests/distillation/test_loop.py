@@ -1,14 +1,9 @@
 """The run as a user sees it: its folder, resuming, stopping, and every way it can fail."""
 
-import errno
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -223,44 +218,6 @@ def test_missing_perceptual_weights_stop_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_damaged_newest_checkpoint_falls_back(train: Train, tmp_path: Path) -> None:
-    train("whole", steps=6)
-    train(steps=4, save_every=2)
-    folder = tmp_path / "run"
-    path = folder / "checkpoints" / "4" / "optimizers.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    warnings: list[str] = []
-    with pytest.raises(InputError, match="damaged: it does not match its checksum"):
-        train(resume=folder / "checkpoints" / "4")
-    train(steps=6, resume="latest", warn=warnings.append)
-    assert len(warnings) == 1
-    assert "4/optimizers.safetensors is damaged" in warnings[0]
-    assert metrics(folder) == metrics(tmp_path / "whole")
-    assert tensors(folder, 6) == tensors(tmp_path / "whole", 6)
-
-
-@pytest.mark.parametrize("name", ["state.json", "student.safetensors", "ema.safetensors"])
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
-def test_every_kind_of_damage_is_noticed(
-    train: Train, tmp_path: Path, name: str, damage: str
-) -> None:
-    train(steps=1)
-    path = tmp_path / "run" / "checkpoints" / "1" / name
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    if damage == "flip":
-        path.write_bytes(content)
-    elif damage == "cut":
-        path.write_bytes(content[: len(content) // 2])
-    else:
-        path.unlink()
-    warnings: list[str] = []
-    train(steps=1, resume="latest", warn=warnings.append)
-    assert "checkpoints/1" in warnings[0]
-
-
 def test_a_checkpoint_of_another_run_is_refused(train: Train, tmp_path: Path) -> None:
     train("a", steps=1)
     train("b", steps=1)
@@ -297,45 +254,6 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
     monkeypatch.setattr(Player, "descend", lambda *args: descend(*args) * float("inf"))
     with pytest.raises(ComputationError, match="step 1: d_grad_norm inf, g_grad_norm inf"):
         train(steps=3)
-
-
-def full_disk(*args: object, **kwargs: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_disk_that_fills_up_keeps_the_checkpoint_before(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train("whole", steps=4)
-    train(steps=2)
-    folder = tmp_path / "run"
-    before = (folder / "student.safetensors").read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full_disk)
-        patch.setattr(run_folder, "prepare", lambda *_: None)
-        patch.setattr(run_folder, "export_student", lambda *_: None)
-        patch.setattr("ganc.distillation.metrics.atomic_write", _plain_write)
-        patch.setattr("ganc.data.grid.atomic_write", _plain_write)
-        with pytest.raises(OutputError, match="no space left on the device"):
-            train(steps=4, resume="latest")
-    assert run_folder.steps(folder) == [0, 2]
-    assert not list((folder / "checkpoints").glob(".tmp*"))
-    assert (folder / "student.safetensors").read_bytes() == before
-    train(steps=4, resume="latest")
-    assert metrics(folder) == metrics(tmp_path / "whole")
-
-
-class _plain_write:
-    """An ``atomic_write`` without fsync."""
-
-    def __init__(self, path: Path, *, force: bool) -> None:
-        self.path = path
-
-    def __enter__(self) -> Path:
-        return self.path
-
-    def __exit__(self, *error: object) -> None:
-        return None
 
 
 def test_free_space_is_checked_first(
@@ -591,34 +509,3 @@ def test_conditional_networks_take_labels(tmp_path: Path, train: Train) -> None:
     unlabelled = write_zip(tmp_path / "unlabelled.zip", 8, labels=False)
     with pytest.raises(DataError):
         train("none", data=unlabelled, **models)
-
-
-SCRIPT = """
-import sys, torch
-from ganc.distillation.loop import distill
-torch.set_num_threads(1)
-numbers = {"batch": 4, "perceptual": "none", "r1_interval": 3, "pl_interval": 2}
-folder, steps, resume = sys.argv[1], int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None
-distill(f"{folder}/student.safetensors", f"{folder}/teacher.safetensors", f"{folder}/run",
-        steps=steps, overrides=numbers, device="cpu", save_every=2, resume=resume, log_every=1)
-"""
-
-
-@pytest.mark.slow
-def test_kill_9_loses_nothing(train: Train, tmp_path: Path, teacher: Model, student: Model) -> None:
-    save(teacher, tmp_path / "teacher.safetensors")
-    save(student, tmp_path / "student.safetensors")
-    train("whole", steps=60)
-    folder, resume = tmp_path / "run", []
-    for wanted in (7, 23, 41):
-        arguments = [sys.executable, "-c", SCRIPT, str(tmp_path), "60", *resume]
-        process = subprocess.Popen(arguments)
-        while not run_folder.steps(folder) or run_folder.steps(folder)[-1] < wanted:
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.kill()
-        process.wait()
-        resume = ["latest"]
-    train(steps=60, resume="latest")
-    assert metrics(folder) == metrics(tmp_path / "whole")
-    assert tensors(folder, 60) == tensors(tmp_path / "whole", 60)
