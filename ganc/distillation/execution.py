@@ -96,7 +96,10 @@ class Execution:
 
     def compiled(self, function: _Function) -> _Function:
         """Return a function or module that is only looked at, compiled where that is asked for."""
-        return torch.compile(function) if self.compiles else function
+        if not self.compiles:
+            return function
+        compiled: _Function = torch.compile(function)  # type: ignore[assignment]
+        return compiled
 
     def compile_calls(self, model: Model) -> None:
         """Do the same to a model's networks, in place."""
