@@ -102,7 +102,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     drawing = commands.add_parser("picture")
     drawing.add_argument("--out", type=Path, default=Path("augment.png"))
-    drawing.add_argument("--columns", type=int, default=8)
+    drawing.add_argument("--columns", type=int, default=7)
     training = commands.add_parser("train")
     training.add_argument("-o", "--out", type=Path, required=True)
     training.add_argument("--images", type=int, default=300)
