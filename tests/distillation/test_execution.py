@@ -157,13 +157,17 @@ def no_reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize("augment", ["none", "ada"])
 def test_no_step_waits_for_the_device(
-    student: Model, teacher: Model, request: pytest.FixtureRequest
+    student: Model, teacher: Model, request: pytest.FixtureRequest, augment: str
 ) -> None:
-    trainer, batch = make_trainer(student, teacher), real_images()
+    recipe = resolve_recipe("stylekd", {"batch": 4, "perceptual": "none", "augment": augment})
+    trainer, batch = make_trainer(student, teacher, recipe), real_images()
     trainer.step(0, batch)  # tables that are made once
     request.getfixturevalue("no_reading")
-    found = trainer.step(16, batch)  # every phase is due
+    found: dict[str, Tensor] = {}
+    for step in range(16, 20):  # every phase is due, and a move of ada
+        found |= trainer.step(step, batch)
     assert {"r1", "path_length", "latent_direction"} <= set(found)
 
 

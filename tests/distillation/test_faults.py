@@ -204,20 +204,33 @@ def test_a_file_that_is_cut_short_loses_nothing(folder: Path) -> None:
     assert len(sizes) > 6
 
 
-LONG = {"steps": 40, "save_every": 3, "sample_every": 7, "log_every": 2, "keep_last": 2}
+LONG = {"steps": 120, "save_every": 2, "sample_every": 7, "log_every": 2, "keep_last": 2}
 
 
-def die_after(folder: Path, seconds: float) -> None:
-    """Train, and die after so much computing time, wherever that is; saving takes its share."""
+def slow_sync() -> None:
+    """Let syncing a file cost as much as a disk's would, in computing time."""
     fsync = os.fsync
 
     def slow_fsync(descriptor: int) -> None:
-        end = time.process_time() + 0.004
+        end = time.process_time() + 0.002
         while time.process_time() < end:
             pass
         fsync(descriptor)
 
     os.fsync = slow_fsync
+
+
+def train_whole(folder: Path) -> None:
+    """Train without dying; note when the first step and the last one were done."""
+    slow_sync()
+    began, clock = time.process_time(), []
+    train_on(folder, "whole", **LONG, progress=lambda *_: clock.append(time.process_time()))
+    (folder / "clock").write_text(json.dumps([clock[0] - began, clock[-1] - began]))
+
+
+def die_after(folder: Path, seconds: float) -> None:
+    """Train, and die after so much computing time, wherever that is."""
+    slow_sync()
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which is: to end the process on the spot
     signal.setitimer(signal.ITIMER_PROF, seconds)
     train_on(folder, "run", **LONG)
@@ -225,16 +238,16 @@ def die_after(folder: Path, seconds: float) -> None:
 
 @pytest.mark.slow
 def test_death_at_20_random_moments_loses_nothing(folder: Path) -> None:
-    began = time.process_time()
-    train_on(folder, "whole", **LONG)
-    per_step = (time.process_time() - began) / LONG["steps"]
-    moments = random.Random(0)
-    steps = []
+    assert forked.exit_code(forked.start(train_whole, folder)) == 0
+    first, last = json.loads((folder / "clock").read_text())
+    latest = first + 5 * (last - first) / LONG["steps"]
+    moments, steps = random.Random(0), []
     for _ in range(20):
-        process = forked.start(die_after, folder, moments.uniform(0, 8 * per_step))
+        process = forked.start(die_after, folder, moments.uniform(0, latest))
         assert forked.exit_code(process) == -signal.SIGPROF
         steps.append(max(run_folder.steps(folder / "run"), default=-1))
     assert steps == sorted(steps)
+    print(steps, first, last)
     assert len(set(steps)) > 3  # the deaths were spread over the run
     train_on(folder, "run", **LONG)
     assert_whole(folder / "run", content(folder / "whole"))
