@@ -352,7 +352,7 @@ def test_distill_names_a_missing_model_before_missing_weights(
     monkeypatch.setenv("GANC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("GANC_OFFLINE", "1")
     run = tmp_path / "run"
-    assert_one_line(ganc("distill", checkpoint, "-o", run), 2, "teacher is needed", "--teacher")
+    assert_one_line(ganc("distill", checkpoint, "-o", run), 2, "needs real images", "--data")
     assert_one_line(ganc("distill", "--teacher", checkpoint, "-o", run), 2, "student is needed")
     outcome = ganc("distill", checkpoint, "--teacher", checkpoint, "-o", run)
     assert_one_line(outcome, 3, "vgg16", "--perceptual effnet-lite0|none")

@@ -118,16 +118,22 @@ def test_what_sample_refuses(
     assert not output.exists()
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "stylegan2"])
-def test_distill_refuses_what_it_cannot_train(
+@pytest.mark.parametrize("family", FAMILIES)
+def test_distill_refuses_a_recipe_or_teacher_of_another_family(
     ganc: Ganc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    """Before it asks for the weights of a perceptual network that would not help."""
+    """Before it asks for data, or for the weights of a perceptual network that would not help."""
     monkeypatch.setenv("GANC_CACHE", str(tmp_path / "cache"))
-    path, run = tmp_path / "m.safetensors", tmp_path / "run"
+    path, other, run = tmp_path / "m.safetensors", tmp_path / "t.safetensors", tmp_path / "run"
     save(FAMILIES[family](), path)
-    outcome = ganc("distill", path, "--teacher", path, "-o", run, "--offline")
-    assert_one_line(outcome, 3, f"the student holds {family}, distill needs a stylegan2")
+    other_family, recipe = ("stylegan2", "cagan") if family == "sngan" else ("sngan", "sngan")
+    save(FAMILIES[other_family](), other)
+    arguments = ["distill", path, "-o", run, "--offline", "--teacher"]
+    wanted = f"recipe {recipe} does not train a {family}"
+    assert_one_line(ganc(*arguments, path, "--recipe", recipe), 2, wanted, "hint: pass --recipe")
+    assert_one_line(
+        ganc(*arguments, other), 3, f"student is a {family}, the teacher a {other_family}"
+    )
     assert not run.exists()
 
 

@@ -247,7 +247,6 @@ def test_death_at_20_random_moments_loses_nothing(folder: Path) -> None:
         assert forked.exit_code(process) == -signal.SIGPROF
         steps.append(max(run_folder.steps(folder / "run"), default=-1))
     assert steps == sorted(steps)
-    print(steps, first, last)
     assert len(set(steps)) > 3  # the deaths were spread over the run
     train_on(folder, "run", **LONG)
     assert_whole(folder / "run", content(folder / "whole"))

@@ -28,7 +28,7 @@ from ganc.models.sngan import Discriminator, SpectralLayer, discriminator_widths
 from ganc.progress import ignore, silent
 from ganc.pruning import prune
 from ganc.scoring.score import score
-from tests.conftest import randomise
+from tests.conftest import GOLDEN, randomise
 from tests.distillation import forked
 from tests.distillation.test_loop import metrics, tensors
 from tests.distillation.test_processes import write_images
@@ -297,6 +297,25 @@ def test_a_generator_learns_to_follow_its_teacher(student: Model, teacher: Model
     trainer = make_trainer(student, teacher, recipe)
     losses = [trainer.g_main(step)["pixel_l1"].item() for step in range(60)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+
+
+def test_a_pruned_trained_generator_comes_back() -> None:
+    teacher = load(GOLDEN / "trained" / "sngan32_faces.safetensors")
+    student = prune(teacher, score(teacher, "l1-out"), speedup=2)
+    numbers = NUMBERS | {"batch": 16, "adversarial_weight": 0.0, "lr": 0.002}
+    trainer = make_trainer(student, teacher, resolve_recipe("sngan", numbers))
+    z = torch.randn(32, 64, generator=torch.Generator().manual_seed(9))
+
+    def distance() -> float:
+        with torch.no_grad():
+            target = latent_generator(teacher)(z)
+            return float((latent_generator(trainer.ema)(z) - target).abs().mean())
+
+    before = distance()
+    for step in range(15):
+        trainer.g_main(step)
+        trainer.finish_step(step)
+    assert distance() < 0.7 * before
 
 
 def numbered_batches(source: Any, start: int, stop: int) -> Tensor:
