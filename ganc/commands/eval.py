@@ -55,6 +55,10 @@ def eval_(
     features: Annotated[
         str, typer.Option("--features", help="Feature network of fd: effnet-lite0 or inception.")
     ] = "effnet-lite0",
+    neighbours: Annotated[
+        int | None,
+        typer.Option("--neighbours", help="k of precision, recall (3), density and coverage (5)."),
+    ] = None,
     perceptual: Annotated[
         str, typer.Option("--perceptual", help="LPIPS network: lpips-alex, -vgg or -squeeze.")
     ] = "lpips-alex",
@@ -80,7 +84,7 @@ def eval_(
     settings: dict[str, Any] = {
         "samples": samples, "seed": seed, "batch": batch, "truncation_psi": truncation_psi,
         "noise_mode": noise_mode, "features": features, "perceptual": perceptual,
-        "offline": offline, "network": network,
+        "offline": offline, "network": network, "neighbours": neighbours,
     }  # fmt: skip
     from ganc.errors import UsageError
     from ganc.evaluation.evaluate import evaluate, make_plan

@@ -88,6 +88,7 @@ def evaluate(
     perceptual: str = "lpips-alex",
     resize: bool = False,
     network: str = "generator",
+    neighbours: int | None = None,
     offline: bool = False,
     progress: Progress = silent,
     warn: Warn = ignore,
@@ -105,8 +106,8 @@ def evaluate(
         data: Folder or data-set zip of real images of the model's size; a broken one is an error.
         input: Folder or zip of the images that a translator translates, all of one size.
         require: Conditions such as ``fd<=1.2*teacher`` (see ``requirements``).
-        samples, seed, batch, truncation_psi, noise_mode, features, perceptual, network, offline:
-            See ``Settings``.
+        samples, seed, batch, truncation_psi, noise_mode, features, perceptual, network, offline,
+            neighbours: See ``Settings``.
         device: Where networks and models run.
         resize: Scale real images and inputs to the model's size instead of refusing them.
         progress: Told how far each pass is.
@@ -123,7 +124,7 @@ def evaluate(
     """
     plan = make_plan(metrics, require, has_teacher=teacher is not None, has_data=data is not None)
     settings = Settings(samples, seed, batch, truncation_psi, noise_mode, features, perceptual,
-                        offline, network)  # fmt: skip
+                        offline, network, neighbours)  # fmt: skip
     where = resolve_device(device)
     if teacher is not None:
         check_pair(pick_generator(model, network),

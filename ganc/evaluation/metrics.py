@@ -1,11 +1,13 @@
 """The table of metrics. A new one is a row here and a function that starts its measurement."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Literal, NamedTuple
 
 from ganc.errors import UsageError, unknown_name
-from ganc.evaluation import complexity, diversity, frechet, latency, paired
+from ganc.evaluation import complexity, diversity, frechet, latency, paired, sets
 from ganc.evaluation.task import Measurement, Task
+from ganc.perceptual.manifold import NAMES as MANIFOLD
 
 Needs = Literal["nothing", "teacher", "reference"]
 """Beside the model: nothing, its teacher, or something to compare with (images or a teacher)."""
@@ -46,6 +48,12 @@ METRICS: dict[str, Metric] = {
     ),
     "fid": Metric(frechet.fid, "reference"),
     "fd": Metric(frechet.fd, "reference"),
+    "kid": Metric(sets.kid, "reference"),
+    "kd": Metric(sets.kd, "reference"),
+    **{
+        name: Metric(partial(sets.Manifold, name=name), "reference", is_higher_better=True)
+        for name in MANIFOLD
+    },
 }
 
 

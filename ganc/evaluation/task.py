@@ -35,6 +35,8 @@ class Settings:
         perceptual: LPIPS network of ``lpips`` and ``lpips-diversity``.
         offline: Never fetch weights.
         network: Which generator of model and teacher: a name in ``GENERATORS``.
+        neighbours: k of ``precision``, ``recall``, ``density`` and ``coverage``; None takes that of
+            each one's paper.
     Raises:
         UsageError: A value is out of range or a name unknown.
     """
@@ -48,6 +50,7 @@ class Settings:
     perceptual: str = "lpips-alex"
     offline: bool = False
     network: str = "generator"
+    neighbours: int | None = None
 
     @property
     def latents(self) -> Latents:
@@ -59,6 +62,8 @@ class Settings:
             raise UsageError(f"--samples {self.samples} is too few, at least 2 are needed")
         if self.batch < 1:
             raise UsageError(f"--batch {self.batch} is too small, at least 1 is needed")
+        if self.neighbours is not None and self.neighbours < 1:
+            raise UsageError(f"--neighbours {self.neighbours} is too few, at least 1 is needed")
         if self.noise_mode not in NOISE_MODES:
             raise unknown_name("noise_mode", self.noise_mode, NOISE_MODES)
         if self.network not in GENERATORS:
@@ -123,6 +128,7 @@ class Task:
         teacher: On the same device, with inputs and images of the same sizes, or None.
         source: Where model and teacher get their inputs; None where a translator was given none.
         dataset: Real images of the model's size, or None.
+        shared: What metrics of this task compute together, by a name of their own.
     """
 
     model: Model
@@ -133,6 +139,7 @@ class Task:
     networks: Networks
     progress: Progress
     warn: Warn
+    shared: dict[str, Any] = field(default_factory=dict, init=False)
 
     @property
     def device(self) -> torch.device:

@@ -1,5 +1,6 @@
 """Feature networks: images in, one vector per image out, with everything a protocol must name."""
 
+import json
 import warnings
 from collections.abc import Callable
 
@@ -75,6 +76,20 @@ class FeatureNetwork(torch.nn.Module):
                 f"`{self.name}` features need images [N, 3, H, W], got {list(images.shape)}",
                 "it was trained on RGB; metrics that use it do not exist for grey or RGBA models",
             )
+
+
+def feature_key(dataset_hash: str, network: FeatureNetwork, count: int) -> str:
+    """Return what the features of ``count`` images of a set depend on, as a key for caches."""
+    return json.dumps(
+        {
+            "data": dataset_hash,
+            "features": network.name,
+            "sha256": network.sha256,
+            "resize": network.resize,
+            "count": count,
+        },
+        sort_keys=True,
+    )
 
 
 def load_features(

@@ -1,7 +1,6 @@
 """Statistics of real images, kept in the cache: the same data set is never measured twice."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from safetensors.torch import save_file
 from ganc.errors import OutputError
 from ganc.files import atomic_write
 from ganc.perceptual.cache import cache_folder, cache_subfolder
-from ganc.perceptual.features import FeatureNetwork
+from ganc.perceptual.features import FeatureNetwork, feature_key
 from ganc.perceptual.frechet import FeatureStats
 from ganc.progress import Warn
 
@@ -37,7 +36,7 @@ def stats_for(
         count: Images measured; part of the key.
         warn: Told of a damaged file and of a cache that cannot be written.
     """
-    key = _key(dataset_hash, network, count)
+    key = feature_key(dataset_hash, network, count)
     name = hashlib.sha256(key.encode()).hexdigest()[:32] + ".safetensors"
     path = cache_folder() / "statistics" / name
     if path.exists():
@@ -51,19 +50,6 @@ def stats_for(
     except OutputError as error:
         warn(f"the statistics are not kept: {error}")
     return stats
-
-
-def _key(dataset_hash: str, network: FeatureNetwork, count: int) -> str:
-    return json.dumps(
-        {
-            "data": dataset_hash,
-            "features": network.name,
-            "sha256": network.sha256,
-            "resize": network.resize,
-            "count": count,
-        },
-        sort_keys=True,
-    )
 
 
 def _write(path: Path, key: str, stats: FeatureStats) -> None:

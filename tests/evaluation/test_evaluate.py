@@ -390,3 +390,63 @@ def test_a_discriminator_alone_has_no_samples() -> None:
     assert evaluate(alone, ["params"])["metrics"]["params"] == alone.params()
     with pytest.raises(InputError, match="the model holds no generator"):
         evaluate(alone, ["perceptual-diversity"])
+
+
+# --- sets of features ---------------------------------------------------------------------------
+
+
+def test_a_collapsed_model_loses_recall_and_keeps_precision(
+    tmp_path: Path, mean_colour: str
+) -> None:
+    """The direction of each, through the whole evaluation: never swapped."""
+    metrics = ["precision", "recall", "density", "coverage", "kd"]
+    data = write_images(samples_of(colours(0.0, 0.2), 120), tmp_path / "data")
+    common = {"data": data, "samples": 100, "features": mean_colour}
+    good = evaluate(colours(0.0, 0.2), metrics, **common)
+    collapsed = evaluate(colours(0.0, 0.004), metrics, **common)["metrics"]
+    values = good["metrics"]
+    assert values["precision"] > 0.9
+    assert values["recall"] > 0.9
+    assert collapsed["precision"] > 0.9
+    assert collapsed["recall"] < 0.1
+    assert collapsed["coverage"] < 0.2 < 0.8 < values["coverage"]
+    assert collapsed["kd"] > values["kd"] + 1e-4
+    protocols = good["settings"]["protocols"]
+    assert protocols["precision"]["neighbours"] == 3
+    assert protocols["coverage"]["neighbours"] == 5
+    assert protocols["kd"]["reference_images"] == 120
+
+
+def test_without_data_sets_are_compared_with_the_teachers(mean_colour: str) -> None:
+    model = colours(0.1, 0.3)
+    metrics = ["precision", "recall", "coverage", "kd"]
+    told: list[str] = []
+    result = evaluate(model, metrics, teacher=model, samples=40, features=mean_colour,
+                      neighbours=2, warn=told.append)  # fmt: skip
+    values = result["metrics"]
+    assert [values[n] for n in metrics[:3]] == [1.0, 1.0, 1.0]
+    assert (
+        values["kd"] < 0
+    )  # the unbiased estimate of two equal sets: no pair of a vector and itself
+    assert result["settings"]["protocols"]["recall"]["neighbours"] == 2
+    assert len([line for line in told if "precision" in line]) == 1
+
+
+def test_real_features_are_computed_once_for_all_metrics(
+    tmp_path: Path, mean_colour: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_images(samples_of(colours(0.0, 0.2), 20), tmp_path / "data")
+    seen: list[int] = []
+
+    def told(what: str, done: int, total: int) -> None:
+        seen.extend([done] if what == "real images" else [])
+
+    metrics = ["precision", "fd", "kd", "coverage"]
+    common = {"data": data, "samples": 20, "features": mean_colour, "batch": 20}
+    first = evaluate(colours(0.0, 0.1), metrics, **common, progress=told)["metrics"]
+    assert seen == [20]
+    again = evaluate(colours(0.0, 0.1), metrics, **common, progress=told)["metrics"]
+    assert seen == [20]
+    assert again == first
+    alone = evaluate(colours(0.0, 0.1), ["fd"], **common)["metrics"]
+    assert alone["fd"] == pytest.approx(first["fd"], rel=1e-6)
