@@ -2,36 +2,47 @@
 
 A file enters the cache by a download or by hand. Either way its SHA-256 is compared with the
 published one before anything reads it, so a damaged or foreign file can never become a number.
+Where a publisher gives no SHA-256 the first one seen is recorded beside the file and holds from
+then on.
 """
 
-import http.client
 import os
 import pickle
-import urllib.error
-import urllib.request
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import platformdirs
 import torch
 
 from ganc.errors import WeightsError, unknown_name
-from ganc.files import atomic_write, file_sha256, write_error
+from ganc.files import atomic_write, file_sha256, move_into_place, write_error
+from ganc.perceptual.download import DownloadError, discard, download
 from ganc.progress import Progress, silent
-
-TIMEOUT_SEC = 10.0  # to connect, and between two pieces; a dead network is reported, not waited for
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """One published file: what it is called, where it is, and how to recognise it."""
+    """One published file: what it is called, where it is, and how to recognise it.
+
+    Attributes:
+        file_name: In the cache; where a publisher puts a SHA-256 into the name, that name.
+        url: A direct HTTPS address, or "": it can only be fetched in a browser, from ``page``.
+        sha256: Of the published file, or "": nobody publishes it.
+        num_bytes: Of the published file; 0 where nobody publishes it.
+        purpose: What in ganc reads it.
+        page: Where the publisher links to it, for files without a direct address.
+    """
 
     file_name: str
     url: str
     sha256: str
     num_bytes: int
+    purpose: str = ""
+    page: str = ""
 
 
 # torchvision publishes the first eight hexadecimal digits in its file names; the full hashes, and
@@ -95,44 +106,7 @@ def is_offline(offline: bool) -> bool:
     return offline or os.environ.get("GANC_OFFLINE", "0") not in ("", "0")
 
 
-def weights_path(name: str, *, offline: bool = False, progress: Progress = silent) -> Path:
-    """Return a verified weights file, fetched over HTTPS if the cache lacks it.
-
-    Proxies are taken from the usual variables (``HTTPS_PROXY``, ``NO_PROXY``).
-
-    Args:
-        name: A row of ``WEIGHTS``.
-        offline: Never touch the network.
-        progress: Told the bytes received and the bytes in all.
-    Raises:
-        UsageError: ``name`` is not in ``WEIGHTS``.
-        WeightsError: The file is missing and cannot be fetched, or it is not the published one.
-        OutputError: The cache cannot be written.
-    """
-    if name not in WEIGHTS:
-        raise unknown_name("weights", name, WEIGHTS)
-    check_weights(name, offline=offline)
-    target = cache_folder() / "weights" / WEIGHTS[name].file_name
-    if target.exists():
-        check_sha256(target, WEIGHTS[name].sha256)
-    else:
-        cache_subfolder("weights")
-        _download(name, target, progress)
-    return target
-
-
-def check_weights(name: str, *, offline: bool = False) -> None:
-    """Refuse weights that are not in the cache and may not be fetched; neither reads nor fetches.
-
-    Raises:
-        WeightsError: See above.
-    """
-    target = cache_folder() / "weights" / WEIGHTS[name].file_name
-    if not target.exists() and is_offline(offline):
-        raise _unavailable(name, target, "and the network is off limits")
-
-
-def check_sha256(path: Path, expected: str) -> None:
+@@WP@@def check_sha256(path: Path, expected: str) -> None:
     """Refuse a file whose content is not the published one.
 
     Raises:
@@ -178,44 +152,4 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, torch.Tensor], pat
     module.requires_grad_(False).eval()
 
 
-def _download(name: str, target: Path, progress: Progress) -> None:
-    """Fetch into a temporary name, verify, then rename."""
-    file = WEIGHTS[name]
-    received = 0
-    with atomic_write(target, force=True) as temporary:
-        with temporary.open("wb") as output:
-            for chunk in _chunks(name, target):
-                output.write(chunk)
-                received += len(chunk)
-                progress(f"fetching {file.file_name}", received, file.num_bytes)
-        if received < file.num_bytes:
-            reason = f"the connection ended after {received} of {file.num_bytes} bytes"
-            raise _unavailable(name, target, f"and {reason}")
-        found = file_sha256(temporary)
-        if found != file.sha256:
-            raise _unavailable(name, target, f"and {file.url} sent other content, SHA-256 {found}")
-
-
-def _chunks(name: str, target: Path) -> Iterator[bytes]:
-    """Yield the file's bytes; every way a network can fail becomes one WeightsError."""
-    url = WEIGHTS[name].url
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SEC) as response:
-            while chunk := response.read(_CHUNK):
-                yield chunk
-    except urllib.error.HTTPError as error:
-        error.close()
-        reason = f"and {url} answered {error.code} {error.reason}"
-        raise _unavailable(name, target, reason) from error
-    except (OSError, http.client.HTTPException) as error:
-        cause = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise _unavailable(name, target, f"and {url} failed: {cause}") from error
-
-
-def _unavailable(name: str, target: Path, reason: str) -> WeightsError:
-    file = WEIGHTS[name]
-    return WeightsError(
-        f"weights `{name}` (SHA-256 {file.sha256}) are not at {target}, {reason}",
-        f"allow the network (no --offline, no GANC_OFFLINE), or fetch {file.url} elsewhere "
-        f"and put it at {target}",
-    )
+@@DL@@

@@ -38,11 +38,12 @@ def kernel_distance(
             rows.take(torch.from_numpy(draws.choice(len(rows), size, replace=False)))
             for rows in (a, b)
         )
-        total += _discrepancy(x.double(), y.double())
+        total += discrepancy(x.double(), y.double())
     return total / subsets
 
 
-def _discrepancy(x: Tensor, y: Tensor) -> float:
+def discrepancy(x: Tensor, y: Tensor) -> float:
+    """Return the unbiased estimate of two subsets of one size, [N, D] each, float64."""
     count, dim = x.shape
     within = (x @ x.T / dim + 1) ** 3 + (y @ y.T / dim + 1) ** 3
     between = (x @ y.T / dim + 1) ** 3

@@ -8,7 +8,6 @@ coverage, Naeem et al. 2020 (Eqs. 4 and 5, and the authors' open balls, k = 5).
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -45,61 +44,56 @@ def compare_manifolds(
         ComputationError: A set has no more than k vectors.
     """
     near = NEIGHBOURS if neighbours is None else dict.fromkeys(NAMES, neighbours)
-    centre = real.block(0, min(_ROWS, len(real))).mean(dim=0).to(device)  # see _distances
-    ranks = sorted({near[name] for name in (PRECISION, DENSITY, COVERAGE) if name in names})
-    real_radii = radii(real, ranks, centre, "real", progress)
-    ranks = [near[RECALL]] if RECALL in names else []
-    generated_radii = radii(generated, ranks, centre, "generated", progress)
-    tally = _Tally(len(real), centre.device)
-    for start, rows in generated.blocks(_ROWS):
-        x = rows.to(device) - centre
-        held, counts = x.new_zeros(len(x), dtype=torch.bool), x.new_zeros(len(x))
-        for first, columns in real.blocks(_COLUMNS):
-            part = slice(first, first + len(columns))
-            distances = _distances(x, columns.to(device) - centre)
-            if PRECISION in names:
-                held |= (distances <= real_radii[near[PRECISION]][part]).any(dim=1)
-            if DENSITY in names:
-                counts += (distances < real_radii[near[DENSITY]][part]).sum(dim=1)
-            if COVERAGE in names:
-                inside = distances < real_radii[near[COVERAGE]][part]
-                tally.covered[part] |= inside.any(dim=0)
-            if RECALL in names:
-                reach = generated_radii[near[RECALL]][start : start + len(x), None]
-                tally.recalled[part] |= (distances <= reach).any(dim=0)
-        tally.held += int(held.sum())
-        tally.balls += float(counts.sum(dtype=torch.float64))
+    wanted = [name for name in NAMES if name in names]
+    centre = real.block(0, 1)[0].to(device)  # any near point; this one keeps whole numbers whole
+    of_real = radii(real, {near[n] for n in wanted if n != RECALL}, centre, "real", progress)
+    of_generated = radii(
+        generated, {near[n] for n in wanted if n == RECALL}, centre, "generated", progress
+    )
+    tally = _Tally(
+        {n: (of_generated if n == RECALL else of_real)[near[n]] for n in wanted},
+        len(real), len(generated), centre.device,
+    )  # fmt: skip
+    for start, block in generated.blocks(_ROWS):
+        x = block.to(device) - centre
+        for first, other in real.blocks(_COLUMNS):
+            distances = _distances(x, other.to(device) - centre)
+            tally.add(slice(start, start + len(x)), slice(first, first + len(other)), distances)
         progress("distances between the sets", start + len(x), len(generated))
-    values = {
-        PRECISION: tally.held / len(generated),
-        RECALL: float(tally.recalled.double().mean()),
-        DENSITY: tally.balls / near[DENSITY] / len(generated),
-        COVERAGE: float(tally.covered.double().mean()),
-    }
-    return {name: values[name] for name in NAMES if name in names}
+    return {name: tally.mean(name) / (near[name] if name == DENSITY else 1) for name in wanted}
 
 
-@dataclass
 class _Tally:
-    """What a pass over all pairs counts.
+    """What a pass over all pairs finds.
 
-    Attributes:
-        held: Generated vectors inside some real ball.
-        balls: Real balls that hold a generated vector, summed over these.
-        covered, recalled: [N_real]: whether its ball holds a generated vector; whether a generated
-            ball holds it.
+    Args:
+        radii: Value → squared radii of its balls: around generated vectors for recall, else real.
     """
 
-    num_real: int
-    device: torch.device
-    held: int = 0
-    balls: float = 0.0
-    covered: Tensor = field(init=False)
-    recalled: Tensor = field(init=False)
+    def __init__(
+        self, radii: dict[str, Tensor], real: int, generated: int, device: torch.device
+    ) -> None:
+        self.radii = radii
+        sizes = {PRECISION: generated, DENSITY: generated, RECALL: real, COVERAGE: real}
+        # Per vector: whether it lies in a ball, in how many, or whether its own ball holds one.
+        self.found = {name: torch.zeros(sizes[name], device=device) for name in radii}
 
-    def __post_init__(self) -> None:
-        self.covered = torch.zeros(self.num_real, dtype=torch.bool, device=self.device)
-        self.recalled = self.covered.clone()
+    def add(self, rows: slice, columns: slice, distances: Tensor) -> None:
+        """Take in squared distances [generated rows, real columns]."""
+        for name, radii in self.radii.items():
+            found = self.found[name]
+            if name == PRECISION:
+                found[rows].clamp_(min=(distances <= radii[columns]).any(dim=1))
+            elif name == RECALL:
+                found[columns].clamp_(min=(distances <= radii[rows, None]).any(dim=0))
+            elif name == COVERAGE:
+                found[columns].clamp_(min=(distances < radii[columns]).any(dim=0))
+            else:
+                found[rows] += (distances < radii[columns]).sum(dim=1)
+
+    def mean(self, name: str) -> float:
+        """Return the mean over the vectors that a value counts."""
+        return float(self.found[name].mean(dtype=torch.float64))
 
 
 def radii(

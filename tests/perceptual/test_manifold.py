@@ -1,5 +1,6 @@
 """Sets of features against definitions, brute force, closed forms and clean-fid's functions."""
 
+import json
 import math
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import torch
 from cleanfid.fid import kernel_distance as their_kernel_distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from ganc.errors import ComputationError, ShapeError
 from ganc.perceptual import feature_rows, manifold
 from ganc.perceptual.feature_rows import FeatureRows, rows_for
 from ganc.perceptual.features import FeatureNetwork
-from ganc.perceptual.kernel import kernel_distance
+from ganc.perceptual.kernel import discrepancy, kernel_distance
 from ganc.perceptual.manifold import NAMES, compare_manifolds
+from tests.conftest import GOLDEN
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +65,21 @@ def test_the_definitions_on_all_pairs(seed: int, k: int, reals: int, samples: in
     real, generated = noise(reals, 4, seed), noise(samples, 4, seed + 1, mean=0.5)
     expected = by_definition(real.double().numpy(), generated.double().numpy(), k)
     assert compare(real, generated, k) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("k", [3, 5])
+@pytest.mark.parametrize(("case", "suffix"), [("gauss", ""), ("lattice", "_lattice")])
+def test_recorded_values(case: str, suffix: str, k: int) -> None:
+    """On the lattice many distances equal a radius: whose balls are closed decides."""
+    io = load_file(GOLDEN / "case8b_prdc" / "io.safetensors")
+    results = json.loads((GOLDEN / "case8b_prdc" / "meta.json").read_text())["results"]
+    values = compare(io[f"real{suffix}"], io[f"fake{suffix}"], k)
+    closed, opened = results[f"own_{case}_k{k}_nonstrict"], results[f"own_{case}_k{k}_strict"]
+    nvidia = results[f"nvidia_logic_fp32_{case}_k{k}"]
+    assert values == pytest.approx(
+        {n: (closed if n in nvidia else opened)[n] for n in NAMES}, rel=1e-12
+    )
+    assert {n: values[n] for n in nvidia} == pytest.approx(nvidia, rel=1e-6)
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +146,17 @@ def test_kernel_distance_is_clean_fids() -> None:
     np.random.seed(0)
     theirs = their_kernel_distance(a.numpy(), b.numpy())
     assert kernel_distance(rows(a), rows(b), seed=0) == pytest.approx(theirs, rel=0.02)
+
+
+def test_kernel_distance_of_the_recorded_subsets() -> None:
+    io = load_file(GOLDEN / "case8a_fid_kid" / "io.safetensors")
+    results = json.loads((GOLDEN / "case8a_fid_kid" / "meta.json").read_text())["results"]
+    real, fake = io["real"].double(), io["fake"].double()
+    chosen = zip(io["kid_idx_real"].long(), io["kid_idx_fake"].long(), strict=True)
+    values = [discrepancy(real[i], fake[j]) for i, j in chosen]
+    assert np.mean(values) == pytest.approx(
+        results["kid_cleanfid_seed802_float64_features"], rel=1e-9
+    )
 
 
 def test_kernel_distance_in_closed_form() -> None:
