@@ -11,7 +11,8 @@ from ganc.devices import resolve_device
 from ganc.errors import ComputationError
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
-from ganc.perceptual.cache import WEIGHTS, cache_folder
+from ganc.perceptual.cache import cache_folder, weights_target
+from ganc.perceptual.published import WEIGHTS
 from ganc.sampling import sample
 from ganc.version import __version__
 
@@ -35,7 +36,6 @@ def doctor(device: str | torch.device = "auto") -> dict[str, Any]:
         ComputationError: It computes other images than the CPU.
     """
     chosen = resolve_device(device)
-    weights = cache_folder() / "weights"
     return {
         "ganc": __version__,
         "python": platform.python_version(),
@@ -49,7 +49,7 @@ def doctor(device: str | torch.device = "auto") -> dict[str, Any]:
             extra: {name: _version(name) for name in names} for extra, names in OPTIONAL.items()
         },
         "cache": str(cache_folder()),
-        "weights": {name: (weights / row.file_name).exists() for name, row in WEIGHTS.items()},
+        "weights": {name: weights_target(name).exists() for name in WEIGHTS},
     }
 
 

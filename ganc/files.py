@@ -44,14 +44,15 @@ def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        _finish(temporary, path)
+        move_into_place(temporary, path)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _finish(temporary: Path, path: Path) -> None:
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Give a finished file its name, durably; both must lie in one folder."""
     # mkstemp makes files private; the result gets the permissions any new file would have.
     umask = os.umask(0)
     os.umask(umask)

@@ -11,7 +11,6 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
@@ -21,64 +20,8 @@ import torch
 from ganc.errors import WeightsError, unknown_name
 from ganc.files import atomic_write, file_sha256, move_into_place, write_error
 from ganc.perceptual.download import DownloadError, discard, download
+from ganc.perceptual.published import WEIGHTS
 from ganc.progress import Progress, silent
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """One published file: what it is called, where it is, and how to recognise it.
-
-    Attributes:
-        file_name: In the cache; where a publisher puts a SHA-256 into the name, that name.
-        url: A direct HTTPS address, or "": it can only be fetched in a browser, from ``page``.
-        sha256: Of the published file, or "": nobody publishes it.
-        num_bytes: Of the published file; 0 where nobody publishes it.
-        purpose: What in ganc reads it.
-        page: Where the publisher links to it, for files without a direct address.
-    """
-
-    file_name: str
-    url: str
-    sha256: str
-    num_bytes: int
-    purpose: str = ""
-    page: str = ""
-
-
-# torchvision publishes the first eight hexadecimal digits in its file names; the full hashes, and
-# Inception's, are those that other projects pin for the same addresses.
-WEIGHTS: dict[str, WeightsFile] = {
-    "inception": WeightsFile(
-        file_name="inception-2015-12-05.pt",
-        url="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
-        sha256="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
-        num_bytes=95_607_719,
-    ),
-    "vgg16": WeightsFile(
-        file_name="vgg16-397923af.pth",
-        url="https://download.pytorch.org/models/vgg16-397923af.pth",
-        sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-        num_bytes=553_433_881,
-    ),
-    "alexnet": WeightsFile(
-        file_name="alexnet-owt-7be5be79.pth",
-        url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
-        sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
-        num_bytes=244_408_911,
-    ),
-    "squeezenet1_1": WeightsFile(
-        file_name="squeezenet1_1-b8a52dc0.pth",
-        url="https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
-        sha256="b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
-        num_bytes=4_958_839,
-    ),
-    "deeplabv3_resnet50": WeightsFile(
-        file_name="deeplabv3_resnet50_coco-cd0a2569.pth",
-        url="https://download.pytorch.org/models/deeplabv3_resnet50_coco-cd0a2569.pth",
-        sha256="cd0a25694c4a0f7106b38f4938bf90a874f2f241cc410b8f63c7024399538f06",
-        num_bytes=168_312_152,
-    ),
-}
 
 
 def cache_folder() -> Path:
@@ -106,7 +49,115 @@ def is_offline(offline: bool) -> bool:
     return offline or os.environ.get("GANC_OFFLINE", "0") not in ("", "0")
 
 
-@@WP@@def check_sha256(path: Path, expected: str) -> None:
+def weights_path(name: str, *, offline: bool = False, progress: Progress = silent) -> Path:
+    """Return a verified weights file, fetched over HTTPS if the cache lacks it.
+
+    Of several processes that need it at once, one fetches. See ``download`` for proxies and for
+    what becomes of a download that was cut.
+
+    Args:
+        name: A row of ``WEIGHTS``.
+        offline: Never touch the network.
+        progress: Told the bytes received and the bytes in all.
+    Raises:
+        UsageError: ``name`` is not in ``WEIGHTS``.
+        WeightsError: The file is missing and cannot be fetched, or it is not the published one.
+        OutputError: The cache cannot be written.
+    """
+    check_weights(name, offline=offline)
+    target = weights_target(name)
+    if not target.exists():
+        _fetch(name, target, progress)
+    _verify(name, target)
+    return target
+
+
+def install_weights(name: str, source: Path, *, progress: Progress = silent) -> Path:
+    """Put a file that was fetched elsewhere into the cache, if it is the published one.
+
+    Raises:
+        UsageError: ``name`` is not in ``WEIGHTS``.
+        WeightsError: ``source`` is not there, or has another SHA-256; the cache is unchanged.
+        OutputError: The cache cannot be written.
+    """
+    target = weights_target(name)
+    if not source.is_file():
+        raise WeightsError(f"{source} cannot be read: there is no such file")
+    cache_subfolder("weights")
+    with _alone(target, progress), atomic_write(target, force=True) as copy:
+        progress(f"copying {source.name}", 0, 1)
+        shutil.copyfile(source, copy)
+        found, expected = file_sha256(copy), known_sha256(name)
+        if expected and found != expected:
+            raise WeightsError(f"{source} has SHA-256 {found}, `{name}` needs {expected}",
+                               _remedy(name))  # fmt: skip
+    _verify(name, target)
+    return target
+
+
+def check_weights(name: str, *, offline: bool = False) -> None:
+    """Refuse weights that are not in the cache and may not be fetched; neither reads nor fetches.
+
+    Raises:
+        UsageError: ``name`` is not in ``WEIGHTS``.
+        WeightsError: See above.
+    """
+    target = weights_target(name)
+    if target.exists():
+        return
+    if not WEIGHTS[name].url:
+        raise _unavailable(name, "and have no address that a program can fetch")
+    if is_offline(offline):
+        raise _unavailable(name, "and the network is off limits")
+
+
+def weights_target(name: str) -> Path:
+    """Return where a file belongs, whether it is there or not.
+
+    Raises:
+        UsageError: ``name`` is not in ``WEIGHTS``.
+    """
+    if name not in WEIGHTS:
+        raise unknown_name("weights", name, WEIGHTS)
+    return cache_folder() / "weights" / WEIGHTS[name].file_name
+
+
+def part_path(name: str) -> Path:
+    """Return where an unfinished download waits for the rest."""
+    target = weights_target(name)
+    return target.with_name(target.name + ".part")
+
+
+def known_sha256(name: str) -> str:
+    """Return the published SHA-256, else the one recorded when the file was first seen, else ""."""
+    record = _record_path(name)
+    if WEIGHTS[name].sha256 or not record.exists():
+        return WEIGHTS[name].sha256
+    return record.read_text().split()[0]
+
+
+def _verify(name: str, target: Path) -> None:
+    """Refuse a file that is not the known one; record the SHA-256 where none is known yet."""
+    expected = known_sha256(name)
+    if expected:
+        check_sha256(target, expected)
+        return
+    with atomic_write(_record_path(name), force=True) as record:
+        record.write_text(f"{file_sha256(target)}  {target.name}\n")  # as sha256sum -c reads it
+
+
+def _record_path(name: str) -> Path:
+    target = weights_target(name)
+    return target.with_name(target.name + ".sha256")
+
+
+def _remedy(name: str) -> str:
+    if WEIGHTS[name].sha256:
+        return f"the published file is {WEIGHTS[name].url}"
+    return f"the first file seen had that one; to trust the new one, delete {_record_path(name)}"
+
+
+def check_sha256(path: Path, expected: str) -> None:
     """Refuse a file whose content is not the published one.
 
     Raises:
@@ -152,4 +203,52 @@ def load_strictly(module: torch.nn.Module, tensors: dict[str, torch.Tensor], pat
     module.requires_grad_(False).eval()
 
 
-@@DL@@
+def _fetch(name: str, target: Path, progress: Progress) -> None:
+    """Download beside the target, verify, then rename."""
+    file, part = WEIGHTS[name], part_path(name)
+    cache_subfolder("weights")
+    with _alone(target, progress):
+        if target.exists():  # another process fetched it meanwhile
+            return
+        try:
+            download(file.url, part, f"fetching {file.file_name}", progress)
+        except DownloadError as error:
+            raise _unavailable(name, f"and {error}") from error
+        found, expected = file_sha256(part), known_sha256(name)
+        if expected and found != expected:
+            discard(part)
+            sent = f"{file.url} sent other content, SHA-256 {found}, which was thrown away"
+            raise _unavailable(name, f"and {sent}")
+        move_into_place(part, target)
+        discard(part)
+
+
+@contextmanager
+def _alone(target: Path, progress: Progress) -> Iterator[None]:
+    """Hold the lock of one file; it is the operating system's and ends with the process."""
+    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        held = lock.acquire(blocking=False)
+    except filelock.Timeout:
+        progress(f"waiting for another process that fetches {target.name}", 0, 1)
+        held = lock.acquire()
+    except OSError as error:
+        raise write_error(target, error) from error
+    with held:
+        yield
+
+
+def _unavailable(name: str, reason: str) -> WeightsError:
+    file = WEIGHTS[name]
+    by_hand = f"ganc weights fetch {name} --from FILE"
+    hint = (
+        f"allow the network (no --offline, no GANC_OFFLINE), or fetch {file.url} elsewhere and"
+        f" install it: {by_hand}"
+        if file.url
+        else f"get {file.file_name} from {file.page} with a browser and install it: {by_hand}"
+    )
+    return WeightsError(
+        f"weights `{name}` (SHA-256 {file.sha256 or 'not published'}) are not at"
+        f" {weights_target(name)}, {reason}",
+        hint,
+    )

@@ -13,13 +13,8 @@ import torch.nn.functional as F
 from ganc import seeds
 from ganc.errors import ShapeError, UsageError, WeightsError, unknown_name
 from ganc.perceptual import effnet
-from ganc.perceptual.cache import (
-    WEIGHTS,
-    check_sha256,
-    load_strictly,
-    read_tensors,
-    weights_path,
-)
+from ganc.perceptual.cache import check_sha256, load_strictly, read_tensors, weights_path
+from ganc.perceptual.published import WEIGHTS
 from ganc.progress import Progress, silent
 
 _RANGE_TOLERANCE = 1e-3  # far above rounding, far below a wrong range ([0, 255] or [-2, 2])

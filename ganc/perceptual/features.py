@@ -13,7 +13,8 @@ from cleanfid.resize import build_resizer
 from ganc import seeds
 from ganc.errors import ShapeError, UsageError, WeightsError, unknown_name
 from ganc.perceptual import effnet
-from ganc.perceptual.cache import WEIGHTS, weights_path
+from ganc.perceptual.cache import weights_path
+from ganc.perceptual.published import WEIGHTS
 from ganc.progress import Progress, silent
 
 

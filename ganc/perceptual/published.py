@@ -1,0 +1,90 @@
+"""The weights files that others publish: names, addresses, and what they must contain."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """One published file: what it is called, where it is, and how to recognise it.
+
+    Attributes:
+        file_name: In the cache; where a publisher puts a SHA-256 into the name, that name.
+        url: A direct HTTPS address, or "": it can only be fetched in a browser, from ``page``.
+        sha256: Of the published file, or "": nobody publishes it.
+        num_bytes: Of the published file; 0 where nobody publishes it.
+        purpose: What in ganc reads it.
+        page: Where the publisher links to it, for files without a direct address.
+    """
+
+    file_name: str
+    url: str
+    sha256: str
+    num_bytes: int
+    purpose: str = ""
+    page: str = ""
+
+
+# torchvision publishes the first eight hexadecimal digits in its file names; the full hashes,
+# Inception's and BiSeNet's are those that many other projects pin for the same files.
+WEIGHTS: dict[str, WeightsFile] = {
+    "inception": WeightsFile(
+        file_name="inception-2015-12-05.pt",
+        url="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+        sha256="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+        num_bytes=95_607_719,
+        purpose="fid, kid; --features inception",
+    ),
+    "vgg16": WeightsFile(
+        file_name="vgg16-397923af.pth",
+        url="https://download.pytorch.org/models/vgg16-397923af.pth",
+        sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        num_bytes=553_433_881,
+        purpose="--perceptual lpips-vgg; distill's recipes",
+    ),
+    "alexnet": WeightsFile(
+        file_name="alexnet-owt-7be5be79.pth",
+        url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+        sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+        num_bytes=244_408_911,
+        purpose="--perceptual lpips-alex",
+    ),
+    "squeezenet1_1": WeightsFile(
+        file_name="squeezenet1_1-b8a52dc0.pth",
+        url="https://download.pytorch.org/models/squeezenet1_1-b8a52dc0.pth",
+        sha256="b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
+        num_bytes=4_958_839,
+        purpose="--perceptual lpips-squeeze",
+    ),
+    "deeplabv3_resnet50": WeightsFile(
+        file_name="deeplabv3_resnet50_coco-cd0a2569.pth",
+        url="https://download.pytorch.org/models/deeplabv3_resnet50_coco-cd0a2569.pth",
+        sha256="cd0a25694c4a0f7106b38f4938bf90a874f2f241cc410b8f63c7024399538f06",
+        num_bytes=168_312_152,
+        purpose="--content torchvision:CLASS",
+    ),
+    # The authors link to a drive that only a browser can read; facexlib publishes the same file.
+    "bisenet": WeightsFile(
+        file_name="79999_iter.pth",
+        url="https://github.com/xinntao/facexlib/releases/download/v0.2.0/parsing_bisenet.pth",
+        sha256="468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567",
+        num_bytes=53_289_463,
+        purpose="--content bisenet",
+        page="https://github.com/zllrunning/face-parsing.PyTorch",
+    ),
+    "drn_d_105": WeightsFile(
+        file_name="drn-d-105_ms_cityscapes.pth",
+        url="",
+        sha256="",
+        num_bytes=0,
+        purpose="miou of Cityscapes, in a segmenter of yours",
+        page="https://github.com/fyu/drn (Testing: pretrained models on Cityscapes)",
+    ),
+    "drn_d_22": WeightsFile(
+        file_name="drn_d_22_cityscapes.pth",
+        url="",
+        sha256="",
+        num_bytes=0,
+        purpose="miou of Cityscapes, in a segmenter of yours",
+        page="https://github.com/fyu/drn (Testing: pretrained models on Cityscapes)",
+    ),
+}
