@@ -13,7 +13,7 @@ LAYERS: list[set[str]] = [
     {"cli"},
     {"commands"},
     {"diagnosis", "showcase"},
-    {"scoring", "pruning", "distillation", "evaluation", "exporters", "sampling"},
+    {"report", "scoring", "pruning", "distillation", "evaluation", "exporters", "sampling"},
     {"data", "perceptual", "content", "scores"},
     {"checkpoints", "models"},
     {"groups"},

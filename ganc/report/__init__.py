@@ -1,0 +1,1 @@
+"""One HTML page that shows what an evaluation found: numbers, plots, images, protocols."""
