@@ -1,4 +1,10 @@
-"""From a device's name to a device that is there."""
+"""From a device's name to a device that is there, and how exactly it multiplies."""
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,3 +31,32 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
             "use --device auto or --device cpu",
         )
     return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of the GPU, or of the processor where the system tells it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Multiply float32 exactly on CUDA too, where torch by itself convolves with TF32.
+
+    Differences between nearly equal images drown in products of 10-bit mantissas. The switches
+    belong to the process: they are what they were afterwards.
+    """
+    cudnn: Any = torch.backends.cudnn  # whose `conv` the stubs do not know
+    switches = (torch.backends.cuda.matmul, cudnn.conv)
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value

@@ -115,8 +115,15 @@ def noter(quiet: bool) -> Callable[[str], None]:
 
 
 def warner(quiet: bool) -> Callable[[str], None]:
-    """Return a ``warn`` callable for the library."""
-    return lambda message: note(f"warning: {message}", quiet)
+    """Return a ``warn`` callable for the library; it says each thing once."""
+    told: set[str] = set()
+
+    def warn(message: str) -> None:
+        if message not in told:
+            told.add(message)
+            note(f"warning: {message}", quiet)
+
+    return warn
 
 
 @contextlib.contextmanager

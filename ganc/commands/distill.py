@@ -264,19 +264,12 @@ def _evaluator(
     """Return how a run is evaluated: as ``ganc eval`` would."""
     from ganc.evaluation.evaluate import evaluate
 
-    told: set[str] = set()
-
-    def warn_once(message: str) -> None:
-        if message not in told:
-            told.add(message)
-            warn(message)
-
     def measure(request: "EvalRequest") -> dict[str, float]:
         chosen = {**EVAL_DEFAULTS, **request.settings}
         values: dict[str, float] = evaluate(
             request.student, chosen["metrics"], samples=chosen["samples"], input=chosen["input"],
             teacher=request.teacher, data=request.data, resize=request.resize, device=device,
-            offline=offline, progress=progress, warn=warn_once,
+            offline=offline, progress=progress, warn=warn,
         )["metrics"]  # fmt: skip
         return values
 

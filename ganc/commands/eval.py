@@ -1,18 +1,26 @@
 """``ganc eval``."""
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ganc.commands import _shared as shared
+from ganc.commands._report import short_names
 from ganc.errors import EXIT_REQUIREMENT
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+Result = dict[str, Any]
+"""What ``ganc.evaluate`` returns, with the checkpoint's path."""
+
 
 def eval_(
-    ckpt: shared.Checkpoint,
+    ckpts: Annotated[
+        list[str],
+        typer.Argument(metavar="CKPT…", help="Checkpoints, ours or foreign; one - reads stdin."),
+    ],
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -39,12 +47,25 @@ def eval_(
             " Repeatable.",
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against", metavar="JSON", help="Earlier result (--json) to compare with, if alike."
+        ),
+    ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option("--report", metavar="HTML", help="Write a page with images and plots, too."),
+    ] = None,
     samples: Annotated[
         int,
         typer.Option(
             "--samples", help="Images for fid and fd, pairs for diversity; at most all of --input."
         ),
     ] = 2000,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, help="Seeds to measure with: mean ± deviation.")
+    ] = 1,
     batch: Annotated[int, typer.Option("--batch", help="Images per forward pass, in fours.")] = 32,
     truncation_psi: Annotated[
         float, typer.Option("--truncation", help="Truncation of the latents; 1 is none.")
@@ -75,8 +96,11 @@ def eval_(
     as_json: shared.Json = False,
     quiet: shared.Quiet = False,
     dry_run: shared.DryRun = False,
+    force: shared.Force = False,
 ) -> int:
-    """Measure a model: alone, against its teacher, against real images.
+    """Measure models: alone, against their teacher, against real images.
+
+    Several checkpoints give one table, and one report; the teacher then has a column of its own.
 
     Example: ganc eval student.safetensors --teacher faces.pt --data faces.zip --metrics l1,fd
     """
@@ -87,53 +111,131 @@ def eval_(
         "offline": offline, "network": network, "neighbours": neighbours,
     }  # fmt: skip
     from ganc.errors import UsageError
+    from ganc.evaluation.comparison import check_settings, compare_results, read_result
     from ganc.evaluation.evaluate import evaluate, make_plan
+    from ganc.evaluation.metrics import of_teacher
     from ganc.evaluation.task import Settings
 
-    if ckpt == teacher == "-":
-        raise UsageError("CKPT and --teacher cannot both be -", "name one of them")
-    Settings(**settings)
+    if [*ckpts, teacher].count("-") > 1:
+        raise UsageError("only one of CKPT… and --teacher can be -", "name the others")
+    chosen = Settings(**settings)
     plan = make_plan(
         names, require or (), has_teacher=teacher is not None, has_data=data is not None
     )
     if dry_run:
         resolved = {
-            "checkpoint": ckpt, "teacher": teacher, "data": data, "input": input,
-            "metrics": plan.metrics, "require": require or [], "resize": resize,
-            "device": device, **settings,
+            **({"checkpoint": ckpts[0]} if len(ckpts) == 1 else {"checkpoints": ckpts}),
+            "teacher": teacher, "data": data, "input": input, "metrics": plan.metrics,
+            "require": require or [], "against": against, "report": report, "repeats": repeats,
+            "resize": resize, "device": device, **settings,
         }  # fmt: skip
         shared.emit_settings("eval", resolved, as_json)
         return 0
+    earlier = None
+    if against is not None:
+        earlier = read_result(against)
+        check_settings(plan.metrics, chosen, earlier, against)
+    if report is not None:
+        from ganc.report.report import check_report
+
+        check_report(report, force=force)
+    warn = shared.warner(quiet)
     with shared.progress_bar(quiet) as progress:
-        result = evaluate(
-            shared.load_model(ckpt, quiet), names,
-            teacher=None if teacher is None else shared.load_model(teacher, quiet),
-            data=data, input=input, require=require or (), resize=resize, device=device,
-            progress=progress, warn=shared.warner(quiet), **settings,
-        )  # fmt: skip
-    shared.emit({"checkpoint": ckpt, **result}, as_json, lambda: _tables(ckpt, result))
-    return 0 if all(row["met"] for row in result["requirements"]) else EXIT_REQUIREMENT
+        common: dict[str, Any] = {
+            "data": data, "input": input, "resize": resize, "device": device, "repeats": repeats,
+            "progress": progress, "warn": warn, **settings,
+        }  # fmt: skip
+        models = {ckpt: shared.load_model(ckpt, quiet) for ckpt in dict.fromkeys(ckpts)}
+        judge = None if teacher is None else shared.load_model(teacher, quiet)
+        results: dict[str, Result] = {}
+        teachers: Result | None = None
+        if judge is not None and (len(models) > 1 or report is not None):
+            alone = of_teacher(plan.metrics, has_data=data is not None)
+            teachers = {"checkpoint": teacher, **evaluate(judge, alone, **common)}
+        for ckpt, model in models.items():
+            found = evaluate(
+                model, names, teacher=judge, require=require or (),
+                teacher_values=None if teachers is None else teachers["metrics"], **common,
+            )  # fmt: skip
+            results[ckpt] = {"checkpoint": ckpt, **found}
+            if earlier is not None:
+                assert against is not None
+                rows = compare_results(found, earlier, against)
+                results[ckpt]["against"] = {"result": against, "values": rows}
+        if report is not None:
+            from ganc.commands._report import write
+
+            write(
+                report, results, teachers, models, judge, input=input, resize=resize,
+                network=network, seed=seed, device=device, force=force, progress=progress,
+            )  # fmt: skip
+    all_results = list(results.values())
+    document = all_results[0] if len(ckpts) == 1 else {"results": all_results, "teacher": teachers}
+    if report is not None:
+        document = {**document, "report": report}
+    shared.emit(document, as_json, lambda: _tables(all_results, teachers))
+    met = [row["met"] for result in all_results for row in result["requirements"]]
+    return 0 if all(met) else EXIT_REQUIREMENT
 
 
-def _tables(ckpt: str, result: dict[str, Any]) -> list["Table"]:
-    tables = [shared.key_values({"checkpoint": ckpt, **result["metrics"]})]
-    if result["requirements"]:
-        tables.append(_requirements(result["requirements"]))
-    shown = {
-        name: value for name, value in result["settings"].items() if not isinstance(value, dict)
-    }
-    for name, protocol in result["settings"]["protocols"].items():
-        shown |= {name: protocol} if protocol else {}
-    return [*tables, shared.key_values(shown, title="settings")]
+REQUIREMENT = {"expr": "required", "value": "value", "bound": "bound", "met": "met"}
+COMPARISON = {"name": "", "value": "now", "before": "before", "difference": "difference"}
+"""Key of a row → its heading."""
 
 
-def _requirements(rows: list[dict[str, Any]]) -> "Table":
+def _tables(results: list[Result], teacher: Result | None) -> Iterator["Table"]:
+    everything = [*([teacher] if teacher else []), *results]
+    names = short_names([str(result["checkpoint"]) for result in everything])
+    yield _values({names[str(result["checkpoint"])]: result for result in everything})
+    for result in results:
+        of = "" if len(results) == 1 else f" of {names[result['checkpoint']]}"
+        if result["requirements"]:
+            yield _rows(result["requirements"], f"requirements{of}", REQUIREMENT)
+        if "against" in result:
+            earlier = result["against"]
+            yield _rows(earlier["values"], f"against {earlier['result']}{of}", COMPARISON)
+    settings = results[0]["settings"]
+    shown = {name: value for name, value in settings.items() if not isinstance(value, dict)}
+    for name, protocol in settings["protocols"].items():
+        own = {key: _short(value) for key, value in protocol.items() if key not in shown}
+        shown |= {name: own} if own else {}
+    yield shared.key_values(shown, title="settings")
+
+
+def _short(value: Any) -> Any:
+    """Return the first digits of a hash; the JSON document has them all."""
+    is_hash = isinstance(value, str) and len(value) == 64
+    return f"{value[:12]}…" if is_hash else value
+
+
+def _values(results: Mapping[str, Result]) -> "Table":
+    """Return a table of values by model."""
     from rich.table import Table
 
-    table = Table(title="requirements", title_justify="left")
-    for column in ("required", "value", "bound", "met"):
-        table.add_column(column)
+    table = Table()
+    for name in ("", *results):
+        table.add_column(name, justify="right" if name else "left", overflow="fold")
+    for name in dict.fromkeys(name for result in results.values() for name in result["metrics"]):
+        table.add_row(name, *(_with_deviation(result, name) for result in results.values()))
+    return table
+
+
+def _with_deviation(result: Result, name: str) -> str:
+    if name not in result["metrics"]:
+        return "–"
+    value = shared.format_value(result["metrics"][name])
+    deviation = result.get("std", {}).get(name)
+    return value if not deviation else f"{value} ± {shared.format_value(deviation)}"
+
+
+def _rows(rows: list[dict[str, Any]], title: str, columns: dict[str, str]) -> "Table":
+    """Return a table of dicts; ``columns`` is key → heading, the first one text."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    first, *others = columns
+    for heading in columns.values():
+        table.add_column(heading)
     for row in rows:
-        numbers = [shared.format_value(row[key]) for key in ("value", "bound", "met")]
-        table.add_row(row["expr"], *numbers)
+        table.add_row(row[first], *(shared.format_value(row[key]) for key in others))
     return table

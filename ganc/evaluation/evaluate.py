@@ -4,6 +4,7 @@ import copy
 import math
 import os
 import platform
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,11 +16,11 @@ import torch
 from ganc.data.dataset import ImageDataset, open_dataset
 from ganc.data.inputs import ImageInputs, open_source
 from ganc.devices import resolve_device
-from ganc.errors import ComputationError, InputError
+from ganc.errors import ComputationError, InputError, UsageError
 from ganc.evaluation.metrics import METRICS, check_metrics
 from ganc.evaluation.requirements import Requirement, check_of_teacher, parse_requirement
 from ganc.evaluation.sampling import Sampler, iterate_batches
-from ganc.evaluation.task import Measurement, Networks, Settings, Task
+from ganc.evaluation.task import SAMPLING, Measurement, Networks, Settings, Task
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator, LatentGenerator
 from ganc.models.sampling import InputSource, pick_generator
@@ -43,6 +44,11 @@ class Plan:
     metrics: list[str]
     teacher_metrics: list[str]
     requirements: list[Requirement]
+
+    @property
+    def of_teacher(self) -> set[str]:
+        """Names of the teacher's values that a requirement speaks of."""
+        return {row.value_name for row in self.requirements if row.of_teacher}
 
 
 def make_plan(
@@ -89,6 +95,8 @@ def evaluate(
     resize: bool = False,
     network: str = "generator",
     neighbours: int | None = None,
+    repeats: int = 1,
+    teacher_values: Mapping[str, float] | None = None,
     offline: bool = False,
     progress: Progress = silent,
     warn: Warn = ignore,
@@ -108,13 +116,18 @@ def evaluate(
         require: Conditions such as ``fd<=1.2*teacher`` (see ``requirements``).
         samples, seed, batch, truncation_psi, noise_mode, features, perceptual, network, offline,
             neighbours: See ``Settings``.
+        repeats: Measurements, with the seeds ``seed``, ``seed`` + 1, …; values are their means.
+        teacher_values: What is known of the teacher from an earlier call with the same settings;
+            requirements that need other values measure it.
         device: Where networks and models run.
         resize: Scale real images and inputs to the model's size instead of refusing them.
         progress: Told how far each pass is.
         warn: Told what makes a number doubtful.
     Returns:
         JSON data: "metrics" {name: number}, "settings" (the protocol of every number), and
-        "requirements" [{expr, value, bound, met}] with the "teacher_metrics" they refer to.
+        "requirements" [{expr, value, bound, met}] with the "teacher_metrics" they refer to. After
+        several repeats also "std" {name: sample standard deviation} and "repeats", each one's
+        values.
     Raises:
         UsageError: See ``make_plan`` and ``Settings``; or a translator lacks the images that a
             metric needs.
@@ -125,29 +138,69 @@ def evaluate(
     plan = make_plan(metrics, require, has_teacher=teacher is not None, has_data=data is not None)
     settings = Settings(samples, seed, batch, truncation_psi, noise_mode, features, perceptual,
                         offline, network, neighbours)  # fmt: skip
-    where = resolve_device(device)
+    if repeats < 1:
+        raise UsageError(f"--repeats {repeats} is too few, at least 1 is needed")
+    task = _open_task(model, teacher, settings, resolve_device(device), data=data, input=input,
+                      resize=resize, progress=progress, warn=warn)  # fmt: skip
+    chosen = range(seed, seed + repeats)
+    values, protocols = _measure_repeatedly(task, plan.metrics, chosen)
+    known = {n: v for n, v in (teacher_values or {}).items() if n in plan.of_teacher}
+    if known.keys() < plan.of_teacher:
+        runs, _ = _measure_repeatedly(task.of_teacher(), plan.teacher_metrics, chosen)
+        known = _means(runs)
+    means = _means(values)
+    spread = {} if repeats == 1 else {"std": _deviations(values), "repeats": values}
+    return {
+        "metrics": means,
+        **spread,
+        "settings": _describe(task, protocols) | {"repeats": repeats},
+        "requirements": [row.check(means, known) for row in plan.requirements],
+        "teacher_metrics": known,
+    }
+
+
+def _measure_repeatedly(
+    task: Task, names: Sequence[str], chosen: range
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """Return the values with each seed, and how those with the first one were measured."""
+    measured = [_measure(task.with_seed(seed), names) for seed in chosen]
+    return [values for values, _ in measured], measured[0][1]
+
+
+def _means(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: statistics.fmean(run[name] for run in runs) for name in runs[0]}
+
+
+def _deviations(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: statistics.stdev(run[name] for run in runs) for name in runs[0]}
+
+
+def _open_task(
+    model: Model,
+    teacher: Model | None,
+    settings: Settings,
+    device: torch.device,
+    *,
+    data: str | os.PathLike[str] | None,
+    input: str | os.PathLike[str] | None,
+    resize: bool,
+    progress: Progress,
+    warn: Warn,
+) -> Task:
+    """Open everything that an evaluation reads; raises as ``evaluate`` does."""
+    network = settings.network
     if teacher is not None:
         check_pair(pick_generator(model, network),
                    pick_generator(teacher, network, what="the teacher"))  # fmt: skip
-        teacher = _own_copy(teacher, where)
+        teacher = _own_copy(teacher, device)
     source = _open_source(model, settings, input, resize)
     dataset = None if data is None else _open_data(data, model, settings, source, resize)
-    networks = Networks(where, offline, progress)
-    task = Task(
-        _own_copy(model, where), teacher, source, dataset, settings, networks, progress, warn
-    )
-    if source is not None and source.count is not None and source.count < samples:
-        warn(f"--input holds {source.count} images, less than --samples {samples}: all are taken")
-    values, protocols = _measure(task, plan.metrics)
-    teacher_values: dict[str, float] = {}
-    if plan.teacher_metrics:
-        teacher_values, _ = _measure(task.of_teacher(), plan.teacher_metrics)
-    return {
-        "metrics": values,
-        "settings": _describe(task, protocols),
-        "requirements": [row.check(values, teacher_values) for row in plan.requirements],
-        "teacher_metrics": teacher_values,
-    }
+    count = None if source is None else source.count
+    if count is not None and count < settings.samples:
+        warn(f"--input holds {count} images, less than --samples {settings.samples}: all are taken")
+    networks = Networks(device, settings.offline, progress)
+    own = _own_copy(model, device)
+    return Task(own, teacher, source, dataset, settings, networks, progress, warn)
 
 
 def check_pair(generator: ImageGenerator, teacher: ImageGenerator) -> None:
@@ -230,7 +283,23 @@ def _measure(task: Task, names: Sequence[str]) -> tuple[dict[str, float], dict[s
     for measurement in measurements.values():
         values |= measurement.result()
     _check_finite(values)
-    return values, {name: measurement.protocol() for name, measurement in measurements.items()}
+    return values, {name: _protocol(task, m) for name, m in measurements.items()}
+
+
+def _protocol(task: Task, measurement: Measurement) -> dict[str, Any]:
+    """Return how one number was measured: what its samples are of, and the metric's own part."""
+    own = measurement.protocol()
+    settings, source = task.settings, task.source
+    protocol: dict[str, Any] = {"generator": settings.network} if own else {}
+    if measurement.num_images:
+        protocol |= {name: getattr(settings, name) for name in SAMPLING}
+        protocol["input"] = source.content_hash if isinstance(source, ImageInputs) else None
+    if measurement.uses_teacher:
+        assert task.teacher is not None
+        protocol["teacher"] = task.teacher.content_hash()
+    if own.get("reference") == "data" and task.dataset is not None:
+        protocol["data"] = task.dataset.content_hash
+    return protocol | own
 
 
 @torch.no_grad()

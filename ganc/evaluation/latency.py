@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ganc.devices import device_name
 from ganc.evaluation.task import Measurement, Task
 from ganc.models.sampling import Feed, stand_ins
 
@@ -46,6 +47,7 @@ class Latency(Measurement):
             "resolution": self.generator.img_resolution,
             "noise_mode": "const",
             "threads": torch.get_num_threads(),
+            "machine": device_name(self.device),
             "warm_up": WARM_UP,
             "runs": {f"batch{batch}": count for batch, count in self.runs.items()},
         }

@@ -20,6 +20,10 @@ FEW_SAMPLES = 10_000
 """Below this many images a Fréchet distance says more about the count than about the model."""
 
 
+SAMPLING = ("seed", "truncation_psi", "noise_mode")
+"""Settings that every number from samples depends on."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """The numbers and names of one evaluation.
@@ -214,6 +218,13 @@ class Task:
                 f"{metric} needs images of 3 channels, the model makes {channels}",
                 "l1, psnr, macs, params and latency take any",
             )
+
+    def with_seed(self, seed: int) -> "Task":
+        """Return the task with other samples."""
+        settings, source = replace(self.settings, seed=seed), self.source
+        if isinstance(source, Latents):
+            source = settings.latents
+        return replace(self, settings=settings, source=source)
 
     def of_teacher(self) -> "Task":
         """Return the task that measures the teacher, alone, in the same way."""

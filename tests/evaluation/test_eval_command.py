@@ -1,6 +1,7 @@
 """``ganc eval`` as its users and their pipelines see it."""
 
 import json
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from ganc.checkpoints.store import save
 from tests.conftest import Outcome, make_model
+from tests.test_cli import assert_one_line
 
 Ganc = Callable[..., Outcome]
 
@@ -83,3 +85,114 @@ def test_mistakes(
     assert len(outcome.err.splitlines()) <= 2
     for finding in findings:
         assert finding in outcome.err
+
+
+# --- several checkpoints, repeats, an earlier result ----------------------------------------------
+
+
+@pytest.fixture
+def second(tmp_path: Path) -> Path:
+    path = tmp_path / "second.safetensors"
+    save(make_model(seed=7), path)
+    return path
+
+
+def test_several_checkpoints_and_their_teacher(
+    ganc: Ganc, checkpoint: Path, second: Path, teacher: Path
+) -> None:
+    models = (checkpoint, second, "--teacher", teacher, "--samples", 4)
+    arguments = ("--metrics", "params,l1,perceptual-diversity", "--require", "params<=2*teacher")
+    outcome = ganc("eval", *models, *arguments, "--json")
+    assert outcome.code == 0
+    document = json.loads(outcome.out)
+    assert [row["checkpoint"] for row in document["results"]] == [str(checkpoint), str(second)]
+    assert set(document["teacher"]["metrics"]) >= {"params", "perceptual-diversity"}
+    assert "l1" not in document["teacher"]["metrics"]  # it has none to itself
+    alone = json.loads(ganc("eval", second, *models[2:], *arguments, "--json").out)
+    assert document["results"][1]["metrics"] == alone["metrics"]
+    assert document["results"][1]["requirements"] == alone["requirements"]
+    shown = ganc("eval", *models, *arguments).out
+    assert all(name in shown for name in ("model", "second", "teacher", "requirements of second"))
+
+
+def test_one_failed_requirement_of_several_checkpoints_decides(
+    ganc: Ganc, checkpoint: Path, second: Path
+) -> None:
+    assert ganc("eval", checkpoint, second, "--require", "params>10").code == 0
+    assert ganc("eval", checkpoint, second, "--require", "params<10").code == 1
+
+
+def test_repeats_give_mean_and_deviation(ganc: Ganc, checkpoint: Path, teacher: Path) -> None:
+    arguments = ("--teacher", teacher, "--metrics", "l1,macs", "--samples", 4)
+    runs = [
+        json.loads(ganc("eval", checkpoint, *arguments, "--seed", seed, "--json").out)["metrics"]
+        for seed in (5, 6, 7)
+    ]
+    repeated = (*arguments, "--seed", 5, "--repeats", 3)
+    result = json.loads(ganc("eval", checkpoint, *repeated, "--json").out)
+    values = [run["l1"] for run in runs]
+    assert result["repeats"] == runs
+    assert result["metrics"]["l1"] == pytest.approx(statistics.mean(values), rel=1e-12)
+    assert result["std"]["l1"] == pytest.approx(statistics.stdev(values), rel=1e-9)
+    assert result["std"]["macs"] == 0
+    assert " ± " in ganc("eval", checkpoint, *repeated).out
+
+
+def test_against_an_earlier_result(
+    ganc: Ganc, tmp_path: Path, checkpoint: Path, second: Path, teacher: Path
+) -> None:
+    arguments = ("--teacher", teacher, "--metrics", "l1,macs,fd", "--samples", 4)
+    before = tmp_path / "before.json"
+    before.write_text(ganc("eval", checkpoint, *arguments, "--json").out)
+    after = json.loads(ganc("eval", second, *arguments, "--against", before, "--json").out)
+    rows = {row["name"]: row for row in after["against"]["values"]}
+    earlier = json.loads(before.read_text())["metrics"]
+    assert list(rows) == ["l1", "macs", "fd"]
+    for name, row in rows.items():
+        assert row["value"] == after["metrics"][name]
+        assert row["before"] == earlier[name]
+        assert row["difference"] == row["value"] - row["before"]
+    assert "against" in ganc("eval", second, *arguments, "--against", before).out
+    # What does not depend on samples compares whatever their number; the rest does not.
+    alike = ("eval", second, "--metrics", "macs", "--against", before)
+    assert ganc(*alike).code == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "finding"),
+    [
+        (["--samples", 8], "pairs is 8 here, 4 there"),
+        (["--seed", 1], "seed is 1 here, 0 there"),
+        (["--truncation", 0.5], "truncation_psi is 0.5 here, 1.0 there"),
+        (["--noise-mode", "const"], "noise_mode is const here, random there"),
+    ],
+)
+def test_unlike_protocols_are_refused(
+    ganc: Ganc, tmp_path: Path, checkpoint: Path, teacher: Path, changed: list[object], finding: str
+) -> None:
+    arguments = ["--teacher", teacher, "--metrics", "l1"]
+    before = tmp_path / "before.json"
+    before.write_text(ganc("eval", checkpoint, *arguments, "--samples", 4, "--json").out)
+    arguments += ["--against", before, *(changed if "--samples" in changed else
+                                         ["--samples", 4, *changed])]  # fmt: skip
+    outcome = ganc("eval", checkpoint, *arguments, "--quiet")
+    assert_one_line(outcome, 3, "l1 of", "before.json", finding)
+
+
+def test_what_is_no_earlier_result(ganc: Ganc, tmp_path: Path, checkpoint: Path) -> None:
+    path = tmp_path / "before.json"
+    arguments = ("eval", checkpoint, "--metrics", "macs", "--against", path)
+    assert_one_line(ganc(*arguments), 3, "before.json cannot be read", "No such file")
+    for content, finding in (
+        ("{", "is not JSON"),
+        ("[1]", "is not a result of ganc eval"),
+        ('{"metrics": {}}', "is not a result of ganc eval"),
+        ('{"results": [1, 2]}', "holds 2 results, expected one"),
+        ('{"metrics": {"fd": 1}, "settings": {"protocols": {}}}', "has none of the values macs"),
+    ):
+        path.write_text(content)
+        assert_one_line(ganc(*arguments), 3, finding, "hint: ")
+
+
+def test_only_one_model_can_be_stdin(ganc: Ganc, checkpoint: Path) -> None:
+    assert_one_line(ganc("eval", checkpoint, "-", "--teacher", "-"), 2, "only one of")

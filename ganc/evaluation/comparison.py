@@ -1,0 +1,111 @@
+"""``--against``: a result beside an earlier one, where both were measured in the same way."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ganc.errors import InputError
+from ganc.evaluation.metrics import value_names
+from ganc.evaluation.task import SAMPLING, Settings
+
+RESULT_FOUND = frozenset({"runs"})
+"""Keys of a protocol that say what happened, not how it was measured."""
+
+
+def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what ``ganc eval --json`` printed for one checkpoint.
+
+    Raises:
+        InputError: It cannot be read, or is something else.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not JSON", "write it with `ganc eval CKPT --json > result.json`"
+        ) from error
+    if isinstance(content, dict) and "results" in content:
+        raise InputError(
+            f"{path} holds {len(content['results'])} results, expected one",
+            "evaluate the one checkpoint to compare with by itself",
+        )
+    protocols = content.get("settings", {}).get("protocols") if isinstance(content, dict) else None
+    if not isinstance(protocols, dict) or not isinstance(content.get("metrics"), dict):
+        raise InputError(
+            f"{path} is not a result of ganc eval: it has no metrics with protocols",
+            "write it with `ganc eval CKPT --json > result.json`",
+        )
+    return content
+
+
+def check_settings(
+    metrics: Iterable[str], settings: Settings, earlier: Mapping[str, Any], where: str
+) -> None:
+    """Refuse before anything is measured what ``compare_results`` would refuse for its samples."""
+    for metric in metrics:
+        then = earlier["settings"]["protocols"].get(metric, {})
+        keys = [key for key in SAMPLING if key in then]
+        now = {key: getattr(settings, key) for key in keys}
+        _check_alike(metric, now, {key: then[key] for key in keys}, where)
+
+
+def compare_results(
+    result: Mapping[str, Any], earlier: Mapping[str, Any], where: str
+) -> list[dict[str, Any]]:
+    """Return a row per value that both have: name, value, before, difference.
+
+    Args:
+        where: What errors call the earlier result.
+    Raises:
+        InputError: They share no value, or one was measured in another way.
+    """
+    metric_of = value_names()
+    shared = [name for name in result["metrics"] if name in earlier["metrics"]]
+    if not shared:
+        raise InputError(
+            f"{where} has none of the values {', '.join(result['metrics'])}; it has"
+            f" {', '.join(earlier['metrics'])}",
+            "pass --metrics with one of these",
+        )
+    now, then = (document["settings"]["protocols"] for document in (result, earlier))
+    for metric in dict.fromkeys(metric_of[name] for name in shared):
+        _check_alike(metric, now[metric], then.get(metric, {}), where)
+    return [
+        {
+            "name": name,
+            "value": result["metrics"][name],
+            "before": earlier["metrics"][name],
+            "difference": result["metrics"][name] - earlier["metrics"][name],
+        }
+        for name in shared
+    ]
+
+
+def _check_alike(metric: str, now: Any, then: Any, where: str) -> None:
+    differences = list(_differences(_plain(now), _plain(then)))
+    if differences:
+        raise InputError(
+            f"{metric} of {where} was measured in another way and does not compare:"
+            f" {'; '.join(differences)} there",
+            "measure both in the same way, or leave the metric out of --metrics",
+        )
+
+
+def _plain(protocol: Any) -> Any:
+    """Return a protocol as JSON gives it back: tuples are lists, keys are text."""
+    return json.loads(json.dumps(protocol))
+
+
+def _differences(now: Mapping[str, Any], then: Mapping[str, Any]) -> Iterator[str]:
+    for key in dict.fromkeys([*now, *then]):
+        if key not in RESULT_FOUND and now.get(key) != then.get(key):
+            yield f"{key} is {_shown(now.get(key))} here, {_shown(then.get(key))}"
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}…"
