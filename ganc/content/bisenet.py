@@ -1,4 +1,4 @@
-"""Face parsing by a network from a file: ``bisenet:79999_iter.pth``.
+"""Face parsing: ``bisenet``, or ``bisenet:79999_iter.pth`` with a file of one's own.
 
 BiSeNet (Yu et al. 2018, "Bilateral Segmentation Network for Real-time Semantic Segmentation") as
 the public face-parsing project trained it on CelebAMask-HQ: a ResNet-18 context path whose features
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from ganc.content.pixels import to_rgb_uint8
 from ganc.content.request import MaskRequest
 from ganc.errors import WeightsError
-from ganc.perceptual.cache import load_strictly, read_tensors
+from ganc.perceptual.cache import check_weights, load_strictly, read_tensors, weights_path
+from ganc.perceptual.probe import probe
 
 NUM_LABELS = 19
 LEFT_OUT = (0, 16)
@@ -197,27 +198,42 @@ class FaceMasks:
         return ~torch.isin(labels, torch.tensor(LEFT_OUT))
 
 
-def check_bisenet(file: str) -> None:
-    """Refuse a file that is not there.
+def check_bisenet(file: str, offline: bool) -> None:
+    """Refuse a file that is not there; "" stands for the one in the cache.
 
     Raises:
         WeightsError: See above.
     """
-    if not Path(file).is_file():
+    if not file:
+        check_weights("bisenet", offline=offline)
+    elif not Path(file).is_file():
         raise WeightsError(
             f"{file} cannot be read: there is no such file",
-            "fetch the public face-parsing project's 79999_iter.pth and pass its path",
+            "`bisenet` without a file takes the public face-parsing project's from the cache",
         )
 
 
 def open_bisenet(file: str, request: MaskRequest) -> FaceMasks:
     """Return the masks of a face-parsing network; no code from the file runs.
 
+    Args:
+        file: In the layout of the published 79999_iter.pth, or "": that one, from the cache.
     Raises:
-        WeightsError: The file cannot be read, or holds another network.
+        WeightsError: The file cannot be had or read, or holds another network.
     """
-    check_bisenet(file)
-    path = Path(file)
+    check_bisenet(file, request.offline)
+    if file:
+        return FaceMasks(load_bisenet(Path(file)), request.device)
+    path = weights_path("bisenet", offline=request.offline, progress=request.progress)
+    return FaceMasks(load_bisenet(path), request.device)
+
+
+def load_bisenet(path: Path) -> BiSeNet:
+    """Load the network with frozen weights and test it once.
+
+    Raises:
+        WeightsError: The file cannot be read, holds another network, or fails the test.
+    """
     tensors = read_tensors(path)
     with torch.device("meta"):
         network = BiSeNet()
@@ -231,4 +247,10 @@ def open_bisenet(file: str, request: MaskRequest) -> FaceMasks:
             "the layout is that of the published 79999_iter.pth",
         )
     load_strictly(network, tensors, path)
-    return FaceMasks(network, request.device)
+    probe_bisenet(network)
+    return network
+
+
+def probe_bisenet(network: BiSeNet) -> float:
+    """Run the loaded network's self-test and return its number; see ``probe``."""
+    return probe("bisenet", network, (NUM_LABELS, 64, 64))

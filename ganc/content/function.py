@@ -74,7 +74,7 @@ def _import(module: str, what: str) -> Any:
             raise UsageError(
                 f"{what}: no module {error.name}",
                 "it is looked for in the current folder and among the installed packages; other"
-                " sources: center, torchvision:CLASS, bisenet:FILE, masks:DIR",
+                " sources: center, torchvision:CLASS, bisenet, masks:DIR",
             ) from error
         raise InputError(
             f"{what}: importing {module} raised {type(error).__name__}: {_one_line(error)}",

@@ -21,8 +21,10 @@ class MaskRequest:
         samples: How many samples will be asked for, from sample 0 on.
         device: Where networks run.
         progress: Told of downloads.
+        offline: Never fetch weights.
     """
 
     samples: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = silent
+    offline: bool = False

@@ -13,6 +13,8 @@ from ganc.content.pixels import to_rgb_uint8
 from ganc.content.request import MaskRequest
 from ganc.errors import unknown_name
 from ganc.perceptual.cache import check_weights, load_strictly, read_tensors, weights_path
+from ganc.perceptual.probe import probe
+from ganc.progress import Progress, silent
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -56,7 +58,7 @@ class SegmentationMasks:
         return logits.argmax(dim=1).cpu() == self.label
 
 
-def check_segmentation(name: str) -> None:
+def check_segmentation(name: str, offline: bool) -> None:
     """Refuse a class that the network does not know, and weights that cannot be had.
 
     Raises:
@@ -65,7 +67,7 @@ def check_segmentation(name: str) -> None:
     """
     if name not in CLASSES:
         raise unknown_name("class of --content torchvision", name, CLASSES)
-    check_weights(WEIGHTS)
+    check_weights(WEIGHTS, offline=offline)
 
 
 def open_segmentation(name: str, request: MaskRequest) -> SegmentationMasks:
@@ -75,17 +77,33 @@ def open_segmentation(name: str, request: MaskRequest) -> SegmentationMasks:
         UsageError: The network does not know the class.
         WeightsError: The weights are missing or damaged.
     """
-    check_segmentation(name)
+    check_segmentation(name, request.offline)
     # Here, not above: torchvision takes a second to import, and every method would wait for it.
-    from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights, deeplabv3_resnet50
+    from torchvision.models.segmentation import DeepLabV3_ResNet50_Weights
 
-    published = DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1
-    path = weights_path(WEIGHTS, progress=request.progress)
+    prepare = DeepLabV3_ResNet50_Weights.COCO_WITH_VOC_LABELS_V1.transforms()
+    network = load_segmentation(offline=request.offline, progress=request.progress)
+    return SegmentationMasks(network, prepare, 1 + CLASSES.index(name), request.device)
+
+
+def load_segmentation(*, offline: bool = False, progress: Progress = silent) -> nn.Module:
+    """Load the network with verified, frozen weights and test it once.
+
+    Raises:
+        WeightsError: Its weights are missing or damaged, or fail the test.
+    """
+    from torchvision.models.segmentation import deeplabv3_resnet50
+
+    path = weights_path(WEIGHTS, offline=offline, progress=progress)
     with torch.device("meta"):
         network = deeplabv3_resnet50(
             weights=None, weights_backbone=None, num_classes=1 + len(CLASSES), aux_loss=True
         )
     load_strictly(network, read_tensors(path), path)
-    return SegmentationMasks(
-        network, published.transforms(), 1 + CLASSES.index(name), request.device
-    )
+    probe_segmentation(network)
+    return network
+
+
+def probe_segmentation(network: nn.Module) -> float:
+    """Run the loaded network's self-test and return its number; see ``probe``."""
+    return probe(WEIGHTS, lambda x: network(x)["out"], (1 + len(CLASSES), 64, 64))

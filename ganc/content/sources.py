@@ -17,25 +17,30 @@ class Kind(NamedTuple):
     """One kind of mask source.
 
     Attributes:
-        check: Refuses what follows the colon, for so many samples, as far as that costs nothing.
+        check: Refuses what follows the colon, for so many samples and with or without a network,
+            as far as that costs nothing.
         open: Makes the source.
     """
 
-    check: Callable[[str, int], object]
+    check: Callable[[str, int, bool], object]
     open: Callable[[str, MaskRequest], MaskSource]
 
 
 KINDS: dict[str, Kind] = {
-    "torchvision": Kind(lambda name, samples: check_segmentation(name), open_segmentation),
-    "bisenet": Kind(lambda file, samples: check_bisenet(file), open_bisenet),
-    "masks": Kind(find_masks, open_folder),
+    "torchvision": Kind(
+        lambda name, samples, offline: check_segmentation(name, offline), open_segmentation
+    ),
+    "bisenet": Kind(lambda file, samples, offline: check_bisenet(file, offline), open_bisenet),
+    "masks": Kind(lambda path, samples, offline: find_masks(path, samples), open_folder),
 }
 """What stands before the colon; any other word is a module."""
 
-FORMS = ("center", "torchvision:CLASS", "bisenet:FILE", "masks:DIR", "module:function")
+FORMS = (
+    "center", "torchvision:CLASS", "bisenet", "bisenet:FILE", "masks:DIR", "module:function",
+)  # fmt: skip
 
 
-def check_masks(content: str, samples: int) -> None:
+def check_masks(content: str, samples: int, *, offline: bool = False) -> None:
     """Refuse a mask source before anything slow happens: no network is built, nothing is fetched.
 
     Raises:
@@ -43,7 +48,7 @@ def check_masks(content: str, samples: int) -> None:
     """
     if content != "center":
         kind, argument = _parse(content)
-        kind.check(argument, samples)
+        kind.check(argument, samples, offline)
 
 
 def open_masks(content: str, request: MaskRequest) -> MaskSource:
@@ -63,10 +68,12 @@ def open_masks(content: str, request: MaskRequest) -> MaskSource:
 
 def _parse(content: str) -> tuple[Kind, str]:
     name, colon, argument = content.partition(":")
+    if content == "bisenet":  # the one kind that needs nothing after its name
+        return KINDS[name], ""
     if not colon:
         raise unknown_name("--content", content, FORMS)
     if not (name and argument):
         raise UsageError(f"--content {content} is incomplete; allowed: {', '.join(FORMS)}")
-    module = Kind(lambda function, samples: find_function(name, function),
+    module = Kind(lambda function, samples, offline: find_function(name, function),
                   partial(open_function, name))  # fmt: skip
     return KINDS.get(name, module), argument

@@ -162,9 +162,9 @@ def open_means(
         if recipe.content.startswith("masks:"):
             raise UsageError(
                 "--content masks:DIR holds masks of given samples, training draws new ones",
-                "pass --content center, torchvision:CLASS, bisenet:FILE or module:function",
+                "pass --content center, torchvision:CLASS, bisenet or module:function",
             )
-        request = MaskRequest(recipe.batch, device=execution.device, progress=progress)
+        request = MaskRequest(recipe.batch, execution.device, progress, offline)
         masks = open_masks(recipe.content, request)
     perceptual = open_perceptual(recipe, execution.device, offline, progress)
     return Means(perceptual, masks, execution, progress, warn)

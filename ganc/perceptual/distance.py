@@ -10,10 +10,10 @@ import lpips
 import torch
 import torch.nn.functional as F
 
-from ganc import seeds
 from ganc.errors import ShapeError, UsageError, WeightsError, unknown_name
 from ganc.perceptual import effnet
 from ganc.perceptual.cache import check_sha256, load_strictly, read_tensors, weights_path
+from ganc.perceptual.probe import TOLERANCE, probe_images
 from ganc.perceptual.published import WEIGHTS
 from ganc.progress import Progress, silent
 
@@ -131,24 +131,27 @@ def load_perceptual(
         raise unknown_name("perceptual distance", name, PERCEPTUAL_DISTANCES)
     row = PERCEPTUAL_DISTANCES[name]
     distance = row.build(name, offline, progress)
-    _self_test(distance, row.known_distance)
+    probe_distance(distance, row.known_distance)
     if resolution is not None:
         distance.resolution = resolution
     return distance.to(device)
 
 
-def _self_test(distance: PerceptualDistance, known: float | None) -> None:
-    """Refuse weights that load but give another distance for a fixed pair than they always did."""
-    pair = seeds.normal(0, "perceptual self-test", range(2), (3, 64, 64)).mul(0.5).clamp(-1, 1)
-    found = float(distance(pair[:1], pair[1:]))
-    # CPU kernels differ by 1e-5 relative at most; a wrong weight, padding or range by far more.
-    fits = found > 0 if known is None else abs(found / known - 1) < 1e-3
+def probe_distance(distance: PerceptualDistance, known: float | None = None) -> float:
+    """Return the distance of the self-test's two images; see ``probe``.
+
+    Raises:
+        WeightsError: It is not the known one, or no positive number where none is known.
+    """
+    found = float(distance(*probe_images().split(1)))
+    fits = found > 0 if known is None else abs(found / known - 1) < TOLERANCE
     if not (fits and found < float("inf")):
         expected = "a positive number" if known is None else known
         raise WeightsError(
             f"`{distance.name}` gives {found:.6g} for its test pair, expected {expected}",
             "its weights or the package that runs them are not the published ones",
         )
+    return found
 
 
 @dataclass(frozen=True)

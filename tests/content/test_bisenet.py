@@ -1,6 +1,7 @@
 """Face parsing: the published layout, and the numbers of the public code on random weights."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from ganc import seeds
 from ganc.content.bisenet import BiSeNet, open_bisenet
 from ganc.content.pixels import fit_masks
 from ganc.content.request import MaskRequest
-from ganc.content.sources import open_masks
+from ganc.content.sources import check_masks, open_masks
 from ganc.errors import WeightsError
 from tests.conftest import GOLDEN
 from tests.content.weights import random_faces
+from tests.perceptual.weights import install
 
 CASE = "bisenet_faces"
 
@@ -61,6 +63,35 @@ def test_files_of_before_batches_were_counted(tmp_path: Path) -> None:
     masks = open_bisenet(str(tmp_path / "old.pth"), MaskRequest(1))
     assert not masks.network.training
     assert not any(p.requires_grad for p in masks.network.parameters())
+
+
+def test_published_file_is_found_by_name(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(WeightsError, match=r"`bisenet` .*off limits") as caught:
+        check_masks("bisenet", 1)
+    assert "ganc weights fetch bisenet --from FILE" in str(caught.value.hint)
+    monkeypatch.delenv("GANC_OFFLINE")
+    check_masks("bisenet", 1)
+    with pytest.raises(WeightsError, match="off limits"):
+        check_masks("bisenet", 1, offline=True)
+    with pytest.raises(WeightsError, match="off limits"):
+        open_masks("bisenet", MaskRequest(1, offline=True))
+    install(monkeypatch, "bisenet", lambda path: shutil.copyfile(file, path))
+    images = seeds.normal(0, "faces", range(1), (3, 32, 32))
+    found, expected = (
+        open_masks(content, MaskRequest(1))(images, range(1))
+        for content in ("bisenet", f"bisenet:{file}")
+    )
+    assert torch.equal(found, expected)
+
+
+def test_file_that_answers_nothing_sensible_is_refused(tmp_path: Path) -> None:
+    tensors = random_faces(BiSeNet())
+    tensors["conv_out.conv_out.weight"].zero_()
+    torch.save(tensors, tmp_path / "zero.pth")
+    with pytest.raises(WeightsError, match=r"`bisenet` gives 0 .*expected finite answers"):
+        open_bisenet(str(tmp_path / "zero.pth"), MaskRequest(1))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,12 @@ from PIL import Image
 from ganc import seeds
 from ganc.errors import MissingDependencyError, ShapeError, UsageError, WeightsError
 from ganc.perceptual import effnet
-from ganc.perceptual.features import FEATURE_NETWORKS, FeatureNetwork, load_features
+from ganc.perceptual.features import (
+    FEATURE_NETWORKS,
+    KNOWN_FEATURES,
+    FeatureNetwork,
+    load_features,
+)
 
 from .weights import install, save_inception
 
@@ -132,6 +138,30 @@ def test_foreign_inception(content: bytes, monkeypatch: pytest.MonkeyPatch) -> N
     install(monkeypatch, "inception", lambda path: path.write_bytes(content))
     with pytest.raises(WeightsError, match="cannot be read as clean-fid's Inception"):
         load_features("inception")
+
+
+@pytest.mark.parametrize("damage", [0.0, float("nan")])
+def test_self_test_of_networks_without_a_recorded_number(
+    damage: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path) -> None:
+        save_inception(path)
+        network = torch.jit.load(str(path))
+        for parameter in network.parameters():
+            parameter.data.fill_(damage)
+        torch.jit.save(network, str(path))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchscript is what clean-fid loads
+        install(monkeypatch, "inception", write)
+    with pytest.raises(WeightsError, match=r"`inception` gives .*expected finite answers"):
+        load_features("inception")
+
+
+def test_self_test_notices_another_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KNOWN_FEATURES, "effnet-lite0", KNOWN_FEATURES["effnet-lite0"] * 1.01)
+    with pytest.raises(WeightsError, match=r"`effnet-lite0` gives 0\.0561607 .*expected 0\.0567"):
+        load_features("effnet-lite0")
 
 
 def test_unknown_features() -> None:
