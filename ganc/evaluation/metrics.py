@@ -5,7 +5,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from ganc.errors import UsageError, unknown_name
-from ganc.evaluation import complexity, diversity, frechet, latency, paired, sets
+from ganc.evaluation import complexity, diversity, frechet, latency, memory, paired, ppl, sets
 from ganc.evaluation.task import Measurement, Task
 from ganc.perceptual.manifold import NAMES as MANIFOLD
 
@@ -34,6 +34,7 @@ METRICS: dict[str, Metric] = {
     "macs_published": Metric(complexity.macs_published),
     "params": Metric(complexity.params),
     "latency": Metric(latency.Latency, extras=latency.EXTRAS),
+    "memory": Metric(memory.Memory, extras=memory.EXTRAS),
     "l1": Metric(paired.l1, "teacher"),
     "psnr": Metric(paired.psnr, "teacher", is_higher_better=True),
     "lpips": Metric(paired.lpips, "teacher"),
@@ -46,6 +47,9 @@ METRICS: dict[str, Metric] = {
         extras=("perceptual-diversity-ci95",),
         is_higher_better=True,
     ),
+    "ppl": Metric(ppl.ppl, extras=("ppl-undivided",)),
+    "perceptual-ppl": Metric(ppl.perceptual_ppl, extras=("perceptual-ppl-undivided",)),
+    "ppl-fresh-noise": Metric(ppl.ppl_fresh_noise),
     "fid": Metric(frechet.fid, "reference"),
     "fd": Metric(frechet.fd, "reference"),
     "kid": Metric(sets.kid, "reference"),
@@ -60,6 +64,15 @@ METRICS: dict[str, Metric] = {
 def value_names() -> dict[str, str]:
     """Return value name → the metric it comes from."""
     return {value: name for name, metric in METRICS.items() for value in (name, *metric.extras)}
+
+
+def of_teacher(names: Iterable[str], *, has_data: bool) -> list[str]:
+    """Return the metrics that a teacher has by itself: those that do not compare with it."""
+    return [
+        name
+        for name in names
+        if METRICS[name].needs != "teacher" and (has_data or METRICS[name].needs != "reference")
+    ]
 
 
 def check_metrics(names: Iterable[str], *, has_teacher: bool, has_data: bool) -> list[str]:
