@@ -116,6 +116,13 @@ def test_a_collapsed_model_has_precision_and_no_recall() -> None:
     assert wide["recall"] > 0.9
 
 
+def test_two_samples_of_one_distribution() -> None:
+    """Naeem et al. 2020, Section 3.2: whatever the distribution, density 1 and coverage 1 - 2^-k."""
+    values = compare(noise(2000, 3, 0).exp(), noise(2000, 3, 1).exp(), k=4)
+    assert values["density"] == pytest.approx(1, abs=0.06)
+    assert values["coverage"] == pytest.approx(1 - 2**-4, abs=0.02)
+
+
 def test_the_same_set_is_complete() -> None:
     real = noise(100, 6, 3)
     values = compare(real, real.clone())
