@@ -125,7 +125,8 @@ def samples_gallery(
         batches = iterate_samples(generator, source, num, batch=4)
         return torch.cat([images.cpu() for images in batches])
 
-    columns = [Column(str(i), source.name(i)) for i in range(num)]
+    names = [source.name(i).rpartition("/")[2] for i in range(num)]  # of a file, without folders
+    columns = [Column(str(i), name) for i, name in enumerate(names)]
     return _gallery(columns, given, entries, run, LARGEST_SIDE, device, progress, "report: samples")
 
 

@@ -114,7 +114,7 @@ def _cell(entry: Entry, name: str, is_best: bool, teacher: float | None) -> Cell
     if value is None:
         return Cell("–")
     spread = deviation(entry, name) or entry.metrics.get(name + INTERVAL, 0.0)
-    is_cost = name in VALUES and not VALUES[name].is_quality and VALUES[name].better == "lower"
+    is_cost = name in VALUES and VALUES[name].is_cost
     beside = ""
     if is_cost and teacher and value and not entry.is_teacher:
         beside = times(teacher / value)

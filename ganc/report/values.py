@@ -13,11 +13,13 @@ class Shown(NamedTuple):
         better: Which direction is good.
         unit: Written behind the value's name; "" for none.
         is_quality: Whether it is plotted against the multiply-accumulates.
+        is_cost: Whether it is what a smaller model saves, and is compared with the teacher's.
     """
 
     better: Better
     unit: str = ""
     is_quality: bool = False
+    is_cost: bool = False
 
 
 # In the order of trust: the first one that is there is what the summary speaks of. A value that is
@@ -36,18 +38,22 @@ VALUES: dict[str, Shown] = {
     "psnr": Shown("higher", "dB", is_quality=True),
     "projection": Shown("lower", is_quality=True),
     "ppl": Shown("lower", is_quality=True),
+    "perceptual-ppl": Shown("lower", is_quality=True),
+    "ppl-fresh-noise": Shown("lower"),
     "precision": Shown("higher"),
     "recall": Shown("higher"),
     "density": Shown("higher"),
     "coverage": Shown("higher", is_quality=True),
-    "macs": Shown("lower"),
-    "macs_published": Shown("lower"),
-    "params": Shown("lower"),
-    "latency": Shown("lower", "ms"),
-    "latency-p90": Shown("lower", "ms"),
-    "latency-batch8": Shown("lower", "ms"),
-    "latency-batch8-p90": Shown("lower", "ms"),
-    "memory": Shown("lower", "MiB"),
+    "macs": Shown("lower", is_cost=True),
+    "macs_published": Shown("lower", is_cost=True),
+    "params": Shown("lower", is_cost=True),
+    "latency": Shown("lower", "ms", is_cost=True),
+    "latency-p90": Shown("lower", "ms", is_cost=True),
+    "latency-batch8": Shown("lower", "ms", is_cost=True),
+    "latency-batch8-p90": Shown("lower", "ms", is_cost=True),
+    "memory": Shown("lower", "B", is_cost=True),
+    "memory-batch8": Shown("lower", "B", is_cost=True),
+    "memory-weights": Shown("lower", "B", is_cost=True),
 }
 
 INTERVAL = "-ci95"

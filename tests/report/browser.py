@@ -1,10 +1,11 @@
 """Headless Chromium over its debugging pipe: no driver, no package, no port."""
 
 import base64
+import fcntl
 import json
 import os
 import select
-import subprocess
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,21 @@ ARGUMENTS = (
     "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
 SECONDS = 60.0
+
+
+def start(command: list[str], descriptors: dict[int, int]) -> int:
+    """Start a program with some descriptors at fixed numbers, and silent; return its id."""
+    # Copies above 10, so that none of ours has a number that another one is to get.
+    copies = {number: fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, 10)
+              for number, ours in descriptors.items()}  # fmt: skip
+    actions: list[Any] = [
+        (os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_WRONLY, 0) for number in (1, 2)
+    ]
+    actions += [(os.POSIX_SPAWN_DUP2, copy, number) for number, copy in copies.items()]
+    pid = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
+    for copy in copies.values():
+        os.close(copy)
+    return pid
 
 
 class Browser:
@@ -30,12 +46,10 @@ class Browser:
         self._number, self._rest = 0, b""
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
-        # dup2 in the child gives the two descriptors their fixed numbers.
-        self._process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", executable,
-             *ARGUMENTS, f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        self._pid = start(
+            [executable, *ARGUMENTS, f"--user-data-dir={profile}", "about:blank"],
+            {3: theirs_in, 4: theirs_out},
+        )
         os.close(theirs_in)
         os.close(theirs_out)
         self._session: str | None = None
@@ -48,8 +62,8 @@ class Browser:
 
     def close(self) -> None:
         """End the browser that this object started."""
-        self._process.terminate()
-        self._process.wait(timeout=SECONDS)
+        os.kill(self._pid, signal.SIGTERM)
+        os.waitpid(self._pid, 0)
         os.close(self._out)
         os.close(self._in)
 
