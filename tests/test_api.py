@@ -95,7 +95,9 @@ def test_demo_in_small(ganc: Callable[..., Outcome], tmp_path: Path) -> None:
         assert row["perceptual-diversity"] > 0
         assert row["latency"] > 0
     assert all(Path(path).exists() for path in result["outputs"].values())
-    assert set(result["seconds"]) == {"score", "prune", "distill", "eval", "export"}
+    assert set(result["seconds"]) == {"score", "prune", "distill", "eval", "export", "report"}
+    page = (folder / "report.html").read_text()
+    assert page.count('alt="distilled: sample') == page.count('alt="teacher: sample') > 16
     again = ganc("demo", "-o", folder)
     assert again.code == 3
     assert "exists already" in again.err

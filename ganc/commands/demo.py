@@ -31,7 +31,7 @@ def demo(
     """Run the whole pipeline on an embedded face teacher.
 
     Scores, prunes, distills, evaluates and exports, in minutes on two CPU cores; prints teacher,
-    pruned and distilled student side by side and writes an image grid.
+    pruned and distilled student side by side and writes an image grid and a report (HTML).
 
     Example: ganc demo -o ganc-demo
     """
@@ -80,6 +80,6 @@ def _tables(result: dict[str, Any]) -> list["Table"]:
     for metric, label in ROWS.items():
         values = [shared.format_value(row.get(metric)) for row in result["models"].values()]
         table.add_row(label, *values)
-    made = {key: result["outputs"][key] for key in ("images", "distilled", "onnx")}
+    made = {key: result["outputs"][key] for key in ("report", "images", "distilled", "onnx")}
     seconds = {step: f"{value:.0f} s" for step, value in result["seconds"].items()}
     return [table, shared.key_values(made), shared.key_values({"time": seconds})]

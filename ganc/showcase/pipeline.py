@@ -1,4 +1,4 @@
-"""``ganc.demo``: score, prune, distill, evaluate and export the embedded teacher."""
+"""``ganc.demo``: score, prune, distill, evaluate, export and show the embedded teacher."""
 
 import contextlib
 import time
@@ -22,6 +22,9 @@ from ganc.models.model import Model
 from ganc.perceptual.features import load_features
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.pruning import prune
+from ganc.report.entry import Entry
+from ganc.report.plots import require_matplotlib
+from ganc.report.report import write_report
 from ganc.sampling import sample
 from ganc.scoring.score import score
 
@@ -32,6 +35,14 @@ METRICS = ("macs", "params", "latency", "fd", "perceptual-diversity")
 # half the time of the network's usual 128.
 RECIPE = {"perceptual": "effnet-lite0", "perceptual_resolution": 64}
 IMAGES_PER_ROW = 16
+OUTPUTS = {
+    "teacher": "teacher.safetensors",
+    "pruned": "pruned.safetensors",
+    "distilled": "run/student.safetensors",
+    "onnx": "student.onnx",
+    "images": "images.png",
+    "report": "report.html",
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ def demo(
         {name: path}, "seconds" {step: time}, "settings".
     Raises:
         OutputError: ``out`` holds something already.
-        MissingDependencyError: The extras ``export`` and ``offline`` are not installed.
+        MissingDependencyError: The extras ``export``, ``offline`` and ``plot`` are not installed.
     """
     folder, settings = Path(out), settings or DemoSettings()
     check_packages()
@@ -93,6 +104,7 @@ def check_packages() -> None:
     """
     load_features("effnet-lite0")
     resolve(Settings("onnx", None, "fp32", None))
+    require_matplotlib()
 
 
 @dataclass
@@ -110,18 +122,15 @@ class _Demo:
         pruned = self.prune(teacher)
         models = {"teacher": teacher, "pruned": pruned, "distilled": self.distill(pruned, teacher)}
         with self.timed("eval"):
-            measured = {name: self.measure(model) for name, model in models.items()}
+            results = {name: self.measure(model) for name, model in models.items()}
         with self.timed("export"):
             export(models["distilled"], self.folder / "student.onnx")
         self.show(models)
-        names = ("teacher.safetensors", "pruned.safetensors", "run/student.safetensors",
-                 "student.onnx", "images.png")  # fmt: skip
-        outputs = dict(
-            zip(("teacher", "pruned", "distilled", "onnx", "images"), names, strict=True)
-        )
+        with self.timed("report"):
+            self.report(models, results)
         return {
-            "models": measured,
-            "outputs": {name: str(self.folder / path) for name, path in outputs.items()},
+            "models": {name: result["metrics"] for name, result in results.items()},
+            "outputs": {name: str(self.folder / path) for name, path in OUTPUTS.items()},
             "seconds": self.seconds,
             "settings": {
                 **asdict(self.settings), "device": str(self.device), "features": "effnet-lite0"
@@ -156,13 +165,11 @@ class _Demo:
             )  # fmt: skip
         return load(self.folder / "run" / "student.safetensors")
 
-    def measure(self, model: Model) -> dict[str, float]:
-        result = evaluate(
+    def measure(self, model: Model) -> dict[str, Any]:
+        return evaluate(
             model, METRICS, data=self.carried / REAL, samples=self.settings.eval_samples,
             seed=self.settings.seed, device=self.device, progress=self.progress,
         )  # fmt: skip
-        metrics: dict[str, float] = result["metrics"]
-        return metrics
 
     def show(self, models: dict[str, Model]) -> None:
         """Write one row of images per model, the same latents in every column."""
@@ -172,3 +179,14 @@ class _Demo:
         ]
         zoom = zoom_for(rows[0].shape[-1], at_least=64)
         save_grid(torch.cat(rows), self.folder / "images.png", columns=IMAGES_PER_ROW, zoom=zoom)
+
+    def report(self, models: dict[str, Model], results: dict[str, dict[str, Any]]) -> None:
+        """Write the page that shows all of it."""
+        entries = [
+            Entry(name, model, {"checkpoint": OUTPUTS[name], **results[name]}, name == "teacher")
+            for name, model in models.items()
+        ]
+        write_report(
+            self.folder / OUTPUTS["report"], entries, title="ganc demo: a small face generator",
+            seed=self.settings.seed, device=self.device, progress=self.progress,
+        )  # fmt: skip
