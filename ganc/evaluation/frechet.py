@@ -26,8 +26,8 @@ class FrechetDistance(Measurement):
         self.num_images = task.samples(name, least_inputs=2)
         self.network = task.features(name, network)
         self.uses_teacher = task.dataset is None
-        self.generated = FeatureStats.empty(self.network.dim)
-        self.reference = FeatureStats.empty(self.network.dim)
+        self.generated = FeatureStats.empty(self.network.dim, task.device)
+        self.reference = FeatureStats.empty(self.network.dim, task.device)
 
     def prepare(self) -> None:
         if self.num_images < FEW_SAMPLES:
@@ -78,7 +78,7 @@ def real_stats(task: Task, dataset: ImageDataset, network: FeatureNetwork) -> Fe
     """
 
     def compute() -> FeatureStats:
-        stats = FeatureStats.empty(network.dim)
+        stats = FeatureStats.empty(network.dim, task.device)
         if network.name in task.shared:  # another metric keeps the features themselves
             for _, features in task.shared[network.name].reference.blocks():
                 stats.update(features)

@@ -18,14 +18,14 @@ class FeatureStats:
     """
 
     count: int
-    mean: torch.Tensor  # [D], float64, CPU
-    scatter: torch.Tensor  # [D, D], float64, CPU: sum of (x - mean)(x - mean)^T
+    mean: torch.Tensor  # [D], float64, on the device that adds up
+    scatter: torch.Tensor  # [D, D], float64, there too: sum of (x - mean)(x - mean)^T
 
     @classmethod
-    def empty(cls, dim: int) -> FeatureStats:
+    def empty(cls, dim: int, device: torch.device | str = "cpu") -> FeatureStats:
         """Return the statistics of no vectors of length ``dim``."""
-        zeros = torch.zeros(dim, dtype=torch.float64)
-        return cls(0, zeros, torch.zeros(dim, dim, dtype=torch.float64))
+        zeros = torch.zeros(dim, dtype=torch.float64, device=device)
+        return cls(0, zeros, torch.zeros(dim, dim, dtype=torch.float64, device=device))
 
     @property
     def cov(self) -> torch.Tensor:
@@ -52,7 +52,7 @@ class FeatureStats:
         """
         if features.ndim != 2 or features.shape[1] != len(self.mean):
             raise ShapeError(f"features must be [N, {len(self.mean)}], got {list(features.shape)}")
-        batch = features.detach().to("cpu", torch.float64)
+        batch = features.detach().to(self.mean.device, torch.float64)
         if not torch.isfinite(batch).all():
             raise ComputationError(
                 f"features are not finite after {self.count} samples",
@@ -71,8 +71,8 @@ class FeatureStats:
         """
         _check_same_dim(self, other)
         if other.count:
-            self.scatter += other.scatter
-            self._shift(other.count, other.mean)
+            self.scatter += other.scatter.to(self.scatter.device)
+            self._shift(other.count, other.mean.to(self.mean.device))
 
     def _shift(self, count: int, mean: torch.Tensor) -> None:
         """Account for the distance between the old mean and that of ``count`` new vectors."""
@@ -96,8 +96,8 @@ def frechet_distance(a: FeatureStats, b: FeatureStats) -> float:
         ComputationError: A set has fewer than two samples, or the result is not finite.
     """
     _check_same_dim(a, b)
-    cov_a, cov_b = a.cov, b.cov
-    shift = (a.mean - b.mean).square().sum()
+    cov_a, cov_b = a.cov, b.cov.to(a.mean.device)
+    shift = (a.mean - b.mean.to(a.mean.device)).square().sum()
     distance = shift + cov_a.trace() + cov_b.trace() - 2 * _trace_sqrt_product(cov_a, cov_b)
     _check_finite("the Fréchet distance", distance)
     return max(0.0, float(distance))  # equal sets leave rounding of either sign

@@ -53,7 +53,8 @@ def stats_for(
 
 
 def _write(path: Path, key: str, stats: FeatureStats) -> None:
-    tensors = {"mean": stats.mean, "scatter": stats.scatter, "count": torch.tensor(stats.count)}
+    tensors = {"mean": stats.mean.cpu(), "scatter": stats.scatter.cpu()}
+    tensors["count"] = torch.tensor(stats.count)
     metadata = {"key": key, "checksum": _checksum(tensors)}
     with atomic_write(path, force=True) as temporary:
         save_file(tensors, temporary, metadata)
