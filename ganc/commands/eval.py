@@ -39,6 +39,31 @@ def eval_(
         str | None,
         typer.Option("--input", metavar="DIR|ZIP", help="Images for a translator to translate."),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="DIR|ZIP",
+            help="What a translator should make of each image of --input, by the same names.",
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            metavar="DIR|ZIP",
+            help="PNGs with the class of every pixel, by the names of --input; 255 is ignored.",
+        ),
+    ] = None,
+    segmenter: Annotated[
+        str | None,
+        typer.Option(
+            "--segmenter",
+            metavar="MODULE:FUNCTION",
+            help="What finds classes in translations: images [N,3,H,W] in [-1,1] to logits"
+            " [N,K,H,W] or classes [N,H,W].",
+        ),
+    ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,6 +105,12 @@ def eval_(
         int | None,
         typer.Option("--neighbours", help="k of precision, recall (3), density and coverage (5)."),
     ] = None,
+    projection_images: Annotated[
+        int, typer.Option("--projection-images", help="Images of --data that projection finds.")
+    ] = 8,
+    projection_steps: Annotated[
+        int, typer.Option("--projection-steps", help="Steps of its search for each of them.")
+    ] = 800,
     perceptual: Annotated[
         str, typer.Option("--perceptual", help="LPIPS network: lpips-alex, -vgg or -squeeze.")
     ] = "lpips-alex",
@@ -109,6 +140,7 @@ def eval_(
         "samples": samples, "seed": seed, "batch": batch, "truncation_psi": truncation_psi,
         "noise_mode": noise_mode, "features": features, "perceptual": perceptual,
         "offline": offline, "network": network, "neighbours": neighbours,
+        "projection_images": projection_images, "projection_steps": projection_steps,
     }  # fmt: skip
     from ganc.errors import UsageError
     from ganc.evaluation.comparison import check_settings, compare_results, read_result
@@ -120,12 +152,14 @@ def eval_(
         raise UsageError("only one of CKPT… and --teacher can be -", "name the others")
     chosen = Settings(**settings)
     plan = make_plan(
-        names, require or (), has_teacher=teacher is not None, has_data=data is not None
-    )
+        names, require or (), has_teacher=teacher is not None, has_data=data is not None,
+        has_target=target is not None, has_labels=labels is not None and segmenter is not None,
+    )  # fmt: skip
     if dry_run:
         resolved = {
             **({"checkpoint": ckpts[0]} if len(ckpts) == 1 else {"checkpoints": ckpts}),
-            "teacher": teacher, "data": data, "input": input, "metrics": plan.metrics,
+            "teacher": teacher, "data": data, "input": input, "target": target,
+            "labels": labels, "segmenter": segmenter, "metrics": plan.metrics,
             "require": require or [], "against": against, "report": report, "repeats": repeats,
             "resize": resize, "device": device, **settings,
         }  # fmt: skip
@@ -142,7 +176,8 @@ def eval_(
     warn = shared.warner(quiet)
     with shared.progress_bar(quiet) as progress:
         common: dict[str, Any] = {
-            "data": data, "input": input, "resize": resize, "device": device, "repeats": repeats,
+            "data": data, "input": input, "target": target, "labels": labels,
+            "segmenter": segmenter, "resize": resize, "device": device, "repeats": repeats,
             "progress": progress, "warn": warn, **settings,
         }  # fmt: skip
         models = {ckpt: shared.load_model(ckpt, quiet) for ckpt in dict.fromkeys(ckpts)}

@@ -12,6 +12,8 @@ from torch import Tensor
 from ganc.content.request import MaskRequest
 from ganc.errors import GancError, InputError, UsageError, unknown_name
 
+OTHER_SOURCES = "; other sources: center, torchvision:CLASS, bisenet, masks:DIR"
+
 
 class FunctionMasks:
     """What ``function(images)`` returns; a ``MaskSource``.
@@ -49,14 +51,19 @@ def open_function(module: str, name: str, request: MaskRequest) -> FunctionMasks
     return FunctionMasks(f"{module}:{name}", find_function(module, name))
 
 
-def find_function(module: str, name: str) -> Callable[[Tensor], Any]:
+def find_function(
+    module: str, name: str, *, flag: str = "--content", instead: str = OTHER_SOURCES
+) -> Callable[[Tensor], Any]:
     """Import a module and return its function; the current folder's modules are found as well.
 
+    Args:
+        flag: Who asks, for errors.
+        instead: What a hint offers where the module is not there.
     Raises:
         UsageError: There is no such module or function.
         InputError: The module fails when it is imported.
     """
-    loaded = _import(module, f"--content {module}:{name}")
+    loaded = _import(module, f"{flag} {module}:{name}", instead)
     function = getattr(loaded, name, None)
     if not callable(function):
         found = [key for key, value in vars(loaded).items() if callable(value)]
@@ -64,7 +71,7 @@ def find_function(module: str, name: str) -> Callable[[Tensor], Any]:
     return cast("Callable[[Tensor], Any]", function)
 
 
-def _import(module: str, what: str) -> Any:
+def _import(module: str, what: str, instead: str) -> Any:
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
@@ -73,8 +80,7 @@ def _import(module: str, what: str) -> Any:
         if isinstance(error, ModuleNotFoundError) and error.name in _parents(module):
             raise UsageError(
                 f"{what}: no module {error.name}",
-                "it is looked for in the current folder and among the installed packages; other"
-                " sources: center, torchvision:CLASS, bisenet, masks:DIR",
+                f"it is looked for in the current folder and among the installed packages{instead}",
             ) from error
         raise InputError(
             f"{what}: importing {module} raised {type(error).__name__}: {_one_line(error)}",

@@ -18,8 +18,10 @@ from ganc.data.inputs import ImageInputs, open_source
 from ganc.devices import resolve_device
 from ganc.errors import ComputationError, InputError, UsageError
 from ganc.evaluation.metrics import METRICS, check_metrics
+from ganc.evaluation.partners import open_targets
 from ganc.evaluation.requirements import Requirement, check_of_teacher, parse_requirement
 from ganc.evaluation.sampling import Sampler, iterate_batches
+from ganc.evaluation.segmentation import open_labels, open_segmenter
 from ganc.evaluation.task import SAMPLING, Measurement, Networks, Settings, Task
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator, LatentGenerator
@@ -52,7 +54,13 @@ class Plan:
 
 
 def make_plan(
-    metrics: Iterable[str] | None, require: Iterable[str], *, has_teacher: bool, has_data: bool
+    metrics: Iterable[str] | None,
+    require: Iterable[str],
+    *,
+    has_teacher: bool,
+    has_data: bool,
+    has_target: bool = False,
+    has_labels: bool = False,
 ) -> Plan:
     """Check everything that can be checked without opening a file.
 
@@ -68,7 +76,8 @@ def make_plan(
     if metrics is None and not requirements:
         metrics = DEFAULT_WITH_TEACHER if has_teacher else DEFAULT_METRICS
     wanted = [*(metrics or ()), *(requirement.metric for requirement in requirements)]
-    names = check_metrics(wanted, has_teacher=has_teacher, has_data=has_data)
+    names = check_metrics(wanted, has_teacher=has_teacher, has_data=has_data,
+                          has_target=has_target, has_labels=has_labels)  # fmt: skip
     relative = [requirement for requirement in requirements if requirement.of_teacher]
     for requirement in relative:
         check_of_teacher(requirement, has_teacher=has_teacher, has_data=has_data)
@@ -83,6 +92,9 @@ def evaluate(
     teacher: Model | None = None,
     data: str | os.PathLike[str] | None = None,
     input: str | os.PathLike[str] | None = None,
+    target: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    segmenter: str | None = None,
     require: Sequence[str] = (),
     samples: int = 2000,
     seed: int = 0,
@@ -95,6 +107,8 @@ def evaluate(
     resize: bool = False,
     network: str = "generator",
     neighbours: int | None = None,
+    projection_images: int = 8,
+    projection_steps: int = 800,
     repeats: int = 1,
     teacher_values: Mapping[str, float] | None = None,
     offline: bool = False,
@@ -113,9 +127,12 @@ def evaluate(
             ``data``, ``fid`` and ``fd`` as well.
         data: Folder or data-set zip of real images of the model's size; a broken one is an error.
         input: Folder or zip of the images that a translator translates, all of one size.
+        target: Folder or zip of what each of them should become, by the same names.
+        labels: Folder or zip of PNGs with the class of every pixel, by the same names.
+        segmenter: ``module:function`` that finds classes in translations (see ``Segmenter``).
         require: Conditions such as ``fd<=1.2*teacher`` (see ``requirements``).
         samples, seed, batch, truncation_psi, noise_mode, features, perceptual, network, offline,
-            neighbours: See ``Settings``.
+            neighbours, projection_images, projection_steps: See ``Settings``.
         repeats: Measurements, with the seeds ``seed``, ``seed`` + 1, …; values are their means.
         teacher_values: What is known of the teacher from an earlier call with the same settings;
             requirements that need other values measure it.
@@ -135,13 +152,17 @@ def evaluate(
             broken.
         ComputationError: A sample or a value is not finite.
     """
-    plan = make_plan(metrics, require, has_teacher=teacher is not None, has_data=data is not None)
+    plan = make_plan(metrics, require, has_teacher=teacher is not None, has_data=data is not None,
+                     has_target=target is not None,
+                     has_labels=labels is not None and segmenter is not None)  # fmt: skip
     settings = Settings(samples, seed, batch, truncation_psi, noise_mode, features, perceptual,
-                        offline, network, neighbours)  # fmt: skip
+                        offline, network, neighbours, projection_images,
+                        projection_steps)  # fmt: skip
     if repeats < 1:
         raise UsageError(f"--repeats {repeats} is too few, at least 1 is needed")
     task = _open_task(model, teacher, settings, resolve_device(device), data=data, input=input,
-                      resize=resize, progress=progress, warn=warn)  # fmt: skip
+                      target=target, labels=labels, segmenter=segmenter, resize=resize,
+                      progress=progress, warn=warn)  # fmt: skip
     chosen = range(seed, seed + repeats)
     values, protocols = _measure_repeatedly(task, plan.metrics, chosen)
     known = {n: v for n, v in (teacher_values or {}).items() if n in plan.of_teacher}
@@ -183,6 +204,9 @@ def _open_task(
     *,
     data: str | os.PathLike[str] | None,
     input: str | os.PathLike[str] | None,
+    target: str | os.PathLike[str] | None,
+    labels: str | os.PathLike[str] | None,
+    segmenter: str | None,
     resize: bool,
     progress: Progress,
     warn: Warn,
@@ -200,7 +224,28 @@ def _open_task(
         warn(f"--input holds {count} images, less than --samples {settings.samples}: all are taken")
     networks = Networks(device, settings.offline, progress)
     own = _own_copy(model, device)
-    return Task(own, teacher, source, dataset, settings, networks, progress, warn)
+    return Task(
+        own, teacher, source, dataset, settings, networks, progress, warn,
+        targets=None if target is None else open_targets(
+            target, _inputs_of(source, "--target"), pick_generator(model, network)
+        ),
+        labels=None if labels is None else open_labels(labels, _inputs_of(source, "--labels")),
+        segmenter=None if segmenter is None else open_segmenter(segmenter),
+    )  # fmt: skip
+
+
+def _inputs_of(source: InputSource[Any] | None, flag: str) -> ImageInputs:
+    """Return the images that ground truth belongs to.
+
+    Raises:
+        UsageError: There are none.
+    """
+    if not isinstance(source, ImageInputs):
+        raise UsageError(
+            f"{flag} belongs to the images of --input, got none",
+            f"pass --input DIR|ZIP; {flag} goes with translators",
+        )
+    return source
 
 
 def check_pair(generator: ImageGenerator, teacher: ImageGenerator) -> None:

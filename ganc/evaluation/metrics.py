@@ -5,12 +5,40 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from ganc.errors import UsageError, unknown_name
-from ganc.evaluation import complexity, diversity, frechet, latency, memory, paired, ppl, sets
+from ganc.evaluation import (
+    complexity,
+    diversity,
+    frechet,
+    latency,
+    memory,
+    miou,
+    paired,
+    ppl,
+    projection,
+    sets,
+    target,
+)
 from ganc.evaluation.task import Measurement, Task
 from ganc.perceptual.manifold import NAMES as MANIFOLD
 
-Needs = Literal["nothing", "teacher", "reference"]
-"""Beside the model: nothing, its teacher, or something to compare with (images or a teacher)."""
+Needs = Literal["nothing", "teacher", "reference", "data", "target", "labels"]
+"""Beside the model: nothing; its teacher; real images or else the teacher; real images; the ground
+truth of a translator's inputs; their labels and what finds labels in translations."""
+
+_MISSING: dict[Needs, tuple[str, str]] = {
+    "teacher": ("compared with a teacher, got none", "pass --teacher CKPT"),
+    "reference": (
+        "compared with real images or a teacher, got neither",
+        "pass --data DIR|ZIP or --teacher CKPT",
+    ),
+    "data": ("looks for real images, got none", "pass --data DIR|ZIP"),
+    "target": ("compared with the ground truth, got none", "pass --target DIR|ZIP"),
+    "labels": (
+        "compares what a network finds in translations with labels, got not both",
+        "pass --segmenter module:function and --labels DIR|ZIP",
+    ),
+}
+"""What is missing, and what brings it."""
 
 
 class Metric(NamedTuple):
@@ -47,6 +75,15 @@ METRICS: dict[str, Metric] = {
         extras=("perceptual-diversity-ci95",),
         is_higher_better=True,
     ),
+    "l1-target": Metric(target.l1_target, "target"),
+    "psnr-target": Metric(target.psnr_target, "target", is_higher_better=True),
+    "lpips-target": Metric(target.lpips_target, "target"),
+    "perceptual-target": Metric(target.perceptual_target, "target"),
+    "miou": Metric(miou.MeanIoU, "labels", extras=("miou-accuracy",), is_higher_better=True),
+    "projection": Metric(projection.projection, "data", extras=("projection-psnr",)),
+    "perceptual-projection": Metric(
+        projection.perceptual_projection, "data", extras=("perceptual-projection-psnr",)
+    ),
     "ppl": Metric(ppl.ppl, extras=("ppl-undivided",)),
     "perceptual-ppl": Metric(ppl.perceptual_ppl, extras=("perceptual-ppl-undivided",)),
     "ppl-fresh-noise": Metric(ppl.ppl_fresh_noise),
@@ -75,7 +112,14 @@ def of_teacher(names: Iterable[str], *, has_data: bool) -> list[str]:
     ]
 
 
-def check_metrics(names: Iterable[str], *, has_teacher: bool, has_data: bool) -> list[str]:
+def check_metrics(
+    names: Iterable[str],
+    *,
+    has_teacher: bool,
+    has_data: bool,
+    has_target: bool = False,
+    has_labels: bool = False,
+) -> list[str]:
     """Check names and needs before anything is loaded.
 
     Returns:
@@ -87,19 +131,12 @@ def check_metrics(names: Iterable[str], *, has_teacher: bool, has_data: bool) ->
     for name in chosen:
         if name not in METRICS:
             raise unknown_name("metric", name, METRICS)
-    lacking = [name for name in chosen if METRICS[name].needs == "teacher" and not has_teacher]
-    if lacking:
-        raise UsageError(
-            f"{', '.join(lacking)}: compared with a teacher, got none", "pass --teacher CKPT"
-        )
-    lacking = [
-        name
-        for name in chosen
-        if METRICS[name].needs == "reference" and not (has_teacher or has_data)
-    ]
-    if lacking:
-        raise UsageError(
-            f"{', '.join(lacking)}: compared with real images or a teacher, got neither",
-            "pass --data DIR|ZIP or --teacher CKPT",
-        )
+    is_there: dict[Needs, bool] = {
+        "teacher": has_teacher, "reference": has_teacher or has_data, "data": has_data,
+        "target": has_target, "labels": has_labels,
+    }  # fmt: skip
+    for need, (missing, hint) in _MISSING.items():
+        lacking = [name for name in chosen if METRICS[name].needs == need and not is_there[need]]
+        if lacking:
+            raise UsageError(f"{', '.join(lacking)}: {missing}", hint)
     return chosen

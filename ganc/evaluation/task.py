@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from ganc.data.dataset import ImageDataset
+from ganc.data.inputs import ImageInputs
 from ganc.errors import InputError, UsageError, WeightsError, unknown_name
 from ganc.evaluation.sampling import Batch
+from ganc.evaluation.segmentation import LabelMaps, Segmenter
 from ganc.models.model import Model
 from ganc.models.network import NOISE_MODES, ImageGenerator, Network
 from ganc.models.sampling import GENERATORS, InputSource, Latents, pick_generator
@@ -41,6 +43,8 @@ class Settings:
         network: Which generator of model and teacher: a name in ``GENERATORS``.
         neighbours: k of ``precision``, ``recall``, ``density`` and ``coverage``; None takes that of
             each one's paper.
+        projection_images: Real images that ``projection`` looks for, the first by name.
+        projection_steps: Steps of its search.
     Raises:
         UsageError: A value is out of range or a name unknown.
     """
@@ -55,6 +59,8 @@ class Settings:
     offline: bool = False
     network: str = "generator"
     neighbours: int | None = None
+    projection_images: int = 8
+    projection_steps: int = 800
 
     @property
     def latents(self) -> Latents:
@@ -68,6 +74,10 @@ class Settings:
             raise UsageError(f"--batch {self.batch} is too small, at least 1 is needed")
         if self.neighbours is not None and self.neighbours < 1:
             raise UsageError(f"--neighbours {self.neighbours} is too few, at least 1 is needed")
+        for name in ("projection_images", "projection_steps"):
+            if getattr(self, name) < 1:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} {getattr(self, name)} is too few, at least 1 is needed")
         if self.noise_mode not in NOISE_MODES:
             raise unknown_name("noise_mode", self.noise_mode, NOISE_MODES)
         if self.network not in GENERATORS:
@@ -132,6 +142,9 @@ class Task:
         teacher: On the same device, with inputs and images of the same sizes, or None.
         source: Where model and teacher get their inputs; None where a translator was given none.
         dataset: Real images of the model's size, or None.
+        targets: What a translator should make of each input, or None.
+        labels: The classes that it should show, or None.
+        segmenter: What finds them in translations, or None.
         shared: What metrics of this task compute together, by a name of their own.
     """
 
@@ -143,6 +156,9 @@ class Task:
     networks: Networks
     progress: Progress
     warn: Warn
+    targets: ImageInputs | None = None
+    labels: LabelMaps | None = None
+    segmenter: Segmenter | None = None
     shared: dict[str, Any] = field(default_factory=dict, init=False)
 
     @property
