@@ -92,8 +92,8 @@ def score(
         typer.Option(
             "--content",
             metavar="MASKS",
-            help="content: center, torchvision:CLASS (person, dog, …), bisenet:FILE, masks:DIR or"
-            " module:function.",
+            help="content: center, torchvision:CLASS (person, dog, …), bisenet, bisenet:FILE,"
+            " masks:DIR or module:function.",
         ),
     ] = "center",
     noise_prob: Annotated[
@@ -155,6 +155,9 @@ def score(
             "--discriminator", help="l1-in, l1-out, random: score the discriminators as well."
         ),
     ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="content: never fetch weights over the network.")
+    ] = False,
     device: shared.Device = "auto",
     seed: shared.Seed = 0,
     force: shared.Force = False,
@@ -172,7 +175,7 @@ def score(
         "direction_batch": direction_batch, "precision": precision,
         "gradient": gradient, "truncation_psi": truncation_psi, "effective": effective,
         "content": content, "noise_prob": noise_prob, "data": data, "data_b": data_b,
-        "network": network, "discriminator": discriminator,
+        "network": network, "discriminator": discriminator, "offline": offline,
     }  # fmt: skip
     from ganc.devices import resolve_device
     from ganc.errors import UsageError
@@ -261,7 +264,7 @@ def _draw_preview(
 
     picture = preview(
         model, content=request.content, num=min(16, request.samples), seed=request.seed,
-        noise_mode=request.noise_mode, device=device, progress=progress,
+        noise_mode=request.noise_mode, device=device, progress=progress, offline=request.offline,
     )  # fmt: skip
     save_image(picture, Path(path), force=force)
 

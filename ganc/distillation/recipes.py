@@ -113,7 +113,7 @@ class Recipe:
     content: str = _text(
         "none",
         "Mask for both distances, from the teacher's image: none, center, torchvision:CLASS,"
-        " bisenet:FILE or module:function.",
+        " bisenet, bisenet:FILE or module:function.",
         (),
         LATENT_KINDS,
     )

@@ -63,7 +63,8 @@ class Content(Scorer):
         _check_tensors(self.latent_generator, request, self.ranges)
         self.source = (
             open_masks(
-                request.content, MaskRequest(request.samples, request.device, request.progress)
+                request.content,
+                MaskRequest(request.samples, request.device, request.progress, request.offline),
             ) if _needs_source(request) else None
         )  # fmt: skip
 
@@ -150,7 +151,7 @@ def check(request: ScoreRequest) -> None:
     if request.noise_mode not in NOISE_MODES:
         raise unknown_name("--noise-mode", request.noise_mode, NOISE_MODES)
     if _needs_source(request):
-        check_masks(request.content, request.samples)
+        check_masks(request.content, request.samples, offline=request.offline)
 
 
 def _needs_source(request: ScoreRequest) -> bool:
@@ -181,6 +182,7 @@ def preview(
     noise_mode: str = "random",
     device: str | torch.device = "auto",
     progress: Progress = silent,
+    offline: bool = False,
 ) -> Tensor:
     """Show what ``score`` with the same settings protects in its first samples.
 
@@ -193,7 +195,7 @@ def preview(
         raise InputError("the model holds no generator to look at")
     request = ScoreRequest(
         samples=num, batch=1, seed=seed, noise_mode=noise_mode, content=content,
-        device=resolve_device(device), progress=progress,
+        device=resolve_device(device), progress=progress, offline=offline,
     )  # fmt: skip
     check(request)
     own = Model(generator=copy.deepcopy(model.generator).to(request.device).eval())

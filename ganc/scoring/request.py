@@ -48,6 +48,7 @@ class ScoreRequest:
         effective: l1-out: weights as they act, modulated, averaged over latents.
         device: Where the computation runs.
         progress: Called after every batch.
+        offline: content: never fetch the weights of a mask network.
     """
 
     samples: int = 0
@@ -76,6 +77,7 @@ class ScoreRequest:
     effective: bool = False
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = silent
+    offline: bool = False
 
     def recorded(self, options: Sequence[str]) -> dict[str, Any]:
         """Return the named settings as JSON data; tensors the caller passed are only noted."""

@@ -80,7 +80,7 @@ METHODS: dict[str, Method] = {
 }  # fmt: skip
 
 EFFECTIVE_SAMPLES = 1000
-ALWAYS = ("seed", "device", "progress", "until_stable", "prune_ratio", "network")
+ALWAYS = ("seed", "device", "progress", "offline", "until_stable", "prune_ratio", "network")
 """Settings that say how, and on what, any method is run, not what it computes."""
 
 
@@ -132,6 +132,7 @@ def score(
     effective: bool = False,
     device: str | torch.device = "auto",
     progress: Progress = silent,
+    offline: bool = False,
 ) -> Scores:
     """Score every channel of the generator, of a CycleGAN both; the model is untouched.
 
@@ -160,7 +161,7 @@ def score(
         network=network, discriminator=discriminator,
         alpha=alpha, num_directions=num_directions, direction_batch=direction_batch,
         precision=precision, gradient=gradient, truncation_psi=truncation_psi, effective=effective,
-        progress=progress,
+        progress=progress, offline=offline,
         device=resolve_device(device),
     )  # fmt: skip
     parts = [with_defaults(part, model.architecture) for part in parts]

@@ -11,7 +11,7 @@ import torch
 from ganc.checkpoints.store import load, save
 from ganc.distillation.loop import DistillResult, distill
 from ganc.distillation.networks import check_pair, new_generator, starting_model
-from ganc.errors import InputError, UsageError
+from ganc.errors import InputError, UsageError, WeightsError
 from ganc.models.model import Model
 from ganc.progress import ignore
 from tests.distillation.test_loop import metrics, write_zip
@@ -199,3 +199,12 @@ def test_cagan_trains_with_a_mask(train: Train, tmp_path: Path) -> None:
         train("other", recipe="cagan", overrides={"content": "masks:folder"})
     with pytest.raises(UsageError, match="unknown --content"):
         train("other", recipe="cagan", overrides={"content": "centre"})
+
+
+def test_offline_holds_for_the_mask_network(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GANC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("GANC_OFFLINE", raising=False)
+    with pytest.raises(WeightsError, match=r"`bisenet` .* the network is off limits"):
+        train("run", recipe="cagan", offline=True, overrides={"content": "bisenet"})

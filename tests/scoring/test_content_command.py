@@ -109,6 +109,16 @@ def test_errors_are_one_line_with_their_code(
     assert not list(folder.glob("*.scores.safetensors"))
 
 
+@pytest.mark.parametrize("content", ["torchvision:person", "bisenet"])
+def test_offline_option_is_as_good_as_the_variable(
+    ganc: Ganc, checkpoint: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GANC_OFFLINE")
+    done = ganc("score", checkpoint, *FEW, "--content", content, "--offline")
+    assert done.code == 3
+    assert "the network is off limits" in done.err
+
+
 @pytest.mark.parametrize("dry_run", [(), ("--dry-run",)], ids=["run", "dry run"])
 @pytest.mark.parametrize(
     ("content", "code", "finding"),
