@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ganc.showcase.pipeline import demo as demo
     from ganc.weights import fetch_weights as fetch_weights
     from ganc.weights import list_weights as list_weights
-    from ganc.weights import verify_weights as verify_weights
+    from ganc.weights_check import verify_weights as verify_weights
 
 _PUBLIC = {
     "compare_scores": "ganc.scoring.compare",
@@ -47,7 +47,7 @@ _PUBLIC = {
     "save": "ganc.checkpoints.store",
     "score": "ganc.scoring.score",
     "prune": "ganc.pruning",
-    "verify_weights": "ganc.weights",
+    "verify_weights": "ganc.weights_check",
     "Model": "ganc.models.model",
     "Scores": "ganc.scores",
 }

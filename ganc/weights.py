@@ -1,11 +1,9 @@
-"""The weights cache as its owner sees it: what is there, fetch what is not, check all of it."""
+"""The weights cache as its owner sees it: what is there, and how to get what is not."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ganc.content.bisenet import load_bisenet, probe_bisenet
-from ganc.content.segmentation import load_segmentation, probe_segmentation
 from ganc.errors import UsageError, WeightsError, unknown_name
 from ganc.files import file_sha256
 from ganc.perceptual import effnet
@@ -17,25 +15,13 @@ from ganc.perceptual.cache import (
     weights_path,
     weights_target,
 )
-from ganc.perceptual.distance import load_perceptual, probe_distance
-from ganc.perceptual.features import KNOWN_FEATURES, load_features, probe_features
+from ganc.perceptual.probe import KNOWN_FEATURES
 from ganc.perceptual.published import WEIGHTS, WeightsFile
 from ganc.progress import Progress, silent
 
 PACKAGED = "effnet-lite0"
 """Carried by a Python package: listed and verified with the others, but never fetched."""
 NAMES = (*WEIGHTS, PACKAGED)
-
-SELF_TESTS: dict[str, Callable[[], float]] = {
-    "inception": lambda: probe_features(load_features("inception", offline=True)),
-    "vgg16": lambda: probe_distance(load_perceptual("lpips-vgg", offline=True)),
-    "alexnet": lambda: probe_distance(load_perceptual("lpips-alex", offline=True)),
-    "squeezenet1_1": lambda: probe_distance(load_perceptual("lpips-squeeze", offline=True)),
-    "deeplabv3_resnet50": lambda: probe_segmentation(load_segmentation(offline=True)),
-    "bisenet": lambda: probe_bisenet(load_bisenet(weights_path("bisenet", offline=True))),
-    PACKAGED: lambda: probe_features(load_features(PACKAGED, offline=True)),
-}
-"""Loads the network and gives the number of its self-test; ganc has no network for the others."""
 
 
 def list_weights(
@@ -56,8 +42,8 @@ def list_weights(
         UsageError: A name is not known.
     """
     chosen = NAMES if names is None else names
-    _check_names(chosen)
-    return {"cache": str(cache_folder()), "weights": list(_rows(chosen, "checking", progress))}
+    check_names(chosen)
+    return {"cache": str(cache_folder()), "weights": list(_rows(chosen, progress))}
 
 
 def fetch_weights(
@@ -81,7 +67,7 @@ def fetch_weights(
         WeightsError: Some cannot be had; the others are in the cache all the same.
     """
     chosen = [n for n, row in WEIGHTS.items() if row.url] if list(names) == ["all"] else names
-    _check_names(chosen)
+    check_names(chosen)
     if PACKAGED in chosen:
         raise UsageError(f"`{PACKAGED}` comes with a package, it is not fetched", effnet.REMEDY)
     if source is not None and len(chosen) != 1:
@@ -99,47 +85,13 @@ def fetch_weights(
     return list_weights(chosen)
 
 
-def verify_weights(
-    names: Sequence[str] | None = None, *, progress: Progress = silent
-) -> dict[str, Any]:
-    """Check SHA-256s, then load every network and run its self-test.
-
-    Args:
-        names: Some of ``NAMES``; None is all that are there.
-    Returns:
-        As ``list_weights``; each row has "self_test" too (the number found; null where ganc has no
-        network for the file) and "error" (null, or why the weights cannot be used).
-    Raises:
-        UsageError: A name is not known.
-    """
-    chosen = [name for name in NAMES if _is_there(name)] if names is None else names
-    _check_names(chosen)
-    tests = []
-    for done, name in enumerate(chosen):
-        progress("self-test", done, len(chosen))
-        tests.append(_self_test(name))
-    listed = list_weights(chosen, progress=progress)
-    rows = [row | test for row, test in zip(listed["weights"], tests, strict=True)]
-    return {**listed, "weights": rows}
-
-
-def _self_test(name: str) -> dict[str, Any]:
-    if not _is_there(name):
-        return {"self_test": None, "error": "missing"}
-    try:
-        if name in WEIGHTS:
-            weights_path(name, offline=True)
-        number = SELF_TESTS[name]() if name in SELF_TESTS else None
-    except WeightsError as error:
-        return {"self_test": None, "error": error.message}
-    return {"self_test": number, "error": None}
-
-
-def _is_there(name: str) -> bool:
+def is_there(name: str) -> bool:
+    """Tell whether a file, or the package that carries it, is there, right or wrong."""
     return effnet.is_installed() if name == PACKAGED else weights_target(name).exists()
 
 
-def _check_names(names: Iterable[str]) -> None:
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names that are not in ``NAMES``."""
     for name in names:
         if name not in NAMES:
             raise unknown_name("weights", name, NAMES)
@@ -158,9 +110,9 @@ def _raise(failures: Mapping[str, WeightsError], count: int) -> None:
     )
 
 
-def _rows(names: Sequence[str], what: str, progress: Progress) -> Iterable[dict[str, Any]]:
+def _rows(names: Sequence[str], progress: Progress) -> Iterable[dict[str, Any]]:
     for done, name in enumerate(names):
-        progress(what, done, len(names))
+        progress("checking", done, len(names))
         yield _packaged_row() if name == PACKAGED else _row(name, WEIGHTS[name])
 
 

@@ -70,14 +70,17 @@ def _action(
     chosen = names or None
     if action == "fetch" and chosen is None:
         raise UsageError("ganc weights fetch needs a NAME", "all fetches everything")
-    from ganc.weights import fetch_weights, list_weights, verify_weights
+    if action == "verify":
+        from ganc.weights_check import verify_weights
 
-    if action == "fetch":
-        return lambda progress: fetch_weights(
-            chosen or (), source=source, offline=offline, progress=progress
-        )
-    look = list_weights if action == "list" else verify_weights
-    return lambda progress: look(chosen, progress=progress)
+        return lambda progress: verify_weights(chosen, progress=progress)
+    from ganc.weights import fetch_weights, list_weights
+
+    if action == "list":
+        return lambda progress: list_weights(chosen, progress=progress)
+    return lambda progress: fetch_weights(
+        chosen or (), source=source, offline=offline, progress=progress
+    )
 
 
 def _tables(result: dict[str, Any]) -> list["Table"]:

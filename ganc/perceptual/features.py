@@ -14,7 +14,7 @@ from ganc.data.images import to_uint8
 from ganc.errors import ShapeError, UsageError, WeightsError, unknown_name
 from ganc.perceptual import effnet
 from ganc.perceptual.cache import weights_path
-from ganc.perceptual.probe import probe
+from ganc.perceptual.probe import KNOWN_FEATURES, probe
 from ganc.perceptual.published import WEIGHTS
 from ganc.progress import Progress, silent
 
@@ -176,6 +176,3 @@ FEATURE_NETWORKS: dict[str, Callable[[bool, Progress], FeatureNetwork]] = {
     "inception": _load_inception,
     "effnet-lite0": _load_effnet,
 }
-
-KNOWN_FEATURES = {"effnet-lite0": 0.0561607}
-"""Numbers of the self-test; of `inception` nobody has recorded one with the published file yet."""

@@ -10,12 +10,8 @@ from PIL import Image
 from ganc import seeds
 from ganc.errors import MissingDependencyError, ShapeError, UsageError, WeightsError
 from ganc.perceptual import effnet
-from ganc.perceptual.features import (
-    FEATURE_NETWORKS,
-    KNOWN_FEATURES,
-    FeatureNetwork,
-    load_features,
-)
+from ganc.perceptual.features import FEATURE_NETWORKS, FeatureNetwork, load_features
+from ganc.perceptual.probe import KNOWN_FEATURES
 
 from .weights import install, save_inception
 

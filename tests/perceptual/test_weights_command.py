@@ -16,7 +16,8 @@ from ganc.perceptual import effnet
 from ganc.perceptual.cache import weights_target
 from ganc.perceptual.distance import load_perceptual, probe_distance
 from ganc.perceptual.published import WEIGHTS, WeightsFile
-from ganc.weights import NAMES, SELF_TESTS
+from ganc.weights import NAMES
+from ganc.weights_check import SELF_TESTS
 from tests.conftest import Outcome
 from tests.perceptual.host import CONTENT, Host, cut, serving, status
 from tests.perceptual.weights import install, published_trunk, random_lpips
