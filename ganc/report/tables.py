@@ -168,10 +168,11 @@ def requirements(entries: Sequence[Entry]) -> list[tuple[str, list[dict[str, Any
 
 def settings(entries: Sequence[Entry]) -> list[Agreement]:
     """Return the settings that hold for all metrics of a model."""
-    apart = ("protocols", "model")
     flat = {}
     for entry in entries:
         own = entry.result["settings"]
+        # The teacher itself was measured without one, which is no disagreement.
+        apart = ("protocols", "model", *(["teacher"] if entry.is_teacher else []))
         flat[entry.name] = _flat({key: own[key] for key in own if key not in apart})
     return agreements(flat)
 
