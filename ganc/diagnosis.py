@@ -11,9 +11,11 @@ from ganc.devices import resolve_device
 from ganc.errors import ComputationError
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
-from ganc.perceptual.cache import cache_folder, weights_target
+from ganc.ops import extension
+from ganc.perceptual.cache import weights_target
 from ganc.perceptual.published import WEIGHTS
 from ganc.sampling import sample
+from ganc.user_cache import cache_folder
 from ganc.version import __version__
 
 OPTIONAL = {
@@ -44,7 +46,7 @@ def doctor(device: str | torch.device = "auto") -> dict[str, Any]:
         "cuda": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "device": str(chosen),
         "device_error": check_device(chosen),
-        "kernels": "plain torch; this version has no compiled extension",
+        "kernels": extension.state(chosen.type),
         "packages": {
             extra: {name: _version(name) for name in names} for extra, names in OPTIONAL.items()
         },

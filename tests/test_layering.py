@@ -19,6 +19,7 @@ LAYERS: list[set[str]] = [
     {"checkpoints", "models"},
     {"groups"},
     {"ops"},
+    {"user_cache"},
     {"collectives", "devices", "files", "parallel", "safetensors_file", "seeds"},
     {"errors", "progress", "version"},
 ]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganc.errors import ShapeError, unknown_name
+from ganc.ops import compiled
 
 
 class Activation(NamedTuple):
@@ -63,6 +64,10 @@ def bias_act(
         raise unknown_name("activation", act, ACTIVATIONS)
     if bias is not None and bias.shape != (x.shape[dim],):
         raise ShapeError(f"bias must be [{x.shape[dim]}], got {list(bias.shape)}")
+    slope = ACTIVATIONS[act].alpha if alpha is None else alpha
+    if x.is_cuda and compiled.can_run(x, bias, slope):
+        factor = ACTIVATIONS[act].gain if gain is None else gain
+        return compiled.bias_act(x, bias, dim, act, slope, factor, clamp)
     return bias_act_ref(x, bias, dim=dim, act=act, alpha=alpha, gain=gain, clamp=clamp)
 
 

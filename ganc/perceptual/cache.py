@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
-import platformdirs
 import torch
 
 from ganc.errors import WeightsError, unknown_name
@@ -22,26 +21,7 @@ from ganc.files import atomic_write, file_sha256, move_into_place, write_error
 from ganc.perceptual.download import DownloadError, discard, download
 from ganc.perceptual.published import WEIGHTS
 from ganc.progress import Progress, silent
-
-
-def cache_folder() -> Path:
-    """Return ``$GANC_CACHE``, else the platform's cache folder; it may not exist yet."""
-    chosen = os.environ.get("GANC_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("ganc"))
-
-
-def cache_subfolder(name: str) -> Path:
-    """Return a folder inside the cache, made when it is missing.
-
-    Raises:
-        OutputError: It cannot be made.
-    """
-    folder = cache_folder() / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from error
-    return folder
+from ganc.user_cache import cache_folder, cache_subfolder
 
 
 def is_offline(offline: bool) -> bool:

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ganc.errors import ComputationError, OutputError, ShapeError
 from ganc.files import atomic_write, write_error
-from ganc.perceptual.cache import cache_folder, cache_subfolder
 from ganc.perceptual.features import FeatureNetwork, feature_key
 from ganc.progress import Warn
+from ganc.user_cache import cache_folder, cache_subfolder
 
 FOLDER = "features"
 _BLOCK = 4096

@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 
 from ganc.errors import OutputError
 from ganc.files import atomic_write
-from ganc.perceptual.cache import cache_folder, cache_subfolder
 from ganc.perceptual.features import FeatureNetwork, feature_key
 from ganc.perceptual.frechet import FeatureStats
 from ganc.progress import Warn
+from ganc.user_cache import cache_folder, cache_subfolder
 
 
 def stats_for(

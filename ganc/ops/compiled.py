@@ -1,0 +1,108 @@
+"""``bias_act`` as compiled operators that autograd, torch.compile and torch.export see through.
+
+Three operators: the function, its derivative, and the derivative's own. Activations made of
+straight lines save their output for the backward pass, which the next layer keeps anyway; the
+others save their input.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ganc.ops import extension
+
+STRAIGHT = ("linear", "relu", "lrelu")
+"""Activations whose slope shows in their output, and whose second derivative is zero."""
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
+
+def can_run(x: Tensor, bias: Tensor | None, alpha: float) -> bool:
+    """Say whether the operators take these arguments, here and now; builds them if need be.
+
+    They take tensors on CUDA; what traces or maps a function meets plain torch unless they are
+    loaded already.
+    """
+    if x.device.type != extension.CUDA or x.dtype not in DTYPES or alpha < 0 or x.ndim == 0:
+        return False
+    if bias is not None and (bias.dtype != x.dtype or bias.device != x.device):
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return False
+    return _registered(x.device.type)
+
+
+@functools.cache
+def _registered(device_type: str) -> bool:
+    if not extension.is_ready(device_type):
+        return False
+    register()
+    return True
+
+
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None,
+    dim: int,
+    act: str,
+    alpha: float,
+    gain: float,
+    clamp: float | None,
+) -> Tensor:
+    """Call the operator; see ``ganc.ops.bias_act`` for the arguments, none of which is checked."""
+    own = None if bias is None else bias.contiguous()
+    result: Tensor = torch.ops.ganc.bias_act(x, own, dim % x.ndim, act, alpha, gain, clamp)
+    return result
+
+
+@functools.cache
+def register() -> None:
+    """Tell torch what the loaded operators give and how they are differentiated."""
+    for name in ("bias_act", "bias_act_grad", "bias_act_grad_grad"):
+        torch.library.register_fake(f"ganc::{name}", _fake)
+    torch.library.register_autograd("ganc::bias_act", _backward, setup_context=_save)
+    torch.library.register_autograd("ganc::bias_act_grad", _backward_grad, setup_context=_save_grad)
+
+
+def _fake(first: Tensor, *others: Any) -> Tensor:
+    # Results lie as the tensor that is walked does: x, or for derivatives what they refer to.
+    tensors = [first, *(other for other in others if isinstance(other, Tensor) and other.ndim > 1)]
+    walked = tensors[-1] if tensors[-1].shape == first.shape else first
+    return torch.empty_like(walked)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, bias, *ctx.rule = inputs
+    act = ctx.rule[1]
+    ctx.save_for_backward(*((output, None) if act in STRAIGHT else (x, bias)))
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    ref, bias = ctx.saved_tensors
+    dx = torch.ops.ganc.bias_act_grad(dy, ref, bias, *ctx.rule)
+    db = _sum_but(dx, ctx.rule[0]) if ctx.needs_input_grad[1] else None
+    return dx, db, None, None, None, None, None
+
+
+def _save_grad(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    dy, ref, bias, *ctx.rule = inputs
+    ctx.save_for_backward(dy, ref, bias)
+
+
+def _backward_grad(ctx: Any, ddx: Tensor) -> tuple[Tensor | None, ...]:
+    dy, ref, bias = ctx.saved_tensors
+    dim, act, *_ = ctx.rule
+    to_dy = torch.ops.ganc.bias_act_grad(ddx, ref, bias, *ctx.rule)
+    to_ref = to_bias = None
+    if act not in STRAIGHT and (ctx.needs_input_grad[1] or ctx.needs_input_grad[2]):
+        to_ref = torch.ops.ganc.bias_act_grad_grad(ddx, dy, ref, bias, *ctx.rule)
+        to_bias = _sum_but(to_ref, dim) if bias is not None else None
+    return to_dy, to_ref, to_bias, None, None, None, None, None
+
+
+def _sum_but(x: Tensor, dim: int) -> Tensor:
+    """Sum over every dimension but one."""
+    others = [d for d in range(x.ndim) if d != dim]
+    return x.sum(dim=others) if others else x

@@ -1,0 +1,193 @@
+"""The compiled operators: built when first needed, kept, and never in the way.
+
+``csrc/`` becomes two libraries: the operators' names with their CPU side, and their CUDA side. Each
+is compiled once per version of torch, toolkit and kind of GPU, into the cache. Whatever stands in
+the way (no compiler, another CUDA, no GPU) is said in one line on stderr, once; plain torch then
+does the work.
+
+They include c10's and ATen's headers alone, so that a bare toolkit suffices;
+``torch.utils.cpp_extension`` brings headers that it lacks, and waits for ever on the lock of a
+process that died.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import filelock
+import torch
+
+from ganc.errors import GancError
+from ganc.user_cache import cache_subfolder
+
+SOURCES = Path(__file__).parent / "csrc"
+CPU, CUDA = "cpu", "cuda"
+
+BUILD_SEC = 600.0
+"""For another process that builds the same; a lock of a dead one is free at once."""
+
+_log = logging.getLogger("ganc")
+
+
+class BuildError(GancError):
+    """A library cannot be built or loaded here."""
+
+
+@functools.cache
+def is_ready(device_type: str) -> bool:
+    """Say whether the operators work on a kind of device; build and load them first if need be.
+
+    ``GANC_EXTENSION=off`` keeps them out. Why they are not ready is logged as a warning.
+    """
+    if os.environ.get("GANC_EXTENSION", "") == "off":
+        return False
+    try:
+        load(device_type)
+    except (GancError, OSError, filelock.Timeout) as error:
+        _log.warning("warning: no compiled operators, plain torch instead: %s", error)
+        return False
+    return True
+
+
+def state(device_type: str) -> str:
+    """Say in one line what computes on a kind of device, and why; builds what is missing."""
+    if device_type != CUDA:
+        return "plain torch; the compiled operators are for CUDA"
+    if os.environ.get("GANC_EXTENSION", "") == "off":
+        return "plain torch; GANC_EXTENSION=off"
+    try:
+        load(device_type)
+    except (GancError, OSError, filelock.Timeout) as error:
+        hint = error.hint if isinstance(error, GancError) else None
+        return f"plain torch; {error}" + (f" ({hint})" if hint else "")
+    return "compiled operators"
+
+
+def load(device_type: str) -> None:
+    """Build what is not in the cache, and load it.
+
+    Raises:
+        BuildError: There is no compiler, it fits another CUDA, or it failed.
+        filelock.Timeout: Another process has been building for too long.
+        OutputError: The cache cannot be written.
+    """
+    _load_library(CPU)
+    if device_type == CUDA:
+        _load_library(CUDA)
+
+
+@functools.cache
+def _load_library(kind: str) -> None:
+    path = library(kind, _architectures() if kind == CUDA else ())
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        raise BuildError(
+            f"{path} cannot be loaded: {error.__cause__ or error}", "delete it, it is built again"
+        ) from error
+
+
+def library(kind: str, architectures: Sequence[str]) -> Path:
+    """Return a library in the cache, built if it is not there.
+
+    Args:
+        kind: ``CPU`` or ``CUDA``.
+        architectures: Of GPUs, as in ``sm_90`` without its ``sm_``.
+    Raises:
+        BuildError, filelock.Timeout, OutputError: See ``load``.
+    """
+    command = compiler_command(kind, architectures)
+    folder = cache_subfolder("extensions")
+    path = folder / f"{kind}-{_key(command)}.so"
+    if not path.exists():
+        # The system frees this lock when its holder dies, so no stale one is ever waited for.
+        with filelock.FileLock(f"{path}.lock", timeout=BUILD_SEC):
+            if not path.exists():
+                _compile(command, path)
+    return path
+
+
+def compiler_command(kind: str, architectures: Sequence[str]) -> list[str]:
+    """Return the compiler's command line, without ``-o``.
+
+    Raises:
+        BuildError: The compiler is missing, or of another CUDA than torch's.
+    """
+    root = Path(torch.__file__).parent
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    common = ["-O3", "-std=c++20", "-shared", abi, f"-I{root / 'include'}",
+              f"-I{root / 'include' / 'torch' / 'csrc' / 'api' / 'include'}"]  # fmt: skip
+    libraries = [f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]  # after what needs them
+    if kind == CPU:
+        compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+        if compiler is None:
+            raise BuildError("there is no C++ compiler", "install g++, or set CXX")
+        # No fused multiply-add: float32 gives the bits of plain torch.
+        flags = ["-fPIC", "-fopenmp", "-march=native", "-ffp-contract=off"]
+        return [compiler, *flags, *common, str(SOURCES / "bias_act.cpp"), *libraries]
+    kinds = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in architectures]
+    source = str(SOURCES / "bias_act.cu")
+    return [_nvcc(), "-Xcompiler=-fPIC", *kinds, *common, source, *libraries, "-lc10_cuda"]
+
+
+def _nvcc() -> str:
+    """Return the toolkit's compiler, of the CUDA that torch was built with."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    nvcc = str(Path(home) / "bin" / "nvcc") if home else shutil.which("nvcc")
+    if torch.version.cuda is None:
+        raise BuildError("torch was built without CUDA", "install a CUDA build of torch")
+    if nvcc is None or not Path(nvcc).exists():
+        raise BuildError("there is no nvcc", "install the CUDA toolkit, or set CUDA_HOME")
+    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"release (\d+)\.", said)
+    needed = torch.version.cuda.partition(".")[0]
+    if found is None or found[1] != needed:
+        other = "none" if found is None else found[1]
+        raise BuildError(
+            f"{nvcc} is of CUDA {other}, torch of CUDA {needed}", "set CUDA_HOME to a matching one"
+        )
+    return nvcc
+
+
+def _architectures() -> list[str]:
+    """Return those of the GPUs that are here, as in ["90"]."""
+    capabilities = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
+    found = sorted({f"{major}{minor}" for major, minor in capabilities})
+    if not found:
+        raise BuildError("there is no CUDA device", "use --device cpu")
+    return found
+
+
+def _key(command: Sequence[str]) -> str:
+    """Return what a library depends on, hashed: sources, flags, versions, this processor."""
+    digest = hashlib.sha256("\0".join([*command, torch.__version__, _processor()]).encode())
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def _processor() -> str:
+    """Return the flags of the processor where the system tells: -march=native depends on them."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _compile(command: Sequence[str], path: Path) -> None:
+    """Compile beside the target, then rename: nobody meets half a library."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = Path(folder) / path.name
+        done = subprocess.run(
+            [*command, "-o", str(made)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if "error" in line] or ["no message"]
+            raise BuildError(f"{command[0]} failed: {said[0]}", "see `ganc doctor`")
+        made.replace(path)

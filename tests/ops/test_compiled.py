@@ -1,0 +1,323 @@
+"""The compiled operators against plain torch. CPU and CUDA share the arithmetic."""
+
+import itertools
+import logging
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ganc.ops import compiled, extension
+from ganc.ops.bias_act import ACTIVATIONS, bias_act_ref
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operators(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the operators into a cache of their own, and load them."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GANC_CACHE", str(folder))
+        extension.load(extension.CUDA if torch.cuda.is_available() else extension.CPU)
+    compiled.register()
+    return folder
+
+
+def run(x: Tensor, bias: Tensor | None, act: str, dim: int = 1, clamp: float | None = None,
+        gain: float = 1.3, alpha: float = 0.2) -> Tensor:  # fmt: skip
+    return compiled.bias_act(x, bias, dim, act, alpha, gain, clamp)
+
+
+def twin(x: Tensor, bias: Tensor | None, act: str, dim: int = 1, clamp: float | None = None,
+         gain: float = 1.3, alpha: float = 0.2) -> Tensor:  # fmt: skip
+    return bias_act_ref(x, bias, dim=dim, act=act, alpha=alpha, gain=gain, clamp=clamp)
+
+
+def noise(
+    *shape: int, seed: int = 0, dtype: torch.dtype = torch.float64, device: str = "cpu"
+) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    values = 2 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    return values.to(device, dtype)
+
+
+on_devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+SHAPES = st.sampled_from(
+    [(2, 5, 3, 4), (1, 8, 4, 4), (3, 7), (2, 1, 5, 5), (4, 3, 1, 1), (0, 3, 2)]
+)
+
+
+@on_devices
+@settings(deadline=None, max_examples=80)
+@given(SHAPES, st.sampled_from([*ACTIVATIONS]), st.booleans(), st.booleans(),
+       st.sampled_from([None, 0.7]), st.sampled_from([1.3, -0.5]))  # fmt: skip
+def test_values_of_any_shape_and_layout(
+    device: str,
+    shape: tuple[int, ...],
+    act: str,
+    has_bias: bool,
+    is_last: bool,
+    clamp: float | None,
+    gain: float,
+) -> None:
+    x = noise(*shape, device=device)
+    if is_last and len(shape) == 4:
+        x = x.contiguous(memory_format=torch.channels_last)
+    bias = noise(shape[1], seed=1, device=device) if has_bias else None
+    given = run(x, bias, act, clamp=clamp, gain=gain)
+    torch.testing.assert_close(given, twin(x, bias, act, clamp=clamp, gain=gain))
+    assert given.stride() == x.stride()
+
+
+@on_devices
+@pytest.mark.parametrize("act", ["linear", "lrelu"])
+def test_float32_is_plain_torchs_to_the_bit(device: str, act: str) -> None:
+    x, bias = (
+        noise(2, 33, 9, 7, dtype=torch.float32, device=device),
+        noise(33, seed=1, dtype=torch.float32, device=device),
+    )
+    assert torch.equal(run(x, bias, act, clamp=1.5), twin(x, bias, act, clamp=1.5))
+
+
+@on_devices
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("act", [*ACTIVATIONS])
+def test_half_precision_rounds_once(device: str, act: str, dtype: torch.dtype) -> None:
+    x, bias = (
+        noise(2, 6, 5, 3, dtype=dtype, device=device),
+        noise(6, seed=1, dtype=dtype, device=device),
+    )
+    exact = twin(x.double(), bias.double(), act, clamp=2.0)
+    step = torch.finfo(dtype).eps
+    torch.testing.assert_close(run(x, bias, act, clamp=2.0).double(), exact, rtol=step, atol=1e-6)
+
+
+@on_devices
+@pytest.mark.parametrize("view", ["sliced", "transposed", "shifted"])
+def test_views(device: str, view: str) -> None:
+    base = noise(2, 6, 8, 9, device=device)
+    x = {"sliced": base[:, ::2, 1:, ::3], "transposed": base.transpose(1, 3),
+         "shifted": base.flatten()[1 : 1 + 2 * 3 * 16].view(2, 3, 4, 4)}[view]  # fmt: skip
+    bias = noise(x.shape[1], seed=1, device=device)
+    torch.testing.assert_close(run(x, bias, "lrelu"), twin(x, bias, "lrelu"))
+
+
+@on_devices
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+def test_any_dimension_has_the_bias(device: str, dim: int) -> None:
+    x, bias = noise(3, 4, 5, device=device), noise((3, 4, 5)[dim], seed=1, device=device)
+    torch.testing.assert_close(run(x, bias, "swish", dim=dim), twin(x, bias, "swish", dim=dim))
+
+
+@on_devices
+def test_nan_stays_and_infinity_is_clamped(device: str) -> None:
+    x = torch.tensor([[float("nan"), float("inf"), -float("inf"), 1.0]], device=device)
+    for act in ("linear", "lrelu"):
+        torch.testing.assert_close(
+            run(x, None, act, clamp=2.0), twin(x, None, act, clamp=2.0), equal_nan=True
+        )
+
+
+CASES = [*itertools.product(ACTIVATIONS, (None, 1.1), (True, False))]
+
+
+@on_devices
+@pytest.mark.parametrize(("act", "clamp", "has_bias"), CASES)
+def test_derivatives(device: str, act: str, clamp: float | None, has_bias: bool) -> None:
+    """First and second ones against plain torch's."""
+    x = (
+        noise(2, 3, 2, 2, seed=2, device=device)
+        .contiguous(memory_format=torch.channels_last)
+        .requires_grad_()
+    )
+    bias = noise(3, seed=3, device=device).requires_grad_() if has_bias else None
+    inputs = [x] if bias is None else [x, bias]
+    weight, other = (
+        noise(2, 3, 2, 2, seed=4, device=device),
+        [noise(*value.shape, seed=5, device=device) for value in inputs],
+    )
+    found = []
+    for function in (run, twin):
+        y = function(x, bias, act, clamp=clamp)
+        first = torch.autograd.grad((y * weight).sum(), inputs, create_graph=True)
+        inner = torch.stack([(g * o).sum() for g, o in zip(first, other, strict=True)]).sum()
+        second = (
+            torch.autograd.grad(inner, inputs, allow_unused=True) if inner.requires_grad else ()
+        )
+        found.append(
+            (first, [s if s is not None else torch.zeros(1, device=device) for s in second])
+        )
+    for own, expected in zip(found[0][0], found[1][0], strict=True):
+        torch.testing.assert_close(own, expected)
+    if act not in compiled.STRAIGHT:
+        for own, expected in zip(found[0][1], found[1][1], strict=True):
+            torch.testing.assert_close(own, expected)
+    else:
+        assert all(not s.any() for part in found for s in part[1])
+
+
+@on_devices
+@pytest.mark.parametrize("act", [*ACTIVATIONS])
+def test_derivatives_against_finite_differences(device: str, act: str) -> None:
+    x, bias = (
+        noise(2, 3, 2, seed=6, device=device).requires_grad_(),
+        noise(3, seed=7, device=device).requires_grad_(),
+    )
+    assert torch.autograd.gradcheck(lambda x, b: run(x, b, act), (x, bias))
+    assert torch.autograd.gradgradcheck(lambda x, b: run(x, b, act), (x, bias))
+
+
+@on_devices
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # opcheck looks at it
+@pytest.mark.parametrize("act", ["lrelu", "swish"])
+def test_operators_are_what_torch_expects(device: str, act: str) -> None:
+    """Schema, fake tensors, autograd registration, and tracing with AOT autograd."""
+    x, bias = (
+        noise(2, 3, 4, 4, device=device).requires_grad_(),
+        noise(3, seed=1, device=device).requires_grad_(),
+    )
+    rule = (1, act, 0.2, 1.3, 0.9)
+    torch.library.opcheck(torch.ops.ganc.bias_act.default, (x, bias, *rule))
+    dy = noise(2, 3, 4, 4, seed=2, device=device).requires_grad_()
+    ref = x.detach().requires_grad_(act == "swish")
+    torch.library.opcheck(
+        torch.ops.ganc.bias_act_grad.default, (dy, ref, bias if act == "swish" else None, *rule)
+    )
+    torch.library.opcheck(
+        torch.ops.ganc.bias_act_grad_grad.default,
+        (dy.detach(), dy.detach(), x.detach(), bias.detach(), *rule),
+    )
+
+
+class Layer(torch.nn.Module):
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        return run(x, bias, "lrelu") * 2
+
+
+def test_export_sees_one_operator() -> None:
+    x, bias = noise(2, 3, 4, 4), noise(3)
+    program = torch.export.export(Layer(), (x, bias))
+    called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert "ganc.bias_act.default" in called
+    torch.testing.assert_close(program.module()(x, bias), 2 * twin(x, bias, "lrelu"))
+
+
+def test_wrong_arguments_are_refused() -> None:
+    x = noise(2, 3, 4, 4)
+    with pytest.raises(RuntimeError, match="one number per channel"):
+        run(x, noise(4), "lrelu")
+    with pytest.raises(RuntimeError, match="unknown activation gelu"):
+        run(x, None, "gelu")
+
+
+# --- building ------------------------------------------------------------------------------------
+
+
+def test_the_cuda_side_compiles_links_and_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything but running it, which needs a GPU."""
+    if shutil.which("nvcc") is None or torch.version.cuda is None:
+        pytest.skip("there is no nvcc, or torch is built without CUDA")
+    monkeypatch.setenv("GANC_CACHE", str(tmp_path))
+    path = extension.library(extension.CUDA, ["90"])
+    torch.ops.load_library(str(path))
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    for name in ("bias_act", "bias_act_grad", "bias_act_grad_grad"):
+        assert has_kernel(f"ganc::{name}", "CUDA")
+    schema = str(torch.ops.ganc.bias_act.default._schema)
+    assert schema.startswith("ganc::bias_act(Tensor x, Tensor? bias, int dim, str act")
+
+
+def build(folder: str) -> None:
+    os.environ["GANC_CACHE"] = folder
+    extension.library(extension.CPU, ())
+
+
+def test_processes_that_start_together_build_once(tmp_path: Path) -> None:
+    compiler, log = tmp_path / "g++", tmp_path / "log"
+    compiler.write_text(
+        f"#!/bin/sh\necho started >> {log}\nsleep 0.5\n"
+        'while [ "$1" != -o ]; do shift; done\necho made > "$2"\n'
+    )
+    compiler.chmod(0o755)
+    context = multiprocessing.get_context("fork")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CXX", str(compiler))
+        processes = [context.Process(target=build, args=(str(tmp_path),)) for _ in range(4)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(30)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert log.read_text().split() == ["started"]
+    assert [path.read_text() for path in (tmp_path / "extensions").glob("*.so")] == ["made\n"]
+
+
+def test_a_builder_that_was_killed_holds_nobody_up(tmp_path: Path) -> None:
+    """Its lock is free at once, its half library is nowhere."""
+    compiler = tmp_path / "g++"
+    compiler.write_text(
+        '#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho half > "$2"\nsleep 60\n'
+    )
+    compiler.chmod(0o755)
+    environment = {**os.environ, "CXX": str(compiler), "GANC_CACHE": str(tmp_path)}
+    code = "from ganc.ops import extension; extension.library('cpu', ())"
+    first = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
+    while not list(tmp_path.glob("extensions/*/*.so")):
+        assert first.poll() is None
+    os.killpg(first.pid, 9)
+    first.wait()
+    compiler.write_text('#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done\necho whole > "$2"\n')
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    assert [path.read_text() for path in (tmp_path / "extensions").glob("*.so")] == ["whole\n"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "finding"),
+    [("CXX", "/bin/false", "/bin/false failed"), ("GANC_CACHE", "/proc/nowhere", "/proc/nowhere")],
+)
+def test_what_stands_in_the_way_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    variable: str, value: str, finding: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("GANC_CACHE", str(tmp_path))
+    monkeypatch.setenv(variable, value)
+    extension.is_ready.cache_clear()
+    extension._load_library.cache_clear()
+    try:
+        with caplog.at_level(logging.WARNING, logger="ganc"):
+            assert not extension.is_ready(extension.CPU)
+            assert not extension.is_ready(extension.CPU)
+    finally:
+        extension.is_ready.cache_clear()
+        extension._load_library.cache_clear()
+    assert len(caplog.messages) == 1
+    assert "plain torch instead" in caplog.text
+    assert finding in caplog.text
+
+
+def test_another_cuda_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 9.1, V9.1.85'\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(extension.BuildError, match=r"is of CUDA 9, torch of CUDA 13"):
+        extension.compiler_command(extension.CUDA, ["90"])
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(extension.BuildError, match="without CUDA"):
+        extension.compiler_command(extension.CUDA, ["90"])
