@@ -189,7 +189,12 @@ def _measure_repeatedly(
 
 
 def _means(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: statistics.fmean(run[name] for run in runs) for name in runs[0]}
+    """Return the means; what is the same in every run, such as a count, stays what it is."""
+    columns = {name: [run[name] for run in runs] for name in runs[0]}
+    return {
+        name: values[0] if len(set(values)) == 1 else statistics.fmean(values)
+        for name, values in columns.items()
+    }
 
 
 def _deviations(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:

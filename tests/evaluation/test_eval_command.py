@@ -135,6 +135,7 @@ def test_repeats_give_mean_and_deviation(ganc: Ganc, checkpoint: Path, teacher: 
     assert result["metrics"]["l1"] == pytest.approx(statistics.mean(values), rel=1e-12)
     assert result["std"]["l1"] == pytest.approx(statistics.stdev(values), rel=1e-9)
     assert result["std"]["macs"] == 0
+    assert isinstance(result["metrics"]["macs"], int)
     assert " ± " in ganc("eval", checkpoint, *repeated).out
 
 

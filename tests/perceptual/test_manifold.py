@@ -117,7 +117,7 @@ def test_a_collapsed_model_has_precision_and_no_recall() -> None:
 
 
 def test_two_samples_of_one_distribution() -> None:
-    """Naeem et al. 2020, Section 3.2: whatever the distribution, density 1 and coverage 1 - 2^-k."""
+    """Naeem et al. 2020: density 1 and coverage 1 - 2^-k, whatever the distribution."""
     values = compare(noise(2000, 3, 0).exp(), noise(2000, 3, 1).exp(), k=4)
     assert values["density"] == pytest.approx(1, abs=0.06)
     assert values["coverage"] == pytest.approx(1 - 2**-4, abs=0.02)
