@@ -1,14 +1,18 @@
 """Path lengths: closed forms on linear generators, the percentile rule, what the noise does."""
 
+import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ganc import seeds
+from ganc.checkpoints.store import load
 from ganc.errors import InputError, UsageError
 from ganc.evaluation.evaluate import evaluate
 from ganc.evaluation.ppl import EPSILON, shrunk, steps, trimmed
@@ -16,8 +20,9 @@ from ganc.groups import ChannelGroup
 from ganc.models.model import Model
 from ganc.models.style import StyleGenerator
 from ganc.perceptual.distance import PerceptualDistance
-from tests.conftest import make_model
+from tests.conftest import GOLDEN, make_model
 from tests.families import make_resnet, make_sngan, make_stylegan3
+from tests.perceptual.weights import random_lpips
 
 
 class Identity(nn.Module):
@@ -173,3 +178,48 @@ def test_the_distance_grows_with_the_square_of_the_step(monkeypatch: pytest.Monk
 def test_a_model_without_w_is_refused(make: Callable[[], Model]) -> None:
     with pytest.raises(InputError, match="ppl needs a model with a mapping network"):
         evaluate(make(), ["ppl"])
+
+
+# --- NVIDIA's sampler, with every draw recorded --------------------------------------------------
+
+RECORDED = GOLDEN / "case8d_ppl"
+
+
+def recorded_network() -> nn.Module:
+    """Return LPIPS on the recorded random weights, linear layers included."""
+    tensors = load_file(GOLDEN / "case8c_lpips_squeeze" / "lpips.weights.safetensors")
+    network = random_lpips("squeeze")
+    # `lins` are `lin0` … under a second name.
+    network.load_state_dict(
+        {name: tensors[re.sub(r"^lins\.(\d)", r"lin\1", name)] for name in network.state_dict()}
+    )
+    return network
+
+
+@torch.no_grad()
+def test_recorded_path_lengths() -> None:
+    """The same pairs, positions and noise give NVIDIA's distances, as far as float32 has them."""
+    io = load_file(RECORDED / "io.safetensors")
+    results = json.loads((RECORDED / "meta.json").read_text())["results"]
+    generator = load(GOLDEN / "files" / "nvidia" / "case2a_nv_sg2_c0_noclamp.pkl").generator
+    generator, network = generator.double(), recorded_network().double()
+    ws = [generator.mapping(io[f"nv_w_full_z{end}"].double()) for end in (0, 1)]
+    ends = steps(*ws, io["nv_w_full_t"].double())
+    layers = [name for name, _, _ in generator.modulated_layers() if not name.endswith("torgb")]
+    maps = [[io[f"nv_batch{b}_noise.{name}.noise_const"] for b in range(3)] for name in layers]
+    noise = [torch.stack(m)[:, None].double().repeat_interleave(16, dim=0) for m in maps]
+    near, far = (generator.synthesis(end, noise=noise) for end in ends)
+    distances = (network(near, far).flatten() / EPSILON**2).numpy()
+    np.testing.assert_allclose(distances, io["nv_w_full_dist"].double().numpy(), rtol=0.03)
+    expected = results["nvidia_w_full"]["ppl"]
+    assert trimmed(distances).mean() == pytest.approx(expected, rel=2e-3)
+
+
+@pytest.mark.parametrize("count", [5, 100, 101, 250])
+def test_recorded_percentiles(count: int) -> None:
+    distances = load_file(RECORDED / "io.safetensors")[f"pct_dist_{count}"].numpy()
+    results = json.loads((RECORDED / "meta.json").read_text())["results"]
+    recorded = results[f"percentile_n{count}"]
+    kept = trimmed(distances)
+    assert len(kept) == recorded["n_kept"]
+    assert float(kept.astype(np.float64).mean()) == pytest.approx(recorded["ppl"], rel=1e-6)
