@@ -15,7 +15,7 @@ import torch
 
 from ganc.data.dataset import ImageDataset, open_dataset
 from ganc.data.inputs import ImageInputs, open_source
-from ganc.devices import resolve_device
+from ganc.devices import exact_float32, resolve_device
 from ganc.errors import ComputationError, InputError, UsageError
 from ganc.evaluation.metrics import METRICS, check_metrics
 from ganc.evaluation.partners import open_targets
@@ -326,9 +326,10 @@ def _own_copy(model: Model, device: torch.device) -> Model:
 def _measure(task: Task, names: Sequence[str]) -> tuple[dict[str, float], dict[str, Any]]:
     """Return values and protocols of some metrics of the task's model."""
     measurements = {name: METRICS[name].start(task) for name in names}
-    for measurement in measurements.values():
-        measurement.prepare()
-    _feed(task, list(measurements.values()))
+    with exact_float32():  # so that a GPU finds what a CPU does; latency is timed as users run
+        for measurement in measurements.values():
+            measurement.prepare()
+        _feed(task, list(measurements.values()))
     values: dict[str, float] = {}
     for measurement in measurements.values():
         values |= measurement.result()
