@@ -1,8 +1,9 @@
 """What every reader of a foreign checkpoint gives back, and the table of readers."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from ganc.errors import CheckpointError
 from ganc.models.network import Network
 from ganc.models.stylegan2 import RESAMPLE_FILTER
+
+R = TypeVar("R")
 
 
 @dataclass
@@ -25,6 +28,43 @@ class Conversion:
     networks: dict[str, Network]
     inferred: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+class Layout(NamedTuple):
+    """A model in a foreign layout, as a writer gives it back.
+
+    Attributes:
+        tree: Plain dicts of tensors.
+        arguments: What the public code builds each network from, the nearest where its rule for
+            widths cannot give ours.
+        unfit_widths: Group → (its width, what the arguments give), where they differ: strict
+            loading needs code that takes the widths of layers one by one.
+        notes: What else the layout cannot hold.
+    """
+
+    tree: dict[str, Any]
+    arguments: dict[str, Any]
+    unfit_widths: dict[str, tuple[int, int]]
+    notes: tuple[str, ...]
+
+
+def best_rule(
+    widths: Mapping[str, int], rules: Mapping[R, Mapping[str, int]]
+) -> tuple[R, dict[str, tuple[int, int]]]:
+    """Return the rule that gives the most of some widths, and those that it does not give.
+
+    Args:
+        widths: Group → channels.
+        rules: Arguments of a rule → the widths that they give; the first of equals is taken.
+    Returns:
+        The arguments, and group → (its width, the rule's) where they differ.
+    """
+    differing = {
+        chosen: {name: (n, given[name]) for name, n in widths.items() if n != given[name]}
+        for chosen, given in rules.items()
+    }
+    best = min(differing, key=lambda chosen: len(differing[chosen]))
+    return best, differing[best]
 
 
 class Reader(NamedTuple):
@@ -89,3 +129,16 @@ def fir_taps(kernels: Sequence[Tensor]) -> list[float]:
     if taps.shape == usual.shape and torch.allclose(taps, usual / usual.sum()):
         return list(RESAMPLE_FILTER)
     return taps.tolist()
+
+
+def exported_history(tree: Any) -> list[dict[str, Any]]:
+    """Return the provenance that ``ganc export`` wrote into a tree's JSON ``config``, if it did."""
+    text = tree.get("config") if isinstance(tree, Mapping) else None
+    try:
+        described = json.loads(text) if isinstance(text, str) else {}
+    except ValueError:
+        return []
+    steps = described.get("provenance") if isinstance(described, dict) else None
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+        return []
+    return steps

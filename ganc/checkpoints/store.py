@@ -5,8 +5,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ganc.checkpoints import junyanz, mimicry, native, nvidia, pickles, rosinality, torch_file
-from ganc.checkpoints.foreign import Conversion, Reader, describe
+from ganc.checkpoints import (
+    junyanz,
+    mimicry,
+    native,
+    nvidia,
+    nvidia_tensors,
+    pickles,
+    rosinality,
+    torch_file,
+)
+from ganc.checkpoints.foreign import Conversion, Reader, describe, exported_history
 from ganc.checkpoints.refusals import one_line, printable
 from ganc.errors import CheckpointError, UsageError, unknown_name
 from ganc.files import atomic_write
@@ -18,6 +27,9 @@ from ganc.version import __version__
 READERS: dict[str, Reader] = {
     "rosinality": Reader(("stylegan2",), rosinality.recognises, rosinality.convert),
     "nvidia": Reader(("stylegan2", "stylegan3"), nvidia.recognises, nvidia.convert),
+    "nvidia_tensors": Reader(
+        ("stylegan2", "stylegan3"), nvidia_tensors.recognises, nvidia_tensors.convert
+    ),
     "mimicry": Reader(("sngan",), mimicry.recognises, mimicry.convert),
     "junyanz": Reader(
         ("resnet_translator", "unet_translator", "patchgan"), junyanz.recognises, junyanz.convert
@@ -48,7 +60,8 @@ def load(
         raise unknown_name("architecture", architecture, ARCHITECTURES)
     if content[8:9] == b"{":
         return native.from_bytes(content, where)
-    conversion, layout = _convert(_read_tree(content, where), architecture, where)
+    tree = _read_tree(content, where)
+    conversion, layout = _convert(tree, architecture, where)
     note(f"{where}: {layout} layout, inferred {describe(conversion.inferred)}")
     step = {
         "command": "import",
@@ -59,7 +72,7 @@ def load(
         **conversion.settings,
         "ganc": __version__,
     }
-    return Model(**conversion.networks, provenance=[step])
+    return Model(**conversion.networks, provenance=[*exported_history(tree), step])
 
 
 def import_checkpoints(

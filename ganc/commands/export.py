@@ -11,7 +11,13 @@ from ganc.commands import _shared as shared
 def export(
     ckpt: shared.Checkpoint,
     output: Annotated[str, typer.Option("--output", "-o", help="Where to write.")],
-    format: Annotated[str, typer.Option("--format", help="onnx or torch (.pt2).")] = "onnx",
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="onnx; torch (.pt2); or the tensors of public code, rosinality or nvidia (.pt).",
+        ),
+    ] = "onnx",
     inputs: Annotated[
         str | None,
         typer.Option(
@@ -59,6 +65,14 @@ def export(
             model, output, format=format, inputs=inputs, network=network, dtype=dtype,
             opset=opset, force=force, progress=progress,
         )  # fmt: skip
+    warn = shared.warner(quiet)
+    for message in written.notes:
+        warn(message)
+    if written.unfit_widths:
+        warn(
+            f"{len(written.unfit_widths)} groups have other widths than {format}'s code gives them:"
+            " it loads the file only where widths can be set one by one (see unfit_widths)"
+        )
     result = dataclasses.asdict(written)
     shared.emit(result, as_json, lambda: [shared.key_values(result)])
     return None

@@ -8,14 +8,20 @@ import torch
 
 from ganc.errors import ComputationError, unknown_name
 from ganc.exporters.graph import Graph, Run, build_graph
+from ganc.exporters.layouts import NVIDIA, ROSINALITY
 from ganc.exporters.onnx import ONNX
 from ganc.exporters.pt2 import TORCH
-from ganc.exporters.target import Job, Settings, Target
+from ganc.exporters.target import Job, Runtime, Settings, Target, Written
 from ganc.files import atomic_write, check_output
 from ganc.models.model import Model
 from ganc.progress import Progress, silent
 
-FORMATS: dict[str, Target] = {"onnx": ONNX, "torch": TORCH}
+FORMATS: dict[str, Target] = {
+    "onnx": ONNX,
+    "torch": TORCH,
+    "rosinality": ROSINALITY,
+    "nvidia": NVIDIA,
+}
 
 TOLERANCE = 1e-3
 """Largest absolute difference to PyTorch on images of nominal range [-1, 1], float32."""
@@ -35,6 +41,10 @@ class ExportResult:
         max_abs_error: Largest difference to PyTorch, over ``batches`` of fresh inputs.
         batches: The batch sizes compared.
         bytes: Size of the file.
+        provider: What ran the file, as its runtime says after loading it.
+        unfit_widths: Of the layouts of public code: group → (its width, what that code's rule for
+            widths gives), where they differ; empty where that code loads the file strictly.
+        notes: What the format could not hold, one sentence each.
     """
 
     output: str
@@ -45,6 +55,9 @@ class ExportResult:
     max_abs_error: float
     batches: tuple[int, ...]
     bytes: int
+    provider: str
+    unfit_widths: dict[str, tuple[int, int]]
+    notes: tuple[str, ...]
 
 
 def export(
@@ -64,7 +77,8 @@ def export(
     Args:
         model: One of its generators is exported; it stays as it is, on its device.
         path: Where to.
-        format: A name in ``FORMATS``: "onnx" or "torch" (``.pt2``).
+        format: A name in ``FORMATS``: "onnx", "torch" (``.pt2``), or a checkpoint of plain tensors
+            for public StyleGAN code: "rosinality" or "nvidia" (``.pt``).
         inputs: What the file takes; None is the first that the generator has. StyleGANs: "z" (with
             labels "c" where the model is conditional, and the scalar "truncation_psi") or "ws".
             SN-GAN: "z". Translators: "x", images of the generator's resolution.
@@ -89,11 +103,11 @@ def export(
     steps = 1 + len(CHECKS)
     with atomic_write(path, force=force) as temporary:
         progress("exporting", 0, steps)
-        run = _write_and_open(target, Job(model, graph, settings), temporary)
+        written, runtime = _write_and_open(target, Job(model, graph, settings), temporary)
         progress("exporting", 1, steps)
         error = 0.0
         for done, indices in enumerate(CHECKS, start=2):
-            error = max(error, compare(graph, run, indices))
+            error = max(error, compare(graph, runtime.run, indices))
             progress("exporting", done, steps)
         size = temporary.stat().st_size
     return ExportResult(
@@ -105,16 +119,18 @@ def export(
         max_abs_error=error,
         batches=tuple(map(len, CHECKS)),
         bytes=size,
+        provider=runtime.provider,
+        unfit_widths=dict(written.unfit_widths),
+        notes=written.notes,
     )
 
 
-def _write_and_open(target: Target, job: Job, path: Path) -> Run:
+def _write_and_open(target: Target, job: Job, path: Path) -> tuple[Written, Runtime]:
     # Torch's exporters warn about their own internals. Nothing is lost with it: what they could get
     # wrong is found when the file is compared with PyTorch.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        target.write(job, path)
-        return target.open(path)
+        return target.write(job, path), target.open(path)
 
 
 def resolve(settings: Settings) -> Target:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ganc.errors import ComputationError, InputError, UsageError
-from ganc.exporters.graph import Graph, Inputs, Run
-from ganc.exporters.target import Job, Settings, Target, require
+from ganc.exporters.graph import Graph, Inputs
+from ganc.exporters.target import Job, Runtime, Settings, Target, Written, require
 
 # Torch's exporter writes 18 and later sets are converted from it; ONNX Runtime 1.20 reads up to 23.
 OPSETS = range(18, 24)
@@ -33,11 +33,12 @@ def _check(settings: Settings) -> None:
     require(["onnx", "onnxscript", "onnxruntime"])
 
 
-def _write(job: Job, path: Path) -> None:
+def _write(job: Job, path: Path) -> Written:
     program = _convert(job.graph, OPSETS[0] if job.settings.opset is None else job.settings.opset)
     _fold(program.model)
     program.model.metadata_props.update(job.metadata())
     program.save(path, external_data=False)
+    return Written()
 
 
 def _convert(graph: Graph, opset: int) -> torch.onnx.ONNXProgram:
@@ -74,7 +75,7 @@ def _fold(graph: Any) -> None:
         )
 
 
-def _open(path: Path) -> Run:
+def _open(path: Path) -> Runtime:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -89,7 +90,7 @@ def _open(path: Path) -> Run:
             (images,) = session.run(["image"], {name: x.numpy() for name, x in inputs.items()})
         return torch.from_numpy(images)
 
-    return run
+    return Runtime(run, session.get_providers()[0])
 
 
 @contextlib.contextmanager

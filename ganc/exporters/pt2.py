@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ganc.errors import UsageError
-from ganc.exporters.graph import Inputs, Run
-from ganc.exporters.target import Job, Settings, Target
+from ganc.exporters.graph import Inputs
+from ganc.exporters.target import Job, Runtime, Settings, Target, Written
 
 
 def _check(settings: Settings) -> None:
@@ -20,7 +20,7 @@ def _check(settings: Settings) -> None:
         raise UsageError("--opset goes with --format onnx, not torch", "leave --opset out")
 
 
-def _write(job: Job, path: Path) -> None:
+def _write(job: Job, path: Path) -> Written:
     program = job.graph.trace()
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # holds paths of this machine
@@ -28,16 +28,17 @@ def _write(job: Job, path: Path) -> None:
     archive = io.BytesIO()
     torch.export.save(program, archive, extra_files=job.metadata())
     path.write_bytes(archive.getbuffer())
+    return Written()
 
 
-def _open(path: Path) -> Run:
+def _open(path: Path) -> Runtime:
     module = torch.export.load(io.BytesIO(path.read_bytes())).module()
 
     def run(inputs: Inputs) -> Tensor:
         images: Tensor = module(**inputs)
         return images
 
-    return run
+    return Runtime(run, "PyTorch, CPU")
 
 
 TORCH = Target(dtypes=("fp32",), check=_check, write=_write, open=_open)

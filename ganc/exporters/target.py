@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +65,30 @@ class Job:
         }
 
 
+class Written(NamedTuple):
+    """What there is to say about a file beside its bytes.
+
+    Attributes:
+        unfit_widths: Group → (its width, what the public code's rule gives), where they differ.
+        notes: What the format could not hold, one sentence each.
+    """
+
+    unfit_widths: Mapping[str, tuple[int, int]] = {}
+    notes: tuple[str, ...] = ()
+
+
+class Runtime(NamedTuple):
+    """A written file, loaded.
+
+    Attributes:
+        run: From inputs to images.
+        provider: What runs it, as found after loading.
+    """
+
+    run: Run
+    provider: str
+
+
 class Target(NamedTuple):
     """A file format.
 
@@ -77,8 +101,8 @@ class Target(NamedTuple):
 
     dtypes: tuple[str, ...]
     check: Callable[[Settings], None]
-    write: Callable[[Job, Path], None]
-    open: Callable[[Path], Run]
+    write: Callable[[Job, Path], Written]
+    open: Callable[[Path], Runtime]
 
 
 def require(packages: Iterable[str]) -> None:

@@ -246,13 +246,14 @@ def fake_format(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Tensor], Tenso
     """Put a format into the table whose file gives PyTorch's images, spoilt."""
     graphs: list[Any] = []
 
-    def write(job: targets.Job, path: Path) -> None:
+    def write(job: targets.Job, path: Path) -> targets.Written:
         graphs.append(job.graph)
         path.write_bytes(b"file")
+        return targets.Written()
 
-    def load(path: Path) -> Callable[[dict[str, Tensor]], Tensor]:
+    def load(path: Path) -> targets.Runtime:
         assert path.read_bytes() == b"file"
-        return lambda inputs: spoil(graphs[-1].reference(inputs))
+        return targets.Runtime(lambda inputs: spoil(graphs[-1].reference(inputs)), "fake")
 
     fake = targets.Target(("fp32",), lambda settings: None, write, load)
     monkeypatch.setitem(exporting.FORMATS, "fake", fake)
@@ -310,7 +311,11 @@ def test_an_existing_output_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message", "hint"),
     [
-        ({"format": "onx"}, "unknown --format `onx`; allowed: onnx, torch", "`onnx`"),
+        (
+            {"format": "onx"},
+            "unknown --format `onx`; allowed: onnx, torch, rosinality, nvidia",
+            "`onnx`",
+        ),
         ({"dtype": "fp16"}, "unknown --dtype `fp16`; allowed: fp32", "`fp32`"),
         ({"inputs": "w"}, "unknown --inputs `w`; allowed: z, ws", "`ws`"),
         ({"opset": 17}, "--opset 17 is outside 18 to 23", "leave --opset out"),
