@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"groups"},
     {"ops"},
     {"user_cache"},
-    {"collectives", "devices", "files", "parallel", "safetensors_file", "seeds"},
+    {"collectives", "devices", "files", "parallel", "safetensors_file", "seeds", "timing"},
     {"errors", "progress", "version"},
 ]
 # Within these rows modules know each other; everywhere else siblings are strangers.

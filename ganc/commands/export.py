@@ -25,7 +25,9 @@ def export(
         ),
     ] = None,
     network: shared.Network = "generator",
-    dtype: Annotated[str, typer.Option("--dtype", help="Precision of the weights: fp32.")] = "fp32",
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Precision: fp32; of onnx also fp16 and int8.")
+    ] = "fp32",
     opset: Annotated[
         int | None, typer.Option("--opset", help="ONNX operator set, 18 (default) to 23.")
     ] = None,

@@ -1,12 +1,17 @@
 """Write a model's generator as a deployable file, and prove that the file gives the same images."""
 
+import statistics
+import sys
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from ganc.errors import ComputationError, unknown_name
+from ganc.errors import ComputationError, MissingDependencyError, unknown_name
 from ganc.exporters.graph import Graph, Run, build_graph
 from ganc.exporters.layouts import NVIDIA, ROSINALITY
 from ganc.exporters.onnx import ONNX
@@ -14,7 +19,9 @@ from ganc.exporters.pt2 import TORCH
 from ganc.exporters.target import Job, Runtime, Settings, Target, Written
 from ganc.files import atomic_write, check_output
 from ganc.models.model import Model
+from ganc.perceptual.distance import PerceptualDistance, load_perceptual
 from ganc.progress import Progress, silent
+from ganc.timing import time_runs
 
 FORMATS: dict[str, Target] = {
     "onnx": ONNX,
@@ -29,6 +36,11 @@ TOLERANCE = 1e-3
 CHECKS = (range(1), range(1, 4), range(4, 9))
 """Samples of each comparison, so batches of 1, 3 and 5; the graph was traced at batch 2."""
 
+PERCEPTUAL = "effnet-lite0"
+"""The distance of lower precisions: the one that needs no download."""
+
+_TIMED_RUNS, _TIMED_SEC = 20, 1.0
+
 
 @dataclass(frozen=True)
 class ExportResult:
@@ -38,10 +50,15 @@ class ExportResult:
         output: Its path.
         format, network, dtype: As asked for.
         inputs: Names of the tensors that the file takes.
-        max_abs_error: Largest difference to PyTorch, over ``batches`` of fresh inputs.
+        max_abs_error: Largest difference to PyTorch in float32, over ``batches`` of fresh inputs.
         batches: The batch sizes compared.
         bytes: Size of the file.
         provider: What ran the file, as its runtime says after loading it.
+        latency: Median milliseconds of one image, of the "file" in its runtime and of "pytorch" as
+            it is, on the CPU with as many threads.
+        fp32: "bytes" and "latency" of the same file in float32, where ``dtype`` is another.
+        perceptual: "network" and mean "distance" to the float32 images, where ``dtype`` is another,
+            the images are RGB and the network's package is installed.
         unfit_widths: Of the layouts of public code: group → (its width, what that code's rule for
             widths gives), where they differ; empty where that code loads the file strictly.
         notes: What the format could not hold, one sentence each.
@@ -56,6 +73,9 @@ class ExportResult:
     batches: tuple[int, ...]
     bytes: int
     provider: str
+    latency: dict[str, float]
+    fp32: dict[str, float] | None
+    perceptual: dict[str, str | float] | None
     unfit_widths: dict[str, tuple[int, int]]
     notes: tuple[str, ...]
 
@@ -83,54 +103,87 @@ def export(
             labels "c" where the model is conditional, and the scalar "truncation_psi") or "ws".
             SN-GAN: "z". Translators: "x", images of the generator's resolution.
         network: "generator", or "generator_b" for a CycleGAN's other direction.
-        dtype: Precision of the weights: "fp32".
+        dtype: "fp32"; of ONNX also "fp16" and "int8", which report their error instead of being
+            held to ``TOLERANCE``.
         opset: ONNX operator set; None takes 18.
         force: Overwrite a file that exists.
     Returns:
-        Path, size and the largest difference found. Noise is the stored constants; the batch may
-        have any size.
+        Path, size, the largest difference found, latency. Noise is the stored constants; the batch
+        may have any size.
     Raises:
         UsageError: A name or number is not known.
         InputError: The model holds no such generator, the file exists, or a package is missing.
-        ComputationError: The format cannot express the model, or the file gives other images;
-            nothing is left behind.
+        ComputationError: The format cannot express the model, or the file gives other images, or in
+            lower precision none that are finite; nothing is left behind.
     """
     settings = Settings(format, inputs, dtype, opset, network)
     target = resolve(settings)
     path = Path(path)
     check_output(path, force=force)
     graph = build_graph(model, inputs, network)
-    steps = 1 + len(CHECKS)
+    steps = 2 + len(CHECKS)
     with atomic_write(path, force=force) as temporary:
         progress("exporting", 0, steps)
-        written, runtime = _write_and_open(target, Job(model, graph, settings), temporary)
+        made = _make(target, Job(model, graph, settings), temporary)
         progress("exporting", 1, steps)
-        error = 0.0
+        comparison = Comparison(graph, dtype)
         for done, indices in enumerate(CHECKS, start=2):
-            error = max(error, compare(graph, runtime.run, indices))
+            comparison.add(made.runtime.run, indices)
             progress("exporting", done, steps)
         size = temporary.stat().st_size
+        latency = {"file": made.latency, "pytorch": _latency(graph, graph.reference)}
+        progress("exporting", steps, steps)
     return ExportResult(
         output=str(path),
         format=format,
         network=network,
         inputs=tuple(graph.inputs),
         dtype=dtype,
-        max_abs_error=error,
+        max_abs_error=comparison.max_abs_error,
         batches=tuple(map(len, CHECKS)),
         bytes=size,
-        provider=runtime.provider,
-        unfit_widths=dict(written.unfit_widths),
-        notes=written.notes,
+        provider=made.runtime.provider,
+        latency=latency,
+        fp32=made.fp32,
+        perceptual=comparison.perceptual(),
+        unfit_widths=dict(made.written.unfit_widths),
+        notes=made.written.notes,
     )
 
 
-def _write_and_open(target: Target, job: Job, path: Path) -> tuple[Written, Runtime]:
-    # Torch's exporters warn about their own internals. Nothing is lost with it: what they could get
-    # wrong is found when the file is compared with PyTorch.
-    with warnings.catch_warnings():
+class _Made(NamedTuple):
+    """A file in its runtime; of lower precision, beside what it was made from."""
+
+    written: Written
+    runtime: Runtime
+    latency: float
+    fp32: dict[str, float] | None
+
+
+def _make(target: Target, job: Job, path: Path) -> _Made:
+    # Exporters and quantisers warn about their own internals. Nothing is lost with it: what they
+    # could get wrong is found when the file is compared with PyTorch.
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
-        return target.write(job, path), target.open(path)
+        dtype = job.settings.dtype
+        full = path if dtype == "fp32" else Path(folder) / "fp32"
+        written, fp32 = target.write(job, full), None
+        if dtype != "fp32":
+            latency = _latency(job.graph, target.open(full).run)
+            fp32 = {"bytes": full.stat().st_size, "latency": latency}
+            target.reductions[dtype](job, full, path)
+        runtime = target.open(path)
+        return _Made(written, runtime, _latency(job.graph, runtime.run), fp32)
+
+
+@torch.no_grad()
+def _latency(graph: Graph, run: Run) -> float:
+    """Return the median milliseconds of one image."""
+    inputs = graph.draw(range(1))
+    times = time_runs(
+        lambda: run(inputs), torch.device("cpu"), max_runs=_TIMED_RUNS, enough_sec=_TIMED_SEC
+    )
+    return statistics.median(times)
 
 
 def resolve(settings: Settings) -> Target:
@@ -149,24 +202,60 @@ def resolve(settings: Settings) -> Target:
     return target
 
 
-@torch.no_grad()
-def compare(graph: Graph, run: Run, indices: range) -> float:
-    """Return the largest absolute difference between a file and PyTorch on some samples.
+class Comparison:
+    """A file beside PyTorch, one batch of samples after the other.
 
-    Raises:
-        ComputationError: It is above ``TOLERANCE``, not finite, or the images have another shape.
+    Args:
+        graph: What was exported.
+        dtype: Precision of the file; only "fp32" is held to ``TOLERANCE``.
+    Attributes:
+        max_abs_error: Largest absolute difference so far.
     """
-    fresh, batch = graph.draw(indices), len(indices)
-    images, expected = run(fresh), graph.reference(fresh)
-    if images.shape != expected.shape:
-        raise ComputationError(
-            f"the exported file gives images {list(images.shape)} at batch {batch},"
-            f" PyTorch {list(expected.shape)}"
-        )
-    error = (images - expected).abs().max().item()
-    if not error <= TOLERANCE:  # NaN is not, either
-        raise ComputationError(
-            f"the exported file differs from PyTorch by {error:.3g} at batch {batch}, allowed is"
-            f" {TOLERANCE}; it was removed"
-        )
-    return error
+
+    def __init__(self, graph: Graph, dtype: str) -> None:
+        self.graph = graph
+        # In lower precision the difference is reported; what is not finite is no image, though.
+        self.allowed = TOLERANCE if dtype == "fp32" else sys.float_info.max
+        self.max_abs_error = 0.0
+        self.distances: list[Tensor] = []
+        is_rgb = graph.generator.img_channels == 3
+        self.network = _perceptual() if is_rgb and dtype != "fp32" else None
+
+    @torch.no_grad()
+    def add(self, run: Run, indices: range) -> None:
+        """Compare some samples.
+
+        Raises:
+            ComputationError: The difference is above ``TOLERANCE``, in lower precision not finite,
+                or the images have another shape.
+        """
+        fresh, batch = self.graph.draw(indices), len(indices)
+        images, expected = run(fresh), self.graph.reference(fresh)
+        if images.shape != expected.shape:
+            raise ComputationError(
+                f"the exported file gives images {list(images.shape)} at batch {batch},"
+                f" PyTorch {list(expected.shape)}"
+            )
+        error = (images - expected).abs().max().item()
+        if not error <= self.allowed:  # NaN is not, either
+            raise ComputationError(
+                f"the exported file differs from PyTorch by {error:.3g} at batch {batch}, allowed"
+                f" is {self.allowed:.3g}; it was removed"
+            )
+        self.max_abs_error = max(self.max_abs_error, error)
+        if self.network is not None:
+            self.distances.append(self.network(images.clamp(-1, 1), expected.clamp(-1, 1)))
+
+    def perceptual(self) -> dict[str, str | float] | None:
+        """Return the mean distance and whose it is; None where none was measured."""
+        if self.network is None:
+            return None
+        return {"network": PERCEPTUAL, "distance": torch.cat(self.distances).mean().item()}
+
+
+def _perceptual() -> PerceptualDistance | None:
+    """Return the distance that needs no download, or None where its package is not installed."""
+    try:
+        return load_perceptual(PERCEPTUAL, offline=True)
+    except MissingDependencyError:
+        return None

@@ -73,11 +73,8 @@ def _open(path: Path) -> Runtime:
 
 
 ROSINALITY = Target(
-    dtypes=("fp32",),
     check=_check,
     write=partial(_write, rosinality_writer.to_layout),
     open=_open,
 )
-NVIDIA = Target(
-    dtypes=("fp32",), check=_check, write=partial(_write, nvidia_tensors.to_layout), open=_open
-)
+NVIDIA = Target(check=_check, write=partial(_write, nvidia_tensors.to_layout), open=_open)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ganc.errors import ComputationError, InputError, UsageError
 from ganc.exporters.graph import Graph, Inputs
+from ganc.exporters.precision import to_half, to_int8
 from ganc.exporters.target import Job, Runtime, Settings, Target, Written, require
 
 # Torch's exporter writes 18 and later sets are converted from it; ONNX Runtime 1.20 reads up to 23.
@@ -79,6 +80,7 @@ def _open(path: Path) -> Runtime:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # as PyTorch, which it is timed beside
     options.log_severity_level = 3  # errors only: its warnings are about its own optimisations
     with _refusals():
         session = onnxruntime.InferenceSession(path, options, providers=_PROVIDERS)
@@ -112,4 +114,4 @@ def _line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-ONNX = Target(dtypes=("fp32",), check=_check, write=_write, open=_open)
+ONNX = Target(check=_check, write=_write, open=_open, reductions={"fp16": to_half, "int8": to_int8})

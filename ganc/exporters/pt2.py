@@ -41,4 +41,4 @@ def _open(path: Path) -> Runtime:
     return Runtime(run, "PyTorch, CPU")
 
 
-TORCH = Target(dtypes=("fp32",), check=_check, write=_write, open=_open)
+TORCH = Target(check=_check, write=_write, open=_open)

@@ -93,16 +93,21 @@ class Target(NamedTuple):
     """A file format.
 
     Attributes:
-        dtypes: Precisions it can hold, the default first.
         check: Raises before any work where the settings do not fit or a package is missing.
-        write: Writes the file.
+        write: Writes the file in float32.
         open: Loads a written file in the format's own runtime.
+        reductions: Lower precisions → what makes a second file of the float32 file.
     """
 
-    dtypes: tuple[str, ...]
     check: Callable[[Settings], None]
     write: Callable[[Job, Path], Written]
     open: Callable[[Path], Runtime]
+    reductions: Mapping[str, Callable[[Job, Path, Path], None]] = {}
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Precisions it can hold, the default first."""
+        return ("fp32", *self.reductions)
 
 
 def require(packages: Iterable[str]) -> None:

@@ -235,7 +235,7 @@ def test_result_counts_and_nothing_is_printed(
     assert result.output == str(path)
     assert (result.format, result.dtype, result.batches) == ("onnx", "fp32", (1, 3, 5))
     assert 0 <= result.max_abs_error <= 1e-4
-    assert steps == [("exporting", done, 4) for done in range(5)]
+    assert steps == [("exporting", done, 5) for done in range(6)]
     assert capfd.readouterr() == ("", "")
     assert model.content_hash() == before
     assert model.generator.training
@@ -255,7 +255,10 @@ def fake_format(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Tensor], Tenso
         assert path.read_bytes() == b"file"
         return targets.Runtime(lambda inputs: spoil(graphs[-1].reference(inputs)), "fake")
 
-    fake = targets.Target(("fp32",), lambda settings: None, write, load)
+    def reduce(job: targets.Job, full: Path, path: Path) -> None:
+        path.write_bytes(full.read_bytes())
+
+    fake = targets.Target(lambda settings: None, write, load, {"fp16": reduce})
     monkeypatch.setitem(exporting.FORMATS, "fake", fake)
 
 
@@ -300,6 +303,18 @@ def test_the_largest_difference_is_reported(
     assert result.max_abs_error == pytest.approx(5e-4, abs=2e-6)  # rounding of images near 10
 
 
+def test_in_lower_precision_only_what_is_finite_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_format(monkeypatch, lambda x: x + 0.5)
+    result = export(make_model(), tmp_path / "model.bin", format="fake", dtype="fp16")
+    assert result.max_abs_error == pytest.approx(0.5, abs=2e-6)
+    fake_format(monkeypatch, lambda x: x / 0)
+    with pytest.raises(ComputationError, match=r"by (inf|nan)"):
+        export(make_model(), tmp_path / "other.bin", format="fake", dtype="fp16")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.bin"]
+
+
 def test_an_existing_output_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"mine")
@@ -316,7 +331,8 @@ def test_an_existing_output_is_refused(tmp_path: Path) -> None:
             "unknown --format `onx`; allowed: onnx, torch, rosinality, nvidia",
             "`onnx`",
         ),
-        ({"dtype": "fp16"}, "unknown --dtype `fp16`; allowed: fp32", "`fp32`"),
+        ({"dtype": "fp17"}, "unknown --dtype `fp17`; allowed: fp32, fp16, int8", "`fp16`"),
+        ({"format": "torch", "dtype": "fp16"}, "unknown --dtype `fp16`; allowed: fp32", "`fp32`"),
         ({"inputs": "w"}, "unknown --inputs `w`; allowed: z, ws", "`ws`"),
         ({"opset": 17}, "--opset 17 is outside 18 to 23", "leave --opset out"),
         ({"format": "torch", "opset": 18}, "goes with --format onnx", "leave --opset out"),
