@@ -1,11 +1,11 @@
 """Generator latency on the CPU: ours against the public implementation's way and bare convolutions.
 
-StyleGAN2 of config-f's shape with random weights, whole and pruned, the same weights on every side.
-The public way, written plainly: every sample has its own kernel in one grouped convolution, filters
-run over single-channel images, then noise, bias, activation and gain each take a pass. "Convolutions
-alone" are the dense convolutions of our own forward pass on the tensors it gave them. All sides take
-turns in one process; times are medians over the rounds. With one thread they are CPU seconds, which
-other work on the machine moves less than wall time.
+StyleGAN2 of config-f's shape with random weights, whole and pruned, the same weights on every
+side. The public way, written plainly: every sample has its own kernel in one grouped convolution,
+filters run over single-channel images, then noise, bias, activation and gain each take a pass.
+"Convolutions" are the dense convolutions of our own forward pass, alone, on the tensors it gave
+them. All sides take turns in one process; times are medians over the rounds. With one thread they
+are CPU seconds, which other work on the machine moves less than wall time.
 
     python benchmarks/latency.py                      # 256 px, whole and pruned, batch 1 and 8
     python benchmarks/latency.py --threads 2 --rounds 9
@@ -180,7 +180,7 @@ def rows(case: Case, medians: dict[str, float], public_whole: float) -> list[str
 def speed_table(generators: dict[str, Generator], settings: argparse.Namespace) -> list[str]:
     """Measure models and batches: markdown lines."""
     lines = [
-        "| model | batch | side | ms | GMAC/s | against public | against public, whole |"
+        "| model | batch | side | ms | GMAC/s | against public | against the first model's public |"
         " of convolutions' rate |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -193,7 +193,7 @@ def speed_table(generators: dict[str, Generator], settings: argparse.Namespace) 
             sides = case.sides(settings.compile)
             medians = measure(sides, settings.rounds, settings.threads)
             base = public_whole.setdefault(batch, medians["public"])
-            lines += rows(case, medians, base if "whole" in settings.models else float("nan"))
+            lines += rows(case, medians, base)
     return [*lines, "", *notes, ""]
 
 

@@ -26,6 +26,7 @@ from ganc.models.network import NOISE_MODES, check_widths
 from ganc.models.style import ModulatedLayer, StyleGenerator
 from ganc.ops.bias_act import bias_act
 from ganc.ops.modulated_conv2d import demodulation_coefficients, modulated_conv2d
+from ganc.ops.modulated_layer import Layer, modulated_layer
 from ganc.ops.upfirdn2d import setup_filter, upsample2d
 
 BLOCK_ARCHITECTURES = ("orig", "skip", "resnet")
@@ -67,14 +68,11 @@ class SynthesisLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, noise_mode: str) -> Tensor:
-        styles = self.affine(w)
-        x = modulated_conv2d(
-            x, self.weight, styles, up=self.up, resample_filter=self.resample_filter
-        )
         noise = self._noise(x, noise, noise_mode)
         if noise is not None:
-            x = x + (noise * self.noise_strength).to(x.dtype)
-        return bias_act(x, self.bias.to(x.dtype), act="lrelu", clamp=self.conv_clamp)
+            noise = noise * self.noise_strength
+        layer = Layer(self.weight, self.bias, self.up, self.resample_filter, self.conv_clamp)
+        return modulated_layer(x, self.affine(w), noise, layer)
 
     def effective_weight(self, w: Tensor) -> Tensor:
         """Return the weight as it acts for each w [N, D_w]: [N, C_out, C_in, 3, 3]."""
@@ -91,7 +89,7 @@ class SynthesisLayer(nn.Module):
                 )
             return noise
         if noise_mode == "random":
-            return torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device)
+            return torch.randn(x.shape[0], 1, self.resolution, self.resolution, device=x.device)
         return self.noise_const if noise_mode == "const" else None
 
 

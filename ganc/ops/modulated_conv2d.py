@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -37,7 +38,8 @@ def modulated_conv2d(
         demodulate: Off for torgb.
         impl: "shared" scales activations around one dense convolution; "grouped" gives every
             sample its own kernel; "auto" is "shared": a 32 px training step is 1.8x as fast
-            on two cores, and exported weights stay constants.
+            on two cores, and exported weights stay constants. Where no gradient is wanted on
+            the CPU, "auto" makes torgb's convolution a product of matrices.
     Returns:
         [N, C_out, H·up, W·up] (other padding: H + 2·padding − K + 1), dtype of x.
     Raises:
@@ -51,8 +53,28 @@ def modulated_conv2d(
             f"styles must be [{x.shape[0]}, {weight.shape[1]}], got {list(styles.shape)}"
         )
     how = _How(up, resample_filter, weight.shape[-1] // 2 if padding is None else padding)
+    is_plain = impl == "auto" and not demodulate and how.up == 1 and how.padding == 0
+    if is_plain and weight.shape[-1] == 1 and is_cpu_inference(x, styles):
+        return _projection(x, weight, styles)
     convolve = _grouped if impl == "grouped" else _shared
     return convolve(x, weight, styles, how, demodulate)
+
+
+def is_cpu_inference(x: Tensor, styles: Tensor) -> bool:
+    """Say whether a layer may go the way that is chosen for speed on the CPU alone.
+
+    No derivative follows, nothing traces or maps the call, and the arithmetic is float32's: what
+    is trained, exported or compiled stays the plain composition.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(styles)
+    )
 
 
 def demodulation_coefficients(weight: Tensor, styles: Tensor) -> Tensor:
@@ -90,3 +112,16 @@ def _grouped(x: Tensor, weight: Tensor, styles: Tensor, how: _How, demodulate: b
     x = x.reshape(1, -1, *x.shape[2:])
     x = _convolve(x, kernels.flatten(0, 1).to(x.dtype), how, groups=batch)
     return x.reshape(batch, out_channels, *x.shape[2:])
+
+
+def _projection(x: Tensor, weight: Tensor, styles: Tensor) -> Tensor:
+    """Convolve with a 1x1 kernel of each sample's own: one product of matrices, one pass over x.
+
+    In channels_last it takes 3 ms at 128 x 256 x 256, where scaling and convolving takes 22; in
+    NCHW the product would take 100.
+    """
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return _shared(x, weight, styles, _How(1, None, 0), demodulate=False)
+    kernels = weight.flatten(1) * styles[:, None, :]  # [N, C_out, C_in]
+    pixels = x.flatten(2).transpose(1, 2)  # [N, H * W, C_in], a view
+    return (pixels @ kernels.transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:])
