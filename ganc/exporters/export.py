@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ganc.errors import ComputationError, MissingDependencyError, unknown_name
-from ganc.exporters.graph import Graph, Run, build_graph
+from ganc.exporters.graph import Graph, Inputs, Run, build_graph
 from ganc.exporters.layouts import NVIDIA, ROSINALITY
 from ganc.exporters.onnx import ONNX
 from ganc.exporters.pt2 import TORCH
@@ -34,7 +34,10 @@ TOLERANCE = 1e-3
 """Largest absolute difference to PyTorch on images of nominal range [-1, 1], float32."""
 
 CHECKS = (range(1), range(1, 4), range(4, 9))
-"""Samples of each comparison, so batches of 1, 3 and 5; the graph was traced at batch 2."""
+"""Samples of each comparison, so batches of 1, 3 and 5; the graph was traced at batch 2.
+
+Translators are compared at two other sizes as well.
+"""
 
 PERCEPTUAL = "effnet-lite0"
 """The distance of lower precisions: the one that needs no download."""
@@ -50,8 +53,8 @@ class ExportResult:
         output: Its path.
         format, network, dtype: As asked for.
         inputs: Names of the tensors that the file takes.
-        max_abs_error: Largest difference to PyTorch in float32, over ``batches`` of fresh inputs.
-        batches: The batch sizes compared.
+        max_abs_error: Largest difference to PyTorch in float32, over all fresh inputs.
+        batches: The batch sizes compared, at the model's own resolution.
         bytes: Size of the file.
         provider: What ran the file, as its runtime says after loading it.
         latency: Median milliseconds of one image, of the "file" in its runtime and of "pytorch" as
@@ -101,7 +104,7 @@ def export(
             for public StyleGAN code: "rosinality" or "nvidia" (``.pt``).
         inputs: What the file takes; None is the first that the generator has. StyleGANs: "z" (with
             labels "c" where the model is conditional, and the scalar "truncation_psi") or "ws".
-            SN-GAN: "z". Translators: "x", images of the generator's resolution.
+            SN-GAN: "z". Translators: "x", images of any size that the generator takes.
         network: "generator", or "generator_b" for a CycleGAN's other direction.
         dtype: "fp32"; of ONNX also "fp16" and "int8", which report their error instead of being
             held to ``TOLERANCE``.
@@ -121,14 +124,15 @@ def export(
     path = Path(path)
     check_output(path, force=force)
     graph = build_graph(model, inputs, network)
-    steps = 2 + len(CHECKS)
+    checks = [*map(graph.draw, CHECKS), *graph.other_sizes]
+    steps = 2 + len(checks)
     with atomic_write(path, force=force) as temporary:
         progress("exporting", 0, steps)
         made = _make(target, Job(model, graph, settings), temporary)
         progress("exporting", 1, steps)
         comparison = Comparison(graph, dtype)
-        for done, indices in enumerate(CHECKS, start=2):
-            comparison.add(made.runtime.run, indices)
+        for done, fresh in enumerate(checks, start=2):
+            comparison.add(made.runtime.run, fresh)
             progress("exporting", done, steps)
         size = temporary.stat().st_size
         latency = {"file": made.latency, "pytorch": _latency(graph, graph.reference)}
@@ -222,15 +226,15 @@ class Comparison:
         self.network = _perceptual() if is_rgb and dtype != "fp32" else None
 
     @torch.no_grad()
-    def add(self, run: Run, indices: range) -> None:
+    def add(self, run: Run, fresh: Inputs) -> None:
         """Compare some samples.
 
         Raises:
             ComputationError: The difference is above ``TOLERANCE``, in lower precision not finite,
                 or the images have another shape.
         """
-        fresh, batch = self.graph.draw(indices), len(indices)
         images, expected = run(fresh), self.graph.reference(fresh)
+        batch = len(expected)
         if images.shape != expected.shape:
             raise ComputationError(
                 f"the exported file gives images {list(images.shape)} at batch {batch},"

@@ -24,16 +24,41 @@ _TRACED = range(1_000_000, 1_000_000 + _TRACED_BATCH)  # never the samples that 
 _SEED = 0
 
 
+class Axis(NamedTuple):
+    """An axis of a size that each call chooses.
+
+    Attributes:
+        name: Axes of one name have one size.
+        multiple: What divides it.
+        least: Its least value.
+    """
+
+    name: str
+    multiple: int = 1
+    least: int = 1
+
+    def __str__(self) -> str:
+        return self.name if self.multiple == 1 else f"{self.multiple}*{self.name}"
+
+    def dimension(self) -> torch.export.Dim:
+        """Return it as torch's exporters want it."""
+        counted = torch.export.Dim(self.name, min=-(-self.least // self.multiple))
+        return counted if self.multiple == 1 else self.multiple * counted
+
+
 class Input(NamedTuple):
     """One float32 input of an exported file.
 
     Attributes:
-        axes: A name for an axis of any size, a number for a fixed one; empty for a scalar.
+        axes: A number for an axis of a fixed size; empty for a scalar.
         meaning: What it is and which range it has.
     """
 
-    axes: tuple[str | int, ...]
+    axes: tuple[Axis | int, ...]
     meaning: str
+
+
+_BATCH = Axis("batch")
 
 
 @dataclass(frozen=True)
@@ -46,6 +71,8 @@ class Graph:
         inputs: What it takes, by name.
         draw: From indices of samples to inputs.
         reference: The generator's own forward pass on the same inputs.
+        traced: Inputs to trace the module with; no size of them is special.
+        other_sizes: Inputs to compare with beside those of the usual size.
     """
 
     generator: ImageGenerator
@@ -53,25 +80,33 @@ class Graph:
     inputs: dict[str, Input]
     draw: Callable[[range], Inputs]
     reference: Run
+    traced: Inputs
+    other_sizes: tuple[Inputs, ...] = ()
 
     def dynamic_shapes(self) -> dict[str, dict[int, torch.export.Dim]]:
         """Return which axes may have any size, as torch's exporters want it."""
         axes = {axis for described in self.inputs.values() for axis in described.axes}
-        sizes = {axis: torch.export.Dim(axis) for axis in axes if isinstance(axis, str)}
+        sizes = {axis: axis.dimension() for axis in axes if isinstance(axis, Axis)}
         return {
-            name: {i: sizes[axis] for i, axis in enumerate(described.axes) if isinstance(axis, str)}
+            name: {
+                i: sizes[axis] for i, axis in enumerate(described.axes) if isinstance(axis, Axis)
+            }
             for name, described in self.inputs.items()
         }
 
     def trace(self) -> torch.export.ExportedProgram:
         """Record the module."""
-        return torch.export.export(
-            self.module.eval(),
-            (),
-            self.draw(_TRACED),
-            dynamic_shapes=self.dynamic_shapes(),
-            strict=False,
-        )
+        # By itself the tracer rules out that any size is 1, as the innermost of a U-Net may be.
+        # (Where only the batch may vary it finds out that 1 is fine, but not in this mode.)
+        config: Any = torch.fx.experimental._config  # gets its methods while it is imported
+        with config.patch(backed_size_oblivious=bool(self.other_sizes)):
+            return torch.export.export(
+                self.module.eval(),
+                (),
+                self.traced,
+                dynamic_shapes=self.dynamic_shapes(),
+                strict=False,
+            )
 
 
 class _FromLatents(nn.Module):
@@ -125,9 +160,9 @@ class _FromImage(nn.Module):
 
 
 def _from_latents(generator: StyleGenerator) -> Graph:
-    inputs = {"z": Input(("batch", generator.z_dim), "latent, standard normal")}
+    inputs = {"z": Input((_BATCH, generator.z_dim), "latent, standard normal")}
     if generator.c_dim:
-        inputs["c"] = Input(("batch", generator.c_dim), "label, one-hot")
+        inputs["c"] = Input((_BATCH, generator.c_dim), "label, one-hot")
     inputs["truncation_psi"] = Input((), "1 changes nothing, 0 gives the mean w")
 
     def draw(indices: range) -> Inputs:
@@ -140,12 +175,12 @@ def _from_latents(generator: StyleGenerator) -> Graph:
         images: Tensor = generator(inputs["z"], inputs.get("c"), truncation_psi=psi)
         return images
 
-    return Graph(generator, _FromLatents(generator), inputs, draw, reference)
+    return Graph(generator, _FromLatents(generator), inputs, draw, reference, draw(_TRACED))
 
 
 def _from_ws(generator: StyleGenerator) -> Graph:
     meaning = "what the mapping network returns, truncation applied"
-    inputs = {"ws": Input(("batch", generator.num_ws, generator.w_dim), meaning)}
+    inputs = {"ws": Input((_BATCH, generator.num_ws, generator.w_dim), meaning)}
 
     def draw(indices: range) -> Inputs:
         drawn = latent_inputs(generator, indices, _SEED, noise_mode="const")
@@ -156,7 +191,7 @@ def _from_ws(generator: StyleGenerator) -> Graph:
         images: Tensor = generator.synthesis(inputs["ws"])
         return images
 
-    return Graph(generator, _FromWs(generator), inputs, draw, reference)
+    return Graph(generator, _FromWs(generator), inputs, draw, reference, draw(_TRACED))
 
 
 def _draw_truncation(indices: range) -> Tensor:
@@ -166,7 +201,7 @@ def _draw_truncation(indices: range) -> Tensor:
 
 
 def _from_z(generator: LatentGenerator) -> Graph:
-    inputs = {"z": Input(("batch", generator.z_dim), "latent, standard normal")}
+    inputs = {"z": Input((_BATCH, generator.z_dim), "latent, standard normal")}
 
     def draw(indices: range) -> Inputs:
         return {"z": latent_inputs(generator, indices, _SEED, noise_mode="const").z}
@@ -175,22 +210,30 @@ def _from_z(generator: LatentGenerator) -> Graph:
         images: Tensor = generator(inputs["z"])
         return images
 
-    return Graph(generator, _FromZ(generator), inputs, draw, reference)
+    return Graph(generator, _FromZ(generator), inputs, draw, reference, draw(_TRACED))
 
 
 def _from_image(generator: Translator) -> Graph:
-    side = generator.img_resolution
+    step, least = generator.size_multiple, generator.least_side
+    sides = (Axis("height", step, least), Axis("width", step, least))
     meaning = "image, range [-1, 1]: x / 127.5 - 1 of 8 bits; channels first, RGB"
-    inputs = {"x": Input(("batch", generator.in_channels, side, side), meaning)}
+    inputs = {"x": Input((_BATCH, generator.in_channels, *sides), meaning)}
 
     def draw(indices: range) -> Inputs:
         return {"x": image_inputs(generator, indices, _SEED)}
+
+    def draw_sized(batch: int, height: int, width: int) -> Inputs:
+        shape = (generator.in_channels, height, width)
+        return {"x": seeds.normal(_SEED, "sizes", range(batch), shape).clamp(-1, 1)}
 
     def reference(inputs: Inputs) -> Tensor:
         images: Tensor = generator(inputs["x"])
         return images
 
-    return Graph(generator, _FromImage(generator), inputs, draw, reference)
+    # No square, and nothing of it is a single pixel inside: such sizes would be taken for fixed.
+    traced = draw_sized(_TRACED_BATCH, least + 2 * step, least + 3 * step)
+    others = (draw_sized(1, least, least), draw_sized(2, least + 3 * step, least + step))
+    return Graph(generator, _FromImage(generator), inputs, draw, reference, traced, others)
 
 
 GRAPHS: dict[type, dict[str, Callable[[Any], Graph]]] = {

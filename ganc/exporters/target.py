@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ganc.errors import MissingDependencyError
-from ganc.exporters.graph import Graph, Run
+from ganc.exporters.graph import Graph, Input, Run
 from ganc.models.model import Model
 from ganc.version import __version__
 
@@ -46,7 +46,7 @@ class Job:
         settings = {"format": self.settings.format, "network": self.settings.network,
                     "dtype": self.settings.dtype}  # fmt: skip
         inputs = {
-            name: {"axes": described.axes, "dtype": "float32", "meaning": described.meaning}
+            name: {"axes": _axes(described), "dtype": "float32", "meaning": described.meaning}
             for name, described in self.graph.inputs.items()
         }
         output = {
@@ -63,6 +63,11 @@ class Job:
             "output": json.dumps(output),
             "provenance": json.dumps(self.model.with_step("export", **settings)),
         }
+
+
+def _axes(described: Input) -> list[str | int]:
+    """Return an input's axes as metadata has them: a number, a name, or 4*name for multiples."""
+    return [axis if isinstance(axis, int) else str(axis) for axis in described.axes]
 
 
 class Written(NamedTuple):

@@ -99,9 +99,13 @@ class Translator(ImageGenerator):
 
     Attributes:
         in_channels: Channels of the image it takes, which has the size of the image it makes.
+        size_multiple: Number that must divide height and width.
+        least_side: Their least value.
     """
 
     in_channels: int
+    size_multiple: int
+    least_side: int
 
     @abstractmethod
     def feature_layers(self) -> dict[str, int]:

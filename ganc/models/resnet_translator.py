@@ -94,6 +94,8 @@ class Generator(Translator):
         widths = resolve_widths(default_widths(num_blocks, num_downsampling, base_width), widths)
         self.in_channels, self.img_channels = in_channels, img_channels
         self.img_resolution = img_resolution
+        self.size_multiple = 2**num_downsampling
+        self.least_side = max(LEAST_SIDE, 2 * self.size_multiple)
         self.config = {
             "in_channels": in_channels,
             "img_channels": img_channels,
@@ -133,8 +135,7 @@ class Generator(Translator):
         Raises:
             ShapeError: x has another number of channels, or a size that does not fit.
         """
-        multiple = 2 ** len(self.downs)
-        check_image(x, self.in_channels, multiple, least=max(LEAST_SIDE, 2 * multiple))
+        check_image(x, self.in_channels, self.size_multiple, self.least_side)
         for name in ("stem", *self.downs):
             x = F.relu(self.get_submodule(name)(x))
         for name in self.blocks:

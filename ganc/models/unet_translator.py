@@ -75,6 +75,7 @@ class Generator(Translator):
         settings = NormSettings.resolve(norm, norm_affine, norm_statistics, bias)
         widths = resolve_widths(default_widths(num_downs, base_width), widths)
         self.in_channels, self.img_channels, self.num_downs = in_channels, img_channels, num_downs
+        self.size_multiple = self.least_side = 2**num_downs
         self.config = {
             "in_channels": in_channels,
             "img_channels": img_channels,
@@ -114,7 +115,7 @@ class Generator(Translator):
         Raises:
             ShapeError: x has another number of channels, or a size that does not fit.
         """
-        check_image(x, self.in_channels, 2**self.num_downs, least=2**self.num_downs)
+        check_image(x, self.in_channels, self.size_multiple, self.least_side)
         skips = [self.enc(0)(x)]
         for level in range(1, self.num_downs):
             skips.append(self.enc(level)(F.leaky_relu(skips[-1], SLOPE)))

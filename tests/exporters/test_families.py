@@ -50,12 +50,16 @@ MODELS: dict[str, Callable[[], Model]] = {
 
 
 def fresh_inputs(model: Model, batch: int) -> dict[str, Tensor]:
-    """Draw inputs by the generator's own declaration, not by the exporter's."""
+    """Draw inputs by the generator's own declaration, not by the exporter's.
+
+    Of a translator: 8x8 images (the innermost map of the U-Net is one pixel) in batches of 1, else
+    24x56 (what was traced is of another size).
+    """
     random = torch.Generator().manual_seed(batch)
     generator = model.generator
     if hasattr(generator, "in_channels"):
-        side = generator.img_resolution
-        shape = (batch, generator.in_channels, side, side)
+        sides = (8, 8) if batch == 1 else (24, 56)
+        shape = (batch, generator.in_channels, *sides)
         return {"x": torch.rand(shape, generator=random) * 2 - 1}
     inputs = {"z": torch.randn(batch, generator.z_dim, generator=random)}
     if generator.c_dim:
@@ -80,7 +84,9 @@ def test_onnx_gives_the_images_of_pytorch(tmp_path: Path, name: str) -> None:
         expected = model.generator(**inputs, **psi)
         torch.testing.assert_close(torch.from_numpy(images), expected, atol=1e-4, rtol=0)
     side, channels = model.generator.img_resolution, model.generator.img_channels
-    assert session.get_outputs()[0].shape == ["batch", channels, side, side]
+    multiple = {"r": 4, "u": 8}.get(name[0])  # of the tiny ResNet's and the tiny U-Net's sizes
+    sides = [f"{multiple}*height", f"{multiple}*width"] if multiple else [side, side]
+    assert session.get_outputs()[0].shape == ["batch", channels, *sides]
 
 
 @pytest.mark.slow
@@ -94,6 +100,9 @@ def test_torch_archive_gives_the_images_of_pytorch(tmp_path: Path, name: str) ->
     psi = {"truncation_psi": 0.6} if name.startswith("stylegan3") else {}
     images = module(**inputs, **{k: torch.tensor(v) for k, v in psi.items()})
     torch.testing.assert_close(images, model.generator(**inputs, **psi), atol=1e-4, rtol=0)
+    if "x" in inputs:
+        x = fresh_inputs(model, 1)["x"]
+        torch.testing.assert_close(module(x=x), model.generator(x), atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow
@@ -124,9 +133,10 @@ def test_weights_are_constants_and_metadata_says_what_goes_in(tmp_path: Path, fa
     rebuilt = type(model.generator)(**json.loads(entries["config"]))
     assert rebuilt.shapes() == model.generator.shapes()
     inputs = json.loads(entries["inputs"])
-    side = model.generator.img_resolution
     if family.endswith("translator"):
-        assert inputs["x"]["axes"] == ["batch", model.generator.in_channels, side, side]
+        multiple = model.generator.size_multiple
+        sides = [f"{multiple}*height", f"{multiple}*width"]
+        assert inputs["x"]["axes"] == ["batch", model.generator.in_channels, *sides]
         assert "[-1, 1]" in inputs["x"]["meaning"]
     else:
         assert inputs["z"]["axes"] == ["batch", 6]
