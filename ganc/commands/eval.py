@@ -147,6 +147,7 @@ def eval_(
     from ganc.evaluation.evaluate import evaluate, make_plan
     from ganc.evaluation.metrics import of_teacher
     from ganc.evaluation.task import Settings
+    from ganc.exporters.runtime import prepare_onnx
 
     if [*ckpts, teacher].count("-") > 1:
         raise UsageError("only one of CKPT… and --teacher can be -", "name the others")
@@ -178,7 +179,7 @@ def eval_(
         common: dict[str, Any] = {
             "data": data, "input": input, "target": target, "labels": labels,
             "segmenter": segmenter, "resize": resize, "device": device, "repeats": repeats,
-            "progress": progress, "warn": warn, **settings,
+            "to_onnx": prepare_onnx, "progress": progress, "warn": warn, **settings,
         }  # fmt: skip
         models = {ckpt: shared.load_model(ckpt, quiet) for ckpt in dict.fromkeys(ckpts)}
         judge = None if teacher is None else shared.load_model(teacher, quiet)

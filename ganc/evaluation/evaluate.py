@@ -22,7 +22,7 @@ from ganc.evaluation.partners import open_targets
 from ganc.evaluation.requirements import Requirement, check_of_teacher, parse_requirement
 from ganc.evaluation.sampling import Sampler, iterate_batches
 from ganc.evaluation.segmentation import open_labels, open_segmenter
-from ganc.evaluation.task import SAMPLING, Measurement, Networks, Settings, Task
+from ganc.evaluation.task import SAMPLING, Measurement, Networks, Prepare, Settings, Task
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator, LatentGenerator
 from ganc.models.sampling import InputSource, pick_generator
@@ -111,6 +111,7 @@ def evaluate(
     projection_steps: int = 800,
     repeats: int = 1,
     teacher_values: Mapping[str, float] | None = None,
+    to_onnx: Prepare | None = None,
     offline: bool = False,
     progress: Progress = silent,
     warn: Warn = ignore,
@@ -136,6 +137,8 @@ def evaluate(
         repeats: Measurements, with the seeds ``seed``, ``seed`` + 1, …; values are their means.
         teacher_values: What is known of the teacher from an earlier call with the same settings;
             requirements that need other values measure it.
+        to_onnx: How ``latency-onnx`` brings a generator into ONNX Runtime
+            (``ganc.exporters.runtime.prepare_onnx``).
         device: Where networks and models run.
         resize: Scale real images and inputs to the model's size instead of refusing them.
         progress: Told how far each pass is.
@@ -162,7 +165,7 @@ def evaluate(
         raise UsageError(f"--repeats {repeats} is too few, at least 1 is needed")
     task = _open_task(model, teacher, settings, resolve_device(device), data=data, input=input,
                       target=target, labels=labels, segmenter=segmenter, resize=resize,
-                      progress=progress, warn=warn)  # fmt: skip
+                      to_onnx=to_onnx, progress=progress, warn=warn)  # fmt: skip
     chosen = range(seed, seed + repeats)
     values, protocols = _measure_repeatedly(task, plan.metrics, chosen)
     known = {n: v for n, v in (teacher_values or {}).items() if n in plan.of_teacher}
@@ -213,6 +216,7 @@ def _open_task(
     labels: str | os.PathLike[str] | None,
     segmenter: str | None,
     resize: bool,
+    to_onnx: Prepare | None,
     progress: Progress,
     warn: Warn,
 ) -> Task:
@@ -236,6 +240,7 @@ def _open_task(
         ),
         labels=None if labels is None else open_labels(labels, _inputs_of(source, "--labels")),
         segmenter=None if segmenter is None else open_segmenter(segmenter),
+        to_onnx=to_onnx,
     )  # fmt: skip
 
 

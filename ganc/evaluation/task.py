@@ -1,6 +1,6 @@
 """What a metric is given, and what it has to offer."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from ganc.evaluation.sampling import Batch
 from ganc.evaluation.segmentation import LabelMaps, Segmenter
 from ganc.models.model import Model
 from ganc.models.network import NOISE_MODES, ImageGenerator, Network
-from ganc.models.sampling import GENERATORS, InputSource, Latents, pick_generator
+from ganc.models.sampling import GENERATORS, Feed, InputSource, Latents, pick_generator
 from ganc.perceptual.distance import PERCEPTUAL_DISTANCES, PerceptualDistance, load_perceptual
 from ganc.perceptual.features import FEATURE_NETWORKS, FeatureNetwork, load_features
 from ganc.progress import Progress, Warn
@@ -21,6 +21,9 @@ from ganc.progress import Progress, Warn
 FEW_SAMPLES = 10_000
 """Below this many images a Fréchet distance says more about the count than about the model."""
 
+
+Prepare = Callable[[ImageGenerator], Callable[[range], Feed]]
+"""Brings a generator into a runtime; the result makes a call of each range of samples."""
 
 SAMPLING = ("seed", "truncation_psi", "noise_mode")
 """Settings that every number from samples depends on."""
@@ -145,6 +148,7 @@ class Task:
         targets: What a translator should make of each input, or None.
         labels: The classes that it should show, or None.
         segmenter: What finds them in translations, or None.
+        to_onnx: What brings a generator into ONNX Runtime, or None.
         shared: What metrics of this task compute together, by a name of their own.
     """
 
@@ -159,6 +163,7 @@ class Task:
     targets: ImageInputs | None = None
     labels: LabelMaps | None = None
     segmenter: Segmenter | None = None
+    to_onnx: Prepare | None = None
     shared: dict[str, Any] = field(default_factory=dict, init=False)
 
     @property

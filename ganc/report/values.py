@@ -55,10 +55,12 @@ VALUES: dict[str, Shown] = {
     "macs": Shown("lower", is_cost=True),
     "macs_published": Shown("lower", is_cost=True),
     "params": Shown("lower", is_cost=True),
-    "latency": Shown("lower", "ms", is_cost=True),
-    "latency-p90": Shown("lower", "ms", is_cost=True),
-    "latency-batch8": Shown("lower", "ms", is_cost=True),
-    "latency-batch8-p90": Shown("lower", "ms", is_cost=True),
+    **{
+        f"latency{runtime}{part}": Shown("lower", "ms", is_cost=True)
+        for runtime in ("", "-compile", "-onnx")
+        for part in ("", "-p90", "-batch8", "-batch8-p90")
+    },
+    "speedup": Shown("higher"),
     "memory": Shown("lower", "B", is_cost=True),
     "memory-batch8": Shown("lower", "B", is_cost=True),
     "memory-weights": Shown("lower", "B", is_cost=True),
