@@ -49,11 +49,7 @@ class FrechetDistance(Measurement):
 
     def protocol(self) -> dict[str, Any]:
         return {
-            "features": self.network.name,
-            "sha256": self.network.sha256,
-            "resolution": self.network.resolution,
-            "resize": self.network.resize,
-            "quantisation": "uint8, in memory",
+            **self.network.protocol,
             "generated": self.generated.count,
             "reference": "teacher" if self.uses_teacher else "data",
             "reference_images": self.reference.count,

@@ -80,11 +80,7 @@ class FeatureSets:
     def protocol(self) -> dict[str, Any]:
         """Return what every number from these sets depends on."""
         return {
-            "features": self.network.name,
-            "sha256": self.network.sha256,
-            "resolution": self.network.resolution,
-            "resize": self.network.resize,
-            "quantisation": "uint8, in memory",
+            **self.network.protocol,
             "generated": len(self.generated),
             "reference": "teacher" if self.uses_teacher else "data",
             "reference_images": len(self.reference),

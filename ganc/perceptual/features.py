@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +53,17 @@ class FeatureNetwork(torch.nn.Module):
         self._prepare = prepare
         self._network = network
         self.requires_grad_(False).eval()
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a number on these features depends on, as JSON data."""
+        return {
+            "features": self.name,
+            "sha256": self.sha256,
+            "resolution": self.resolution,
+            "resize": self.resize,
+            "quantisation": "uint8, in memory",
+        }
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
