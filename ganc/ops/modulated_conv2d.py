@@ -48,16 +48,21 @@ def modulated_conv2d(
     """
     if impl not in IMPLEMENTATIONS:
         raise unknown_name("impl", impl, IMPLEMENTATIONS)
-    if styles.shape != (x.shape[0], weight.shape[1]):
-        raise ShapeError(
-            f"styles must be [{x.shape[0]}, {weight.shape[1]}], got {list(styles.shape)}"
-        )
+    check_styles(x, weight, styles)
     how = _How(up, resample_filter, weight.shape[-1] // 2 if padding is None else padding)
     is_plain = impl == "auto" and not demodulate and how.up == 1 and how.padding == 0
     if is_plain and weight.shape[-1] == 1 and is_cpu_inference(x, styles):
         return _projection(x, weight, styles)
     convolve = _grouped if impl == "grouped" else _shared
     return convolve(x, weight, styles, how, demodulate)
+
+
+def check_styles(x: Tensor, weight: Tensor, styles: Tensor) -> None:
+    """Raise ShapeError unless styles has a row per sample and a column per input channel."""
+    if styles.shape != (x.shape[0], weight.shape[1]):
+        raise ShapeError(
+            f"styles must be [{x.shape[0]}, {weight.shape[1]}], got {list(styles.shape)}"
+        )
 
 
 def is_cpu_inference(x: Tensor, styles: Tensor) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ganc.ops.bias_act import ACTIVATIONS, bias_act
 from ganc.ops.conv2d_resample import conv2d_up
 from ganc.ops.modulated_conv2d import (
+    check_styles,
     demodulation_coefficients,
     is_cpu_inference,
     modulated_conv2d,
@@ -57,11 +58,13 @@ def modulated_layer(x: Tensor, styles: Tensor, noise: Tensor | None, layer: Laye
         noise: Scaled noise that broadcasts to [N, 1, H·up, W·up], or None.
         layer: The rest.
     Returns:
-        [N, C_out, H·up, W·up]; channels_last where no gradient is wanted on the CPU.
+        [N, C_out, H·up, W·up]; channels_last where every sample gets its own kernel, which large
+        features do where no gradient is wanted on the CPU.
     Raises:
         ShapeError: styles disagrees with x on N or with the weight on C_in.
     Guarantees: twice differentiable; arguments unchanged; a sample does not depend on its batch.
     """
+    check_styles(x, layer.weight, styles)
     if is_cpu_inference(x, styles):
         return _infer(x, styles, noise, layer)
     x = modulated_conv2d(
@@ -106,10 +109,8 @@ def _own_kernels(
 
     if len(x) == 1:
         return run(0)
-    height, width = (layer.up * side for side in x.shape[2:])
-    out = torch.empty(
-        len(x), len(layer.bias), height, width, memory_format=torch.channels_last, device="cpu"
-    )
+    shape = (len(x), len(layer.bias), *(layer.up * side for side in x.shape[2:]))
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     for i in range(len(x)):
         out[i] = run(i)[0]
     return out

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ganc.errors import ShapeError
 from ganc.models.stylegan2 import Generator, SynthesisLayer
 from ganc.ops import modulated_layer as module
 from ganc.ops.modulated_conv2d import modulated_conv2d
@@ -73,6 +74,12 @@ def test_blocks_of_samples_are_the_same_to_the_bit_in_any_batch(size: int) -> No
     assert torch.equal(together[4:], block)
     # The large ones get kernels of their own, and with them the layout that suits them.
     assert together.is_contiguous(memory_format=torch.channels_last) == (size == 96)
+
+
+@pytest.mark.parametrize("has_gradient", [False, True])
+def test_styles_of_another_size_are_refused(has_gradient: bool) -> None:
+    with torch.set_grad_enabled(has_gradient), pytest.raises(ShapeError, match=r"\[2, 5\], got"):
+        modulated_layer(rand(2, 5, 8, 8), rand(1, 5), None, make_layer(1, None))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
