@@ -22,6 +22,10 @@ from ganc.models.layers import Conv2dLayer
 from ganc.models.model import Model
 from ganc.ops.upfirdn2d import setup_filter
 
+# What configs that no network can have raise where something is computed from them.
+_MISFITS = (KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError,
+            RuntimeError)  # fmt: skip
+
 _NETWORKS = {"G_ema": "generator", "D": "discriminator"}
 _BUFFERS = ("resample_filter", "up_filter", "down_filter")  # follow from the config
 _USUAL_BASES = [2**power for power in range(16, 6, -1)]
@@ -54,8 +58,7 @@ def convert(tree: Any) -> Conversion:
         model = build_model(architecture, config, tensors, [])
     except (CheckpointError, UsageError):
         raise
-    except (KeyError, ValueError, TypeError, IndexError, ArithmeticError, RuntimeError) as error:
-        # Sizes that no network can have: they surface wherever something is computed from them.
+    except _MISFITS as error:
         finding = printable(str(error).splitlines()[0]) if str(error) else type(error).__name__
         raise CheckpointError(
             f"its config does not fit {printable(architecture)}: {finding}"

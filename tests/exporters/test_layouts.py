@@ -147,7 +147,16 @@ def test_options_of_other_formats_are_refused(tmp_path: Path) -> None:
             export(make_model(), tmp_path / "m.pt", format="nvidia", **options)
 
 
-@pytest.mark.parametrize("config", ["[]", "{", '{"architecture": "stylegan2", "config": {}}'])
+@pytest.mark.parametrize(
+    "config",
+    [
+        "[]",
+        "{",
+        '{"architecture": "stylegan2", "config": {}}',
+        '{"architecture": "stylegan2", "config": {"z_dim": 6, "c_dim": 0, "w_dim": 6,'
+        ' "img_resolution": 16, "img_channels": 3, "widths": "all"}}',
+    ],
+)
 def test_a_config_that_is_none_is_refused(tmp_path: Path, config: str) -> None:
     export(make_model(), tmp_path / "m.pt", format="nvidia")
     tree = torch.load(tmp_path / "m.pt", weights_only=True)
