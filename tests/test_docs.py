@@ -128,4 +128,4 @@ def test_ci_finds_the_readme_test_command() -> None:
     commands = [line for line in lines if line.startswith("python3 -m venv")]
     assert len(commands) == 2
     assert commands[0].endswith("ganc demo")
-    assert commands[1].endswith('pytest -m "not gpu"')
+    assert commands[1].endswith('.venv/bin/pytest -n auto --dist loadfile -m "not gpu"')
