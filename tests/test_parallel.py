@@ -78,8 +78,11 @@ def test_what_one_has_to_say_carries_its_rank(folder: Path, rank: str, place: st
 def test_a_killed_process_ends_the_others(folder: Path, place: str) -> None:
     found, lines, report = run_two(folder, "failing.py", "1", place, "kill", *ENDLESS)
     assert found != 0
-    (line,) = [line for line in lines if line.startswith("error: ")]
-    assert line.startswith(("error: rank 0: terminated", "error: rank 0: the connection"))
+    told = [line for line in lines if line.startswith("error: ")]
+    # At the start torchrun may end the other before it has learnt to speak.
+    assert len(told) == 1 or (place == "start" and not told)
+    for line in told:
+        assert line.startswith(("error: rank 0: terminated", "error: rank 0: the connection"))
     assert "exitcode  : -9 " in report
     assert "exitcode  : 0 " not in report
 
