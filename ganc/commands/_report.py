@@ -7,14 +7,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ganc.models.model import Model
     from ganc.progress import Progress
+    from ganc.report.entry import Entry
+
+
+def check(
+    path: str, models: Mapping[str, "Model"], teacher: str | None, network: str, *, force: bool
+) -> None:
+    """Refuse, before anything is measured, a report that could not be written.
+
+    Raises:
+        UsageError, InputError: The models cannot stand on one page.
+        OutputError, MissingDependencyError: See ``report.check_report``.
+    """
+    from ganc.report.entry import in_order
+    from ganc.report.report import check_report
+
+    check_report(path, force=force)
+    blank = {ckpt: {"settings": {"network": network}, "metrics": {}} for ckpt in models}
+    in_order(_entries(models, blank, teacher))
 
 
 def write(
     path: str,
-    results: Mapping[str, dict[str, Any]],
-    teacher: dict[str, Any] | None,
     models: Mapping[str, "Model"],
-    judge: "Model | None",
+    results: Mapping[str, dict[str, Any]],
+    teacher: str | None,
     *,
     input: str | None,
     resize: bool,
@@ -27,22 +44,17 @@ def write(
     """Write the report of an evaluation.
 
     Args:
-        results: Checkpoint → its result.
-        teacher, judge: The teacher's result and the teacher, or None.
-        models: Checkpoint → its model.
+        models, results: Checkpoint → its model and its result, the teacher's among them.
+        teacher: Which of them is the teacher, or None.
     """
     from ganc.data.inputs import open_source
     from ganc.models.sampling import ImageSource, Latents, pick_generator
-    from ganc.report.entry import Entry
     from ganc.report.report import write_report
 
-    names = short_names([*results, *([teacher["checkpoint"]] if teacher else [])])
-    entries = [Entry(names[ckpt], models[ckpt], result) for ckpt, result in results.items()]
-    if teacher is not None and judge is not None:
-        entries.insert(0, Entry(names[teacher["checkpoint"]], judge, teacher, is_teacher=True))
+    entries = _entries(models, results, teacher)
     source = None
     if input is not None:
-        generator = pick_generator(next(iter(models.values())), network)
+        generator = pick_generator(entries[0].model, network)
         source = open_source(generator, Latents(), input, defaults=Latents(), resize=resize)
     write_report(
         path, entries, title=" · ".join(entry.name for entry in entries[:4]), force=force,
@@ -51,11 +63,29 @@ def write(
     )  # fmt: skip
 
 
+def _entries(
+    models: Mapping[str, "Model"], results: Mapping[str, dict[str, Any]], teacher: str | None
+) -> list["Entry"]:
+    from ganc.report.entry import Entry
+
+    names = short_names(list(models))
+    return [
+        Entry(names[ckpt], model, results[ckpt], is_teacher=ckpt == teacher)
+        for ckpt, model in models.items()
+    ]
+
+
 def short_names(paths: list[str]) -> dict[str, str]:
-    """Return path → file name without its ending, with as many folders as tell them apart."""
-    parts = {path: Path(path).with_suffix("").parts if path != "-" else ("stdin",)
-             for path in paths}  # fmt: skip
-    depth = 1
-    while len({names[-depth:] for names in parts.values()}) < len(parts) and depth < 32:
-        depth += 1
-    return {path: "/".join(names[-depth:]) for path, names in parts.items()}
+    """Return path → file name without its ending; with ending and folders where names are alike."""
+    whole = {path: Path(path) for path in paths if path != "-"}
+    shortest = [
+        {path: full.stem for path, full in whole.items()},
+        {path: full.name for path, full in whole.items()},
+        *(
+            {path: "/".join(full.parts[-depth:]) for path, full in whole.items()}
+            for depth in (2, 3)
+        ),
+        {path: path for path in whole},
+    ]
+    names = next(names for names in shortest if len(set(names.values())) == len(names))
+    return {path: names.get(path, "stdin") for path in paths}

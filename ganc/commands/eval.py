@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ganc.commands import _report
 from ganc.commands import _shared as shared
-from ganc.commands._report import short_names
 from ganc.errors import EXIT_REQUIREMENT
 
 if TYPE_CHECKING:
@@ -142,15 +142,13 @@ def eval_(
         "offline": offline, "network": network, "neighbours": neighbours,
         "projection_images": projection_images, "projection_steps": projection_steps,
     }  # fmt: skip
-    from ganc.errors import UsageError
     from ganc.evaluation.comparison import check_settings, compare_results, read_result
     from ganc.evaluation.evaluate import evaluate, make_plan
     from ganc.evaluation.metrics import of_teacher
     from ganc.evaluation.task import Settings
     from ganc.exporters.runtime import prepare_onnx
 
-    if [*ckpts, teacher].count("-") > 1:
-        raise UsageError("only one of CKPT… and --teacher can be -", "name the others")
+    _check_distinct(ckpts, teacher, has_report=report is not None)
     chosen = Settings(**settings)
     plan = make_plan(
         names, require or (), has_teacher=teacher is not None, has_data=data is not None,
@@ -170,10 +168,6 @@ def eval_(
     if against is not None:
         earlier = read_result(against)
         check_settings(plan.metrics, chosen, earlier, against)
-    if report is not None:
-        from ganc.report.report import check_report
-
-        check_report(report, force=force)
     warn = shared.warner(quiet)
     with shared.progress_bar(quiet) as progress:
         common: dict[str, Any] = {
@@ -181,29 +175,31 @@ def eval_(
             "segmenter": segmenter, "resize": resize, "device": device, "repeats": repeats,
             "to_onnx": prepare_onnx, "progress": progress, "warn": warn, **settings,
         }  # fmt: skip
-        models = {ckpt: shared.load_model(ckpt, quiet) for ckpt in dict.fromkeys(ckpts)}
+        models = {ckpt: shared.load_model(ckpt, quiet) for ckpt in ckpts}
         judge = None if teacher is None else shared.load_model(teacher, quiet)
-        results: dict[str, Result] = {}
+        shows_teacher = judge is not None and (len(ckpts) > 1 or report is not None)
+        shown = {teacher: judge, **models} if teacher and judge and shows_teacher else models
+        if report is not None:
+            _report.check(report, shown, teacher, network, force=force)
         teachers: Result | None = None
-        if judge is not None and (len(models) > 1 or report is not None):
+        if shows_teacher:
             alone = of_teacher(plan.metrics, has_data=data is not None)
-            teachers = {"checkpoint": teacher, **evaluate(judge, alone, **common)}
+            teachers = {"checkpoint": teacher, **evaluate(shown[str(teacher)], alone, **common)}
+        results: dict[str, Result] = {}
         for ckpt, model in models.items():
             found = evaluate(
                 model, names, teacher=judge, require=require or (),
                 teacher_values=None if teachers is None else teachers["metrics"], **common,
             )  # fmt: skip
             results[ckpt] = {"checkpoint": ckpt, **found}
-            if earlier is not None:
-                assert against is not None
+            if against is not None and earlier is not None:
                 rows = compare_results(found, earlier, against)
                 results[ckpt]["against"] = {"result": against, "values": rows}
         if report is not None:
-            from ganc.commands._report import write
-
-            write(
-                report, results, teachers, models, judge, input=input, resize=resize,
-                network=network, seed=seed, device=device, force=force, progress=progress,
+            measured = results if teachers is None else {str(teacher): teachers, **results}
+            _report.write(
+                report, shown, measured, teacher, input=input, resize=resize, network=network,
+                seed=seed, device=device, force=force, progress=progress,
             )  # fmt: skip
     all_results = list(results.values())
     document = all_results[0] if len(ckpts) == 1 else {"results": all_results, "teacher": teachers}
@@ -214,6 +210,26 @@ def eval_(
     return 0 if all(met) else EXIT_REQUIREMENT
 
 
+def _check_distinct(ckpts: list[str], teacher: str | None, *, has_report: bool) -> None:
+    """Refuse checkpoints that would be two columns of one name, or read stdin twice."""
+    from pathlib import Path
+
+    from ganc.errors import UsageError
+
+    if [*ckpts, teacher].count("-") > 1:
+        raise UsageError("only one of CKPT… and --teacher can be -", "name the others")
+    files = [Path(ckpt).resolve() for ckpt in ckpts]
+    for ckpt, file in zip(ckpts, files, strict=True):
+        if files.count(file) > 1:
+            raise UsageError(f"{ckpt} is given {files.count(file)} times", "name it once")
+        is_column = len(ckpts) > 1 or has_report
+        if teacher is not None and is_column and file == Path(teacher).resolve():
+            raise UsageError(
+                f"{ckpt} is the --teacher, which has a column of its own",
+                "leave it out of the checkpoints",
+            )
+
+
 REQUIREMENT = {"expr": "required", "value": "value", "bound": "bound", "met": "met"}
 COMPARISON = {"name": "", "value": "now", "before": "before", "difference": "difference"}
 """Key of a row → its heading."""
@@ -221,7 +237,7 @@ COMPARISON = {"name": "", "value": "now", "before": "before", "difference": "dif
 
 def _tables(results: list[Result], teacher: Result | None) -> Iterator["Table"]:
     everything = [*([teacher] if teacher else []), *results]
-    names = short_names([str(result["checkpoint"]) for result in everything])
+    names = _report.short_names([str(result["checkpoint"]) for result in everything])
     yield _values({names[str(result["checkpoint"])]: result for result in everything})
     for result in results:
         of = "" if len(results) == 1 else f" of {names[result['checkpoint']]}"

@@ -65,7 +65,7 @@ def bias_act(
     if bias is not None and bias.shape != (x.shape[dim],):
         raise ShapeError(f"bias must be [{x.shape[dim]}], got {list(bias.shape)}")
     slope = ACTIVATIONS[act].alpha if alpha is None else alpha
-    if x.is_cuda and compiled.can_run(x, bias, slope):
+    if compiled.can_run(x, bias, slope):
         factor = ACTIVATIONS[act].gain if gain is None else gain
         return compiled.bias_act(x, bias, dim, act, slope, factor, clamp)
     return bias_act_ref(x, bias, dim=dim, act=act, alpha=alpha, gain=gain, clamp=clamp)

@@ -22,23 +22,29 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 def can_run(x: Tensor, bias: Tensor | None, alpha: float) -> bool:
     """Say whether the operators take these arguments, here and now; builds them if need be.
 
-    They take tensors on CUDA; what traces or maps a function meets plain torch unless they are
-    loaded already.
+    They take tensors on CUDA. What maps a function (``torch.func``) meets plain torch, and so does
+    what traces one before they have been loaded: a compiler does not run inside another.
     """
     if x.device.type != extension.CUDA or x.dtype not in DTYPES or alpha < 0 or x.ndim == 0:
         return False
     if bias is not None and (bias.dtype != x.dtype or bias.device != x.device):
         return False
-    if torch._C._functorch.is_functorch_wrapped_tensor(x):
-        return False
-    return _registered(x.device.type)
+    if torch.compiler.is_compiling():
+        return x.device.type in _registered
+    is_mapped = torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return not is_mapped and _is_registered(x.device.type)
+
+
+_registered: set[str] = set()
+"""Kinds of devices that the operators are known to work on."""
 
 
 @functools.cache
-def _registered(device_type: str) -> bool:
+def _is_registered(device_type: str) -> bool:
     if not extension.is_ready(device_type):
         return False
     register()
+    _registered.add(device_type)
     return True
 
 

@@ -29,6 +29,7 @@ from ganc.user_cache import cache_subfolder
 
 SOURCES = Path(__file__).parent / "csrc"
 CPU, CUDA = "cpu", "cuda"
+OFF = "GANC_EXTENSION=off"
 
 BUILD_SEC = 600.0
 """For another process that builds the same; a lock of a dead one is free at once."""
@@ -44,30 +45,32 @@ class BuildError(GancError):
 def is_ready(device_type: str) -> bool:
     """Say whether the operators work on a kind of device; build and load them first if need be.
 
-    ``GANC_EXTENSION=off`` keeps them out. Why they are not ready is logged as a warning.
+    ``GANC_EXTENSION=off`` keeps them out. Any other reason is logged as a warning, once.
     """
-    if os.environ.get("GANC_EXTENSION", "") == "off":
-        return False
-    try:
-        load(device_type)
-    except (GancError, OSError, filelock.Timeout) as error:
-        _log.warning("warning: no compiled operators, plain torch instead: %s", error)
-        return False
-    return True
+    reason = obstacle(device_type)
+    if reason not in (None, OFF):
+        _log.warning("warning: no compiled operators, plain torch instead: %s", reason)
+    return reason is None
 
 
 def state(device_type: str) -> str:
     """Say in one line what computes on a kind of device, and why; builds what is missing."""
     if device_type != CUDA:
         return "plain torch; the compiled operators are for CUDA"
+    reason = obstacle(device_type)
+    return "compiled operators" if reason is None else f"plain torch; {reason}"
+
+
+def obstacle(device_type: str) -> str | None:
+    """Return what keeps the operators from a kind of device, and what helps; None if they work."""
     if os.environ.get("GANC_EXTENSION", "") == "off":
-        return "plain torch; GANC_EXTENSION=off"
+        return OFF
     try:
         load(device_type)
     except (GancError, OSError, filelock.Timeout) as error:
         hint = error.hint if isinstance(error, GancError) else None
-        return f"plain torch; {error}" + (f" ({hint})" if hint else "")
-    return "compiled operators"
+        return f"{error} ({hint})" if hint else str(error)
+    return None
 
 
 def load(device_type: str) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from ganc.checkpoints.store import save
+from ganc.commands._report import short_names
 from tests.conftest import Outcome, make_model
+from tests.families import make_sngan
 from tests.test_cli import assert_one_line
 
 Ganc = Callable[..., Outcome]
@@ -197,3 +199,37 @@ def test_what_is_no_earlier_result(ganc: Ganc, tmp_path: Path, checkpoint: Path)
 
 def test_only_one_model_can_be_stdin(ganc: Ganc, checkpoint: Path) -> None:
     assert_one_line(ganc("eval", checkpoint, "-", "--teacher", "-"), 2, "only one of")
+
+
+@pytest.mark.parametrize(
+    ("give", "finding"),
+    [
+        (["model", "teacher", "--teacher", "teacher"], "is the --teacher"),
+        (["teacher", "--teacher", "teacher", "--report", "r.html"], "is the --teacher"),
+        (["model", "second", "model"], "is given 2 times"),
+    ],
+)
+def test_a_model_has_one_column(
+    ganc: Ganc, checkpoint: Path, second: Path, teacher: Path, give: list[str], finding: str
+) -> None:
+    files = {"model": checkpoint, "second": second, "teacher": teacher}
+    arguments = [files.get(word, word) for word in give]
+    assert_one_line(ganc("eval", *arguments, "--metrics", "params"), 2, finding, "hint: ")
+    assert ganc("eval", teacher, "--teacher", teacher, "--metrics", "l1", "--samples", 2).code == 0
+
+
+def test_a_report_that_cannot_be_is_refused_before_measuring(
+    ganc: Ganc, tmp_path: Path, checkpoint: Path
+) -> None:
+    other, page = tmp_path / "other.safetensors", tmp_path / "page.html"
+    save(make_sngan(), other)
+    outcome = ganc("eval", checkpoint, other, "--metrics", "params", "--report", page)
+    assert_one_line(outcome, 3, "write a report for each kind of model")
+    assert not page.exists()
+
+
+def test_names_are_as_short_as_tells_them_apart() -> None:
+    assert short_names(["a/x.pt", "b/y.pt", "-"]) == {"a/x.pt": "x", "b/y.pt": "y", "-": "stdin"}
+    assert [*short_names(["a/x.pt", "a/x.pkl"]).values()] == ["x.pt", "x.pkl"]
+    assert [*short_names(["a/x.pt", "b/x.pt"]).values()] == ["a/x.pt", "b/x.pt"]
+    assert [*short_names(["1/2/3/4/x", "0/2/3/4/x"]).values()] == ["1/2/3/4/x", "0/2/3/4/x"]

@@ -7,16 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ganc.ops import compiled, extension
-from ganc.ops.bias_act import ACTIVATIONS, bias_act_ref
+from ganc.ops.bias_act import ACTIVATIONS, bias_act, bias_act_ref
 
 pytestmark = [
     pytest.mark.slow,
@@ -212,6 +216,68 @@ def test_export_sees_one_operator() -> None:
     called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
     assert "ganc.bias_act.default" in called
     torch.testing.assert_close(program.module()(x, bias), 2 * twin(x, bias, "lrelu"))
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let ``bias_act`` choose the operators on the CPU, as it does on CUDA."""
+    monkeypatch.setattr(extension, "CUDA", extension.CPU)
+    monkeypatch.setattr(extension, "is_ready", lambda device_type: True)
+    compiled._is_registered.cache_clear()
+    compiled._registered.clear()
+    yield
+    compiled._is_registered.cache_clear()
+    compiled._registered.clear()
+
+
+def operators_of(function: Callable[..., Tensor], *inputs: Tensor) -> list[str]:
+    """Return what a function dispatches to, by name."""
+    called: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            called.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        function(*inputs)
+    return called
+
+
+@pytest.mark.usefixtures("chosen")
+def test_bias_act_takes_the_operator_where_it_can() -> None:
+    x, bias = noise(2, 3, 4, 4), noise(3, seed=1)
+    layer = partial(bias_act, act="lrelu")
+    assert operators_of(layer, x, bias) == ["ganc.bias_act.default"]
+    torch.testing.assert_close(layer(x, bias), bias_act_ref(
+        x, bias, dim=1, act="lrelu", alpha=None, gain=None, clamp=None))  # fmt: skip
+    for others in ((x, bias.float()), (x.long(), None)):
+        assert "ganc.bias_act.default" not in operators_of(bias_act, *others)
+    assert "ganc.bias_act.default" not in operators_of(partial(layer, alpha=-0.1), x, bias)
+    mapped = torch.func.vmap(layer, in_dims=(0, None))(x[:, None], bias)
+    torch.testing.assert_close(mapped[:, 0], layer(x, bias))
+
+
+@pytest.mark.usefixtures("chosen")
+def test_a_compiler_meets_plain_torch_until_the_operators_are_there() -> None:
+    x, bias = noise(2, 3, 4, 4), noise(3, seed=1)
+    graphs: list[str] = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(" ".join(str(node.target) for node in graph.graph.nodes))
+        return graph.forward
+
+    expected = twin(x, bias, "lrelu", gain=2**0.5)
+    for is_there in (False, True):
+        torch.compiler.reset()
+        if is_there:
+            bias_act(x, bias, act="lrelu")
+        made = torch.compile(partial(bias_act, act="lrelu"), backend=keep, fullgraph=True)(x, bias)
+        torch.testing.assert_close(made, expected)
+        assert ("ganc.bias_act" in graphs[-1]) == is_there
+    torch.compiler.reset()
 
 
 def test_wrong_arguments_are_refused() -> None:

@@ -60,11 +60,6 @@ void run(const Walk& walk, const Rule<at::opmath_type<T>>& rule, const T* a, con
   }
 }
 
-template <typename T>
-const T* data(const std::optional<at::Tensor>& tensor) {
-  return tensor ? tensor->const_data_ptr<T>() : nullptr;
-}
-
 template <int kOrder>
 at::Tensor launch(const at::Tensor& a, const std::optional<at::Tensor>& dy,
                   const std::optional<at::Tensor>& ref, const std::optional<at::Tensor>& bias,

@@ -123,11 +123,6 @@ void run(const Walk& walk, const Rule<at::opmath_type<T>>& rule, const Pointers<
   }
 }
 
-template <typename T>
-const T* data(const std::optional<at::Tensor>& tensor) {
-  return tensor ? tensor->const_data_ptr<T>() : nullptr;
-}
-
 template <int kOrder>
 at::Tensor launch(const at::Tensor& a, const std::optional<at::Tensor>& dy,
                   const std::optional<at::Tensor>& ref, const std::optional<at::Tensor>& bias,

@@ -141,4 +141,9 @@ inline Walk walk_of(const at::Tensor& x, const std::optional<at::Tensor>& bias, 
   return {x.numel(), x.stride(dim), x.size(dim)};
 }
 
+template <typename T>
+const T* data(const std::optional<at::Tensor>& tensor) {
+  return tensor ? tensor->const_data_ptr<T>() : nullptr;
+}
+
 }  // namespace ganc
