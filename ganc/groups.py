@@ -201,14 +201,50 @@ def mask_consumers(
     every family's declaration to its forward pass.
     """
     keep = _check_keep(groups, keep)
-    masked = dict(tensors)
+    gates = {}
     for group in groups:
-        gone = sorted(set(range(group.width)) - set(keep.get(group.name, range(group.width))))
-        for part in group.slices:
-            if part.role == "in" and gone:
-                index = torch.tensor(part.indices(gone))
-                masked[part.tensor] = masked[part.tensor].index_fill(part.dim, index, 0.0)
-    return masked | _keep_sigma(tensors, masked, groups)
+        if group.name in keep:
+            gates[group.name] = torch.zeros(group.width)
+            gates[group.name][keep[group.name]] = 1.0
+    return {**tensors, **gate_consumers(tensors, groups, gates)}
+
+
+def gate_consumers(
+    tensors: Mapping[str, Tensor], groups: Sequence[ChannelGroup], gates: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Multiply what consumes each channel by its gate: 1 leaves it, 0 removes it.
+
+    A consumer reads a channel after norm and activation, so no norm can divide the gate out again,
+    and with gates of 0 and 1 the model gives the images of the sliced one (``mask_consumers``).
+
+    Args:
+        gates: Group name → [width], on the tensors' device; differentiable. Groups without gates
+            stay as they are.
+    Returns:
+        The tensors that change, of spectrally normalised ones the vector u as well.
+    Raises:
+        UsageError: All consumers of a spectrally normalised layer are closed.
+    """
+    factors: dict[tuple[str, int], Tensor] = {}
+    for group in groups:
+        for part in group.slices if group.name in gates else ():
+            if part.role != "in":
+                continue
+            # Several groups may share a dimension (concatenations): one product per tensor.
+            place, tensor = (part.tensor, part.dim), tensors[part.tensor]
+            gate = gates[group.name].to(tensor)
+            if place not in factors:
+                factors[place] = gate.new_ones(tensor.shape[part.dim])
+            ahead = part.offset + group.width * part.repeat
+            own = gate.repeat_interleave(part.repeat)
+            pieces = [factors[place][: part.offset], own, factors[place][ahead:]]
+            factors[place] = torch.cat(pieces)
+    gated: dict[str, Tensor] = {}
+    for (name, dim), factor in factors.items():
+        tensor = gated.get(name, tensors[name])
+        shape = [-1 if i == dim else 1 for i in range(tensor.ndim)]
+        gated[name] = tensor * factor.reshape(shape)
+    return gated | _keep_sigma(tensors, {**tensors, **gated}, groups)
 
 
 def sliced_shapes(

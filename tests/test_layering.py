@@ -18,9 +18,10 @@ LAYERS: list[set[str]] = [
     {"data", "perceptual", "content", "scores"},
     {"checkpoints", "models"},
     {"groups"},
+    {"adversarial"},
     {"ops"},
     {"user_cache"},
-    {"collectives", "devices", "files", "parallel", "safetensors_file", "seeds", "timing"},
+    {"collectives", "devices", "files", "parallel", "safetensors_file", "seeds", "stop", "timing"},
     {"errors", "progress", "version"},
 ]
 # Within these rows modules know each other; everywhere else siblings are strangers.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ganc import collectives
-from ganc.distillation.adversarial import FORMS
+from ganc.adversarial import FORMS
 from ganc.distillation.draws import Draws
 from ganc.distillation.recipes import Recipe
 from ganc.ops.affine_warp import affine_warp

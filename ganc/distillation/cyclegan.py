@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ganc.distillation.adversarial import d_loss, g_loss
+from ganc.adversarial import d_loss, g_loss
 from ganc.distillation.losses import pixel_l1
 from ganc.distillation.pair_batches import SideBatch
 from ganc.distillation.player import Player

@@ -14,6 +14,7 @@ from ganc.models import patchgan, sngan, stylegan2_discriminator
 from ganc.models.model import ARCHITECTURES, Model
 from ganc.models.network import ImageGenerator, Network, Translator
 from ganc.models.style import StyleGenerator
+from ganc.models.translation import judges_pairs
 from ganc.progress import Warn
 
 PRUNED, SCRATCH = INITS = ("pruned", "scratch")
@@ -227,23 +228,6 @@ def _check_task(model: Model, unpaired: bool | None) -> None:
         found = "both directions" if is_cycle else f"a discriminator of {judged}"
         flag = "--unpaired" if unpaired else "--no-unpaired"
         raise UsageError(f"{flag} does not go with this model: it has {found}", "leave it out")
-
-
-def judges_pairs(discriminator: Any, generator: Translator) -> bool:
-    """Say whether a discriminator sees the input beside the image, as pix2pix's does.
-
-    Raises:
-        InputError: It takes another number of channels than either.
-    """
-    alone = generator.img_channels
-    both = generator.in_channels + alone
-    channels = getattr(discriminator, "in_channels", None)
-    if channels not in (alone, both):
-        raise InputError(
-            f"the discriminator ({discriminator.architecture}) does not fit the generator: it"
-            f" takes {channels} channels, {alone} (image) or {both} (input and image) are allowed"
-        )
-    return bool(channels == both)
 
 
 def _inherit_mapping(generator: StyleGenerator, teacher: StyleGenerator, warn: Warn) -> None:

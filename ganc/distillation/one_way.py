@@ -9,14 +9,14 @@ discriminator judges images without their input: Li et al. 2020 (GAN Compression
 import torch
 from torch import Tensor
 
-from ganc.distillation.adversarial import d_loss, g_loss
+from ganc.adversarial import d_loss, g_loss
 from ganc.distillation.losses import pixel_l1
-from ganc.distillation.networks import judges_pairs
 from ganc.distillation.pair_batches import SideBatch
 from ganc.distillation.player import Player
 from ganc.distillation.trainer import Losses
 from ganc.distillation.translation import Translated, TranslationTrainer
 from ganc.errors import UsageError
+from ganc.models.translation import judges_pairs
 
 
 class OneWayTrainer(TranslationTrainer):

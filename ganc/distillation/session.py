@@ -10,7 +10,7 @@ from ganc.distillation.evaluations import Evaluate, EvaluationLog, check_values
 from ganc.distillation.metrics import MetricsLog
 from ganc.distillation.run import Run
 from ganc.distillation.schedule import Schedule
-from ganc.distillation.stop import StopRequest
+from ganc.stop import StopRequest
 from ganc.errors import ComputationError, Interrupted
 from ganc.progress import Progress
 

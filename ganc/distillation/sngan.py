@@ -9,7 +9,7 @@ teacher's terms are those of Liu et al. 2021 (Content-Aware GAN Compression).
 import torch
 from torch import Tensor
 
-from ganc.distillation.adversarial import d_loss, g_loss
+from ganc.adversarial import d_loss, g_loss
 from ganc.distillation.batch_norm import global_batch_norm
 from ganc.distillation.player import Player
 from ganc.distillation.reals import RealBatch

@@ -20,9 +20,11 @@ class Network(nn.Module, ABC):
         architecture: Public name of the family ("stylegan2"); the key of the architecture table.
         config: Everything that rebuilds the network: ``type(network)(**config)``. JSON data,
             ``widths`` (group name → channels) included.
+        logit_layer: Of a discriminator, the layer that turns its last features into logits.
     """
 
     architecture: ClassVar[str]
+    logit_layer: ClassVar[str | None] = None
     config: dict[str, Any]
 
     @abstractmethod

@@ -45,6 +45,7 @@ class Discriminator(Network):
     """
 
     architecture = "patchgan"
+    logit_layer = "out"
 
     def __init__(
         self,

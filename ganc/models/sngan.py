@@ -292,6 +292,7 @@ class Discriminator(Network):
     """
 
     architecture = "sngan"
+    logit_layer = "out"
 
     def __init__(
         self, img_resolution: int, img_channels: int, *, widths: Mapping[str, int] | None = None

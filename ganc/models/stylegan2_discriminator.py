@@ -160,6 +160,7 @@ class Discriminator(Network):
     """
 
     architecture = "stylegan2"
+    logit_layer = "b4.out"
     resample_filter: Tensor
 
     def __init__(

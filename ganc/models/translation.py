@@ -11,10 +11,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganc.errors import ShapeError, UsageError, unknown_name
+from ganc.errors import InputError, ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
 from ganc.models.layers import shape_of
-from ganc.models.network import check_widths
+from ganc.models.network import Network, Translator, check_widths
 
 NORMS = ("instance", "batch", "none")
 NORM_STATISTICS = ("running", "batch")
@@ -194,3 +194,20 @@ def check_image(x: Tensor, channels: int, multiple: int, least: int) -> None:
             f"images of {x.shape[2]}x{x.shape[3]} px do not fit: height and width must be multiples"
             f" of {multiple}, at least {least}"
         )
+
+
+def judges_pairs(discriminator: Network, generator: Translator) -> bool:
+    """Say whether a discriminator sees the input beside the image, as pix2pix's does.
+
+    Raises:
+        InputError: It takes another number of channels than either.
+    """
+    alone = generator.img_channels
+    both = generator.in_channels + alone
+    channels = getattr(discriminator, "in_channels", None)
+    if channels not in (alone, both):
+        raise InputError(
+            f"the discriminator ({discriminator.architecture}) does not fit the generator: it"
+            f" takes {channels} channels, {alone} (image) or {both} (input and image) are allowed"
+        )
+    return bool(channels == both)
