@@ -21,7 +21,17 @@ LAYERS: list[set[str]] = [
     {"adversarial"},
     {"ops"},
     {"user_cache"},
-    {"collectives", "devices", "files", "parallel", "safetensors_file", "seeds", "stop", "timing"},
+    {
+        "collectives",
+        "devices",
+        "files",
+        "numbers",
+        "parallel",
+        "safetensors_file",
+        "seeds",
+        "stop",
+        "timing",
+    },
     {"errors", "progress", "version"},
 ]
 # Within these rows modules know each other; everywhere else siblings are strangers.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ganc.commands import _shared as shared
-from ganc.distillation.recipes import NUMBERS, RECIPES, SNGAN, STYLE, TRANSLATION
+from ganc.distillation.recipes import NUMBERS, RECIPES, SNGAN, STYLE, TRANSLATION, is_read
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ PANELS = {
 def _recipe_option(field: Any) -> inspect.Parameter:
     """Return the option that overrides one field of a recipe."""
     kinds = field.metadata["kinds"]
-    readers = [recipe for recipe in RECIPES.values() if recipe.kind in kinds]
+    readers = [recipe for recipe in RECIPES.values() if is_read(field, recipe.kind)]
     values = [str(getattr(recipe, field.name)) for recipe in readers]
     shown = values[0] if len(set(values)) == 1 else " / ".join(values)
     info = typer.Option(

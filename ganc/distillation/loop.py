@@ -37,11 +37,11 @@ from ganc.distillation.run_folder import Snapshot
 from ganc.distillation.schedule import Best, Schedule, resolve_schedule
 from ganc.distillation.session import Session, Watchers
 from ganc.distillation.settings import Choices, Settings, new_settings, resumed_settings
-from ganc.stop import catch_signals
 from ganc.errors import UsageError, unknown_name
 from ganc.files import write_error
 from ganc.models.model import Model
 from ganc.progress import Progress, Warn, ignore, silent
+from ganc.stop import catch_signals
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ This module imports no torch: the command line makes one option of each field.
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ganc import numbers as declared
 from ganc.errors import CheckpointError, UsageError, unknown_name
+from ganc.numbers import number, text
 
 PERCEPTUAL_NAMES = ("lpips-vgg", "lpips-alex", "lpips-squeeze", "effnet-lite0", "none")
 """What the perceptual term may be measured with; "none" drops the term."""
@@ -37,30 +38,7 @@ KINDS: dict[str, str] = {
 }
 """Architecture of the generator → kind of training."""
 
-EVERY_KIND = (STYLE, SNGAN, TRANSLATION)
 LATENT_KINDS = (STYLE, SNGAN)
-
-
-def _number(
-    default: Any,
-    meaning: str,
-    kinds: tuple[str, ...] = EVERY_KIND,
-    *,
-    low: float = 0.0,
-    high: float = math.inf,
-    below: bool = False,
-) -> Any:
-    """Declare a field: default, help text, kinds that read it, range [low, high] or [low, high)."""
-    metadata = {"help": meaning, "kinds": kinds, "low": low, "high": high, "below": below}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def _text(
-    default: str, meaning: str, choices: tuple[str, ...], kinds: tuple[str, ...] = EVERY_KIND
-) -> Any:
-    """Declare a field with a choice of words; without ``choices`` any word will do."""
-    metadata = {"help": meaning, "kinds": kinds, "choices": choices}
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -77,95 +55,91 @@ class Recipe:
 
     name: str
     kind: str = STYLE
-    batch: int = _number(16, "Images per step.", low=1)
-    lr: float = _number(0.002, "Learning rate of Adam.")
-    beta1: float = _number(0.0, "First beta of Adam.", high=1, below=True)
-    beta2: float = _number(0.99, "Second beta of Adam.", high=1, below=True)
-    adam_eps: float = _number(1e-8, "Epsilon of Adam.")
-    adversarial: str = _text(
+    batch: int = number(16, "Images per step.", low=1)
+    lr: float = number(0.002, "Learning rate of Adam.")
+    beta1: float = number(0.0, "First beta of Adam.", high=1, below=True)
+    beta2: float = number(0.99, "Second beta of Adam.", high=1, below=True)
+    adam_eps: float = number(1e-8, "Epsilon of Adam.")
+    adversarial: str = text(
         "non-saturating",
         "Form of the adversarial loss: " + ", ".join(ADVERSARIAL_NAMES) + ", or task (bce for"
         " paired images, lsgan for unpaired).",
         (*ADVERSARIAL_NAMES, "task"),
     )
-    adversarial_weight: float = _number(1.0, "Weight of the adversarial loss.")
-    d_steps: int = _number(1, "Discriminator steps per generator step.", (SNGAN,), low=1)
-    mixing_prob: float = _number(0.9, "Share of samples with two styles.", (STYLE,), high=1)
-    r1_gamma: float = _number(10.0, "Weight of the R1 penalty (halved, as published).", (STYLE,))
-    r1_interval: int = _number(16, "Steps between two R1 penalties.", (STYLE,), low=1)
-    pl_weight: float = _number(2.0, "Weight of path length regularisation.", (STYLE,))
-    pl_interval: int = _number(4, "Steps between two path length steps.", (STYLE,), low=1)
-    pl_decay: float = _number(0.01, "How fast the mean path length follows.", (STYLE,), high=1)
-    pl_batch_shrink: int = _number(2, "Path length uses batch / this many images.", (STYLE,), low=1)
-    l1_weight: float = _number(0.0, "Weight of the pixel L1 distance to the teacher's image.")
-    perceptual_weight: float = _number(0.0, "Weight of the perceptual distance to it.")
-    perceptual: str = _text(
+    adversarial_weight: float = number(1.0, "Weight of the adversarial loss.")
+    d_steps: int = number(1, "Discriminator steps per generator step.", (SNGAN,), low=1)
+    mixing_prob: float = number(0.9, "Share of samples with two styles.", (STYLE,), high=1)
+    r1_gamma: float = number(10.0, "Weight of the R1 penalty (halved, as published).", (STYLE,))
+    r1_interval: int = number(16, "Steps between two R1 penalties.", (STYLE,), low=1)
+    pl_weight: float = number(2.0, "Weight of path length regularisation.", (STYLE,))
+    pl_interval: int = number(4, "Steps between two path length steps.", (STYLE,), low=1)
+    pl_decay: float = number(0.01, "How fast the mean path length follows.", (STYLE,), high=1)
+    pl_batch_shrink: int = number(2, "Path length uses batch / this many images.", (STYLE,), low=1)
+    l1_weight: float = number(0.0, "Weight of the pixel L1 distance to the teacher's image.")
+    perceptual_weight: float = number(0.0, "Weight of the perceptual distance to it.")
+    perceptual: str = text(
         "none",
         "Network of the perceptual distance: " + ", ".join(PERCEPTUAL_NAMES) + ".",
         PERCEPTUAL_NAMES,
     )
-    perceptual_max_resolution: int = _number(
+    perceptual_max_resolution: int = number(
         256, "Larger images are averaged down to this many px for it.", low=1
     )
-    perceptual_resolution: int = _number(
+    perceptual_resolution: int = number(
         0, "Side its network resizes images to; 0 keeps its own (LPIPS none, effnet-lite0 128)."
     )
-    content: str = _text(
+    content: str = text(
         "none",
         "Mask for both distances, from the teacher's image: none, center, torchvision:CLASS,"
         " bisenet, bisenet:FILE or module:function.",
         (),
         LATENT_KINDS,
     )
-    latent_direction_weight: float = _number(0.0, "Weight of the latent-direction loss.", (STYLE,))
-    directions_per_block: int = _number(5, "Leading eigenvectors per block.", (STYLE,), low=1)
-    direction_scale: float = _number(
+    latent_direction_weight: float = number(0.0, "Weight of the latent-direction loss.", (STYLE,))
+    directions_per_block: int = number(5, "Leading eigenvectors per block.", (STYLE,), low=1)
+    direction_scale: float = number(
         5.0, "Standard deviation of the step along a direction.", (STYLE,)
     )
-    first_similarity_block: int = _number(
-        2, "First block compared; 0 is the one at 4 px.", (STYLE,)
-    )
-    last_similarity_block: int = _number(5, "Last block compared, clamped to the depth.", (STYLE,))
-    freeze_mapping: bool = _number(False, "Keep the mapping network as it is.", (STYLE,))
-    paired_l1_weight: float = _number(
+    first_similarity_block: int = number(2, "First block compared; 0 is the one at 4 px.", (STYLE,))
+    last_similarity_block: int = number(5, "Last block compared, clamped to the depth.", (STYLE,))
+    freeze_mapping: bool = number(False, "Keep the mapping network as it is.", (STYLE,))
+    paired_l1_weight: float = number(
         0.0,
         "Weight of the L1 distance to the paired image (pix2pix); unpaired, of one direction, to"
         " the teacher's.",
         (TRANSLATION,),
     )
-    cycle_weight: float = _number(
-        0.0, "Weight of cycle consistency, L1 (CycleGAN).", (TRANSLATION,)
-    )
-    identity_weight: float = _number(
+    cycle_weight: float = number(0.0, "Weight of cycle consistency, L1 (CycleGAN).", (TRANSLATION,))
+    identity_weight: float = number(
         0.0, "Weight of the identity loss, as a share of the cycle's.", (TRANSLATION,)
     )
-    pool_size: int = _number(
+    pool_size: int = number(
         0, "Past images per direction that the discriminator may see again.", (TRANSLATION,)
     )
-    feature_weight: float = _number(
+    feature_weight: float = number(
         0.0, "Weight of the distance between features and the teacher's.", (TRANSLATION,)
     )
-    ema_nimg: float = _number(10_000.0, "Half-life of the weight average, in images.")
-    ema_rampup: float = _number(0.05, "Most of it as a share of the images seen.")
-    w_avg_beta: float = _number(0.998, "Decay of the running mean of w.", (STYLE,), high=1)
-    mirror: bool = _number(False, "Flip half of the real images.")
-    augment: str = _text(
+    ema_nimg: float = number(10_000.0, "Half-life of the weight average, in images.")
+    ema_rampup: float = number(0.05, "Most of it as a share of the images seen.")
+    w_avg_beta: float = number(0.998, "Decay of the running mean of w.", (STYLE,), high=1)
+    mirror: bool = number(False, "Flip half of the real images.")
+    augment: str = text(
         "none",
         "What the discriminator sees: none, the plain images; ada, changed ones, as often as it"
         " needs to stay unsure; fixed, as often as --augment-p says.",
         AUGMENT_NAMES,
         LATENT_KINDS,
     )
-    augment_p: float = _number(
+    augment_p: float = number(
         0.0, "Probability of each change; with ada, at the start.", LATENT_KINDS, high=1
     )
-    ada_target: float = _number(
+    ada_target: float = number(
         0.6, "Mean sign of real logits that ada keeps to.", LATENT_KINDS, low=-1, high=1
     )
-    ada_interval: int = _number(
+    ada_interval: int = number(
         4, "Steps of the discriminator between two moves of p.", LATENT_KINDS, low=1
     )
-    ada_nimg: int = _number(500_000, "Images in which p can go from 0 to 1.", LATENT_KINDS, low=1)
+    ada_nimg: int = number(500_000, "Images in which p can go from 0 to 1.", LATENT_KINDS, low=1)
 
     @property
     def reals_per_step(self) -> int:
@@ -186,12 +160,19 @@ class Recipe:
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON data: ``name``, ``kind`` and what the kind reads."""
         content = dataclasses.asdict(self)
-        unread = [f.name for f in NUMBERS if self.kind not in f.metadata["kinds"]]
+        unread = [f.name for f in NUMBERS if not is_read(f, self.kind)]
         return {name: value for name, value in content.items() if name not in unread}
 
 
 NUMBERS = tuple(field for field in fields(Recipe) if field.name not in ("name", "kind"))
 """The fields that can be overridden."""
+
+
+def is_read(field: "dataclasses.Field[Any]", kind: str) -> bool:
+    """Whether a kind of training reads a field; one that names no kinds is read by all."""
+    kinds = field.metadata["kinds"]
+    return not kinds or kind in kinds
+
 
 _DISTANCES: dict[str, Any] = {
     "l1_weight": 3.0, "perceptual_weight": 3.0, "perceptual": "lpips-vgg"
@@ -254,14 +235,7 @@ def check_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: A name is unknown, or values are of the wrong type or out of range.
     """
-    allowed = {field.name: field for field in NUMBERS}
-    for name in numbers:
-        if name not in allowed:
-            raise unknown_name("recipe number", name, allowed)
-    problems = [_problem(allowed[name], value) for name, value in numbers.items()]
-    if any(problems):
-        raise UsageError("; ".join(problem for problem in problems if problem))
-    return {name: _typed(allowed[name], value) for name, value in numbers.items()}
+    return declared.check_numbers({f.name: f for f in NUMBERS}, numbers, "recipe number")
 
 
 def without_teacher(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
@@ -287,7 +261,7 @@ def recipe_from_json(content: Mapping[str, Any], where: str) -> Recipe:
         CheckpointError: Numbers are missing, unknown or not valid.
     """
     kind = content.get("kind")
-    needed = ["name", "kind"] + [f.name for f in NUMBERS if kind in f.metadata["kinds"]]
+    needed = ["name", "kind"] + [f.name for f in NUMBERS if is_read(f, str(kind))]
     missing = [name for name in needed if name not in content]
     if missing:
         raise CheckpointError(f"{where}: the recipe misses {', '.join(missing)}")
@@ -299,38 +273,12 @@ def recipe_from_json(content: Mapping[str, Any], where: str) -> Recipe:
         raise CheckpointError(f"{where}: {error}", error.hint) from error
 
 
-def _problem(field: "dataclasses.Field[Any]", value: Any) -> str | None:
-    """Say what is wrong with a value, or None."""
-    flag = f"--{field.name.replace('_', '-')} {value}"
-    if "choices" in field.metadata:
-        choices = field.metadata["choices"]
-        is_allowed = value in choices if choices else isinstance(value, str) and value
-        return None if is_allowed else f"{flag} is not known; allowed: {', '.join(choices)}"
-    # Exact types: bool is a kind of int in Python, but `--batch True` is a mistake.
-    accepted = (int, float) if field.type is float else (field.type,)
-    if type(value) not in accepted:
-        return f"{flag} must be {_TYPE_NAMES[field.type]}"
-    low, high, below = (field.metadata[key] for key in ("low", "high", "below"))
-    inside = math.isfinite(value) and low <= value <= high and not (below and value == high)
-    allowed = (
-        f"{low:g} and more" if high == math.inf else f"[{low:g}, {high:g}{')' if below else ']'}"
-    )
-    return None if inside else f"{flag} is out of range; allowed: {allowed}"
-
-
-_TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def _typed(field: "dataclasses.Field[Any]", value: Any) -> Any:
-    return float(value) if field.type is float else value
-
-
 def _check_effect(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
     """Refuse numbers that contradict each other, or would not be used."""
     fields_of = {field.name: field for field in NUMBERS}
     for name, value in overrides.items():
         field = fields_of[name]
-        if recipe.kind not in field.metadata["kinds"] and value != field.default:
+        if not is_read(field, recipe.kind) and value != field.default:
             raise UsageError(
                 f"--{name.replace('_', '-')} has no effect: recipe {recipe.name} does not use it"
             )

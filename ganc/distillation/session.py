@@ -10,9 +10,9 @@ from ganc.distillation.evaluations import Evaluate, EvaluationLog, check_values
 from ganc.distillation.metrics import MetricsLog
 from ganc.distillation.run import Run
 from ganc.distillation.schedule import Schedule
-from ganc.stop import StopRequest
 from ganc.errors import ComputationError, Interrupted
 from ganc.progress import Progress
+from ganc.stop import StopRequest
 
 
 @dataclass(frozen=True)

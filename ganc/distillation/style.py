@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ganc import collectives
-from ganc.distillation import losses
 from ganc.adversarial import d_loss, g_loss
+from ganc.distillation import losses
 from ganc.distillation.directions import draw_offsets, leading_directions, similarity_blocks
 from ganc.distillation.draws import Latents, draw_latents
 from ganc.distillation.player import Player

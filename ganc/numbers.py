@@ -1,0 +1,77 @@
+"""Settings as the fields of a frozen dataclass: declared with range and meaning, checked together.
+
+This module imports no torch: command lines are made of such fields.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ganc.errors import UsageError, unknown_name
+
+Fields = Mapping[str, "dataclasses.Field[Any]"]
+
+
+def number(
+    default: Any,
+    meaning: str,
+    kinds: tuple[str, ...] = (),
+    *,
+    low: float = 0.0,
+    high: float = math.inf,
+    below: bool = False,
+) -> Any:
+    """Declare a field: default, help text, kinds that read it, range [low, high] or [low, high)."""
+    metadata = {"help": meaning, "kinds": kinds, "low": low, "high": high, "below": below}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def text(default: str, meaning: str, choices: tuple[str, ...], kinds: tuple[str, ...] = ()) -> Any:
+    """Declare a field with a choice of words; without ``choices`` any word will do."""
+    metadata = {"help": meaning, "kinds": kinds, "choices": choices}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_numbers(allowed: Fields, given: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return values for some fields, each of its field's type.
+
+    Args:
+        allowed: Name → field.
+        given: Name → value.
+        what: What the names stand for, in an error: "recipe number".
+    Raises:
+        UsageError: A name is unknown, or values are of the wrong type or out of range; all of those
+            are reported together.
+    """
+    for name in given:
+        if name not in allowed:
+            raise unknown_name(what, name, allowed)
+    problems = [_problem(allowed[name], value) for name, value in given.items()]
+    if any(problems):
+        raise UsageError("; ".join(problem for problem in problems if problem))
+    return {name: _typed(allowed[name], value) for name, value in given.items()}
+
+
+def _problem(field: "dataclasses.Field[Any]", value: Any) -> str | None:
+    """Say what is wrong with a value, or None."""
+    flag = f"--{field.name.replace('_', '-')} {value}"
+    if "choices" in field.metadata:
+        choices = field.metadata["choices"]
+        is_allowed = value in choices if choices else isinstance(value, str) and value
+        return None if is_allowed else f"{flag} is not known; allowed: {', '.join(choices)}"
+    # Exact types: bool is a kind of int in Python, but `--batch True` is a mistake.
+    accepted = (int, float) if field.type is float else (field.type,)
+    if type(value) not in accepted:
+        return f"{flag} must be {_TYPE_NAMES[field.type]}"
+    low, high, below = (field.metadata[key] for key in ("low", "high", "below"))
+    inside = math.isfinite(value) and low <= value <= high and not (below and value == high)
+    span = f"{low:g} and more" if high == math.inf else f"[{low:g}, {high:g}{')' if below else ']'}"
+    return None if inside else f"{flag} is out of range; allowed: {span}"
+
+
+_TYPE_NAMES: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _typed(field: "dataclasses.Field[Any]", value: Any) -> Any:
+    return float(value) if field.type is float else value
