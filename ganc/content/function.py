@@ -1,4 +1,4 @@
-"""Masks by a function of the user's own: ``module:function``."""
+"""Functions of the user's own, ``module:function``: found, called, and taken for masks."""
 
 import importlib
 import sys
@@ -28,16 +28,8 @@ class FunctionMasks:
         self.name, self.function = name, function
 
     def __call__(self, images: Tensor, indices: range) -> Tensor:
-        try:
-            found = self.function(images.detach().float().cpu().clamp(-1, 1))
-            masks = torch.as_tensor(found)
-        except GancError:
-            raise
-        except Exception as error:  # the function is anybody's
-            raise InputError(
-                f"--content {self.name} raised {type(error).__name__}: {_one_line(error)}",
-                "--debug shows the traceback",
-            ) from error
+        own = images.detach().float().cpu().clamp(-1, 1)
+        masks = call_function(f"--content {self.name}", self.function, own)
         if masks.dtype != torch.bool or masks.ndim != 3 or len(masks) != len(images):
             raise InputError(
                 f"--content {self.name} must return bool [{len(images)}, H, W],"
@@ -69,6 +61,25 @@ def find_function(
         found = [key for key, value in vars(loaded).items() if callable(value)]
         raise unknown_name(f"function of module {module}", name, found)
     return cast("Callable[[Tensor], Any]", function)
+
+
+def call_function(what: str, function: Callable[[Tensor], Any], images: Tensor) -> Tensor:
+    """Return what a user's function makes of images, a tensor or an array, as a tensor.
+
+    Args:
+        what: The flag and the function, for errors.
+    Raises:
+        InputError: It fails, or returns something else.
+    """
+    try:
+        return torch.as_tensor(function(images))
+    except GancError:
+        raise
+    except Exception as error:  # the function is anybody's
+        raise InputError(
+            f"{what} raised {type(error).__name__}: {_one_line(error)}",
+            "--debug shows the traceback",
+        ) from error
 
 
 def _import(module: str, what: str, instead: str) -> Any:

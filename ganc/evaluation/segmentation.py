@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ganc.content.function import find_function
+from ganc.content.function import call_function, find_function
 from ganc.data.dataset import content_hash
 from ganc.data.images import BrokenImageError
 from ganc.data.inputs import ImageInputs
 from ganc.data.sources import Source, open_file_or_set
-from ganc.errors import DataError, GancError, InputError, UsageError
+from ganc.errors import DataError, InputError, UsageError
 from ganc.evaluation.partners import check_size, partners
 
 IGNORED = 255
@@ -127,16 +127,7 @@ class Segmenter:
         Raises:
             InputError: The function fails, or returns something else.
         """
-        try:
-            found = torch.as_tensor(self.function(images)).detach().cpu()
-        except GancError:
-            raise
-        except Exception as error:  # the function is anybody's
-            raise InputError(
-                f"--segmenter {self.name} raised {type(error).__name__}:"
-                f" {' '.join(str(error).split())}",
-                "--debug shows the traceback",
-            ) from error
+        found = call_function(f"--segmenter {self.name}", self.function, images).detach().cpu()
         shape = (len(images), *images.shape[2:])
         if found.is_floating_point() and found.ndim == 4:
             classes, count = found.argmax(dim=1), found.shape[1]
