@@ -7,7 +7,7 @@ loads such a state dict strictly where the widths follow that code's rule.
 import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from ganc.checkpoints.nvidia import LICENCE
 from ganc.checkpoints.refusals import printable
 from ganc.errors import CheckpointError, InputError, UsageError
 from ganc.models import stylegan2, stylegan2_discriminator, stylegan3
-from ganc.models.layers import Conv2dLayer
+from ganc.models.layers import RESAMPLE_FILTER, Conv2dLayer
 from ganc.models.model import Model
 from ganc.ops.upfirdn2d import setup_filter
 
@@ -119,14 +119,24 @@ _FILTERED = (Conv2dLayer, stylegan2.SynthesisLayer, stylegan2.SynthesisBlock,
 def _with_filters(network: Any) -> dict[str, Tensor]:
     """Return a StyleGAN2 network's tensors with the filter that every module stores."""
     state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    taps = network.config["resample_filter"]
-    kernel = setup_filter(taps)
-    if len(taps) >= _SEPARABLE_TAPS:
-        kernel = kernel.sum(dim=0)
+    given, usual = (_stored(t) for t in (network.config["resample_filter"], RESAMPLE_FILTER))
     for name, module in network.named_modules():
         if isinstance(module, _FILTERED):
+            kernel = given if _resamples(module) else usual
             state[f"{name}.resample_filter"] = kernel.clone()
     return state
+
+
+def _stored(taps: Sequence[float]) -> Tensor:
+    kernel = setup_filter(taps)
+    return kernel.sum(dim=0) if len(taps) >= _SEPARABLE_TAPS else kernel
+
+
+def _resamples(module: nn.Module) -> bool:
+    """Whether a module's filter is read; that code gives the usual one to the other layers."""
+    if isinstance(module, Conv2dLayer):
+        return module.up > 1 or module.down > 1
+    return not isinstance(module, stylegan2.SynthesisLayer) or module.up > 1
 
 
 def _generator3(generator: stylegan3.Generator) -> dict[str, Tensor]:

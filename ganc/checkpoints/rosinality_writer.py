@@ -13,8 +13,10 @@ from torch import Tensor
 from ganc.checkpoints.foreign import Layout, best_rule
 from ganc.checkpoints.rosinality import LR_MULTIPLIER
 from ganc.errors import InputError
+from ganc.models.layers import RESAMPLE_FILTER
 from ganc.models.model import Model
 from ganc.models.network import Network
+from ganc.models.stylegan2_discriminator import group_resolutions
 from ganc.ops.upfirdn2d import setup_filter
 
 _Names = list[tuple[str, Callable[[re.Match[str]], str]]]
@@ -106,6 +108,8 @@ def to_layout(model: Model) -> Layout:
         "g_ema": _generator(generator),
         "latent_avg": generator.w_avg.detach().clone(),
     }
+    arguments, unfit = _arguments(generator)
+    made = {"Generator": arguments}
     notes = []
     if generator.config["conv_clamp"] is not None:
         notes.append("the layout has no conv_clamp: activations are not clamped")
@@ -114,15 +118,16 @@ def to_layout(model: Model) -> Layout:
             notes.append(f"the discriminator is left out: {', '.join(problems)}")
         else:
             tree["d"] = _discriminator(model.discriminator)
-    arguments, unfit = _arguments(generator)
-    return Layout(tree, arguments, unfit, tuple(notes))
+            made["Discriminator"], of_judge = _arguments_of_discriminator(model.discriminator)
+            unfit = unfit | {f"discriminator.{name}": pair for name, pair in of_judge.items()}
+    return Layout(tree, made, unfit, tuple(notes))
 
 
 def _generator_problems(generator: Network) -> list[str]:
     if generator.architecture != "stylegan2":
         return [f"it is for stylegan2, not {generator.architecture}"]
     config = generator.config
-    mapping = config["mapping_kwargs"]
+    mapping, taps = config["mapping_kwargs"], len(config["resample_filter"])
     checks = {
         f"it has labels (c_dim {config['c_dim']})": config["c_dim"] != 0,
         f"its blocks are `{config.get('architecture')}`": "architecture" in config,
@@ -133,6 +138,8 @@ def _generator_problems(generator: Network) -> list[str]:
         "its mapping network has inner sizes of its own": (
             mapping.get("layer_features", config["w_dim"]) != config["w_dim"]
         ),
+        # That code enlarges images with four taps, whatever it is told for the features.
+        f"its resample_filter has {taps} taps instead of 4": taps != len(RESAMPLE_FILTER),
     }
     return [problem for problem, is_there in checks.items() if is_there]
 
@@ -194,17 +201,35 @@ def _discriminator(discriminator: Any) -> dict[str, Tensor]:
 def _arguments(generator: Any) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
     """Return the arguments that come closest, and the groups whose widths they do not give."""
     config = generator.config
-
-    def rule(multiplier: int) -> dict[str, int]:
-        sides = {name: int(name.split(".")[0][1:]) for name in config["widths"]}
-        return {name: 512 if s <= 32 else 16384 * multiplier // s for name, s in sides.items()}
-
-    multiplier, unfit = best_rule(config["widths"], {m: rule(m) for m in (2, 1)})
-    arguments = {
+    sides = {name: int(name.split(".")[0][1:]) for name in config["widths"]}
+    multiplier, unfit = _fit(config["widths"], sides)
+    return {
         "size": config["img_resolution"],
         "style_dim": config["w_dim"],
         "n_mlp": config["mapping_kwargs"]["num_layers"],
         "channel_multiplier": multiplier,
         "blur_kernel": config["resample_filter"],
-    }
-    return {"Generator": arguments}, unfit
+    }, unfit
+
+
+def _arguments_of_discriminator(
+    discriminator: Any,
+) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
+    config = discriminator.config
+    multiplier, unfit = _fit(config["widths"], group_resolutions(config["img_resolution"]))
+    return {
+        "size": config["img_resolution"],
+        "channel_multiplier": multiplier,
+        "blur_kernel": config["resample_filter"],
+    }, unfit
+
+
+def _fit(
+    widths: Mapping[str, int], sides: Mapping[str, int]
+) -> tuple[int, dict[str, tuple[int, int]]]:
+    """Return the channel multiplier that gives the most of some widths, and those it does not."""
+
+    def rule(multiplier: int) -> dict[str, int]:
+        return {name: 512 if s <= 32 else 16384 * multiplier // s for name, s in sides.items()}
+
+    return best_rule(widths, {m: rule(m) for m in (2, 1)})

@@ -14,6 +14,7 @@ from ganc.errors import CheckpointError, InputError, UsageError
 from ganc.exporters.export import export
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
+from ganc.models.stylegan2_discriminator import Discriminator
 from ganc.pruning import PrunePlan, apply_plan
 from tests.conftest import Outcome, make_model, randomise
 from tests.families import make_sngan, make_stylegan3
@@ -125,11 +126,61 @@ def test_the_file_holds_tensors_and_json(tmp_path: Path) -> None:
     assert config["config"]["widths"] == make_model().config["widths"]
 
 
+@pytest.mark.parametrize(("channel_base", "multiplier"), [(32768, 2), (16384, 1)])
+def test_rosinality_lists_the_discriminator_too(channel_base: int, multiplier: int) -> None:
+    narrow = load(ROSINALITY)
+    listed = rosinality_writer.to_layout(narrow).unfit_widths
+    assert narrow.discriminator is not None
+    own = {f"discriminator.{n}": w for n, w in narrow.discriminator.config["widths"].items()}
+    # That code makes everything up to 32 px 512 channels wide.
+    assert {name: pair for name, pair in listed.items() if name in own} == {
+        name: (width, 512) for name, width in own.items()
+    }
+    with torch.device("meta"):  # no weight of these is read
+        wide = Discriminator(0, 128, 3, channel_base=channel_base)
+    layout = rosinality_writer.to_layout(
+        Model(generator=pruned(narrow).generator, discriminator=wide)
+    )
+    assert layout.arguments["Discriminator"]["channel_multiplier"] == multiplier
+    assert not any(name.startswith("discriminator.") for name in layout.unfit_widths)
+
+
+def with_filter(taps: int) -> Model:
+    kwargs = {"channel_base": 96, "channel_max": 6, "resample_filter": list(range(1, taps + 1))}
+    generator = Generator(8, 0, 8, 16, 3, architecture="resnet", **kwargs)
+    discriminator = Discriminator(0, 16, 3, **kwargs)
+    return Model(generator=generator.eval(), discriminator=discriminator.eval())
+
+
+@pytest.mark.parametrize(("taps", "stored"), [(3, (3, 3)), (8, (8,))])
+def test_layers_that_keep_the_size_have_the_usual_filter(
+    tmp_path: Path, taps: int, stored: tuple[int, ...]
+) -> None:
+    model = with_filter(taps)
+    tree = nvidia_tensors.to_layout(model).tree
+    shapes = {
+        f"{network}.{name.removesuffix('.resample_filter')}": tuple(tensor.shape)
+        for network in ("G_ema", "D")
+        for name, tensor in tree[network].items()
+        if name.endswith("resample_filter")
+    }
+    # As NVIDIA's constructors pass the filter on; the others keep their default of four taps.
+    given = {"G_ema.synthesis.b4", "D.b16", "D.b16.conv1", "D.b16.skip", "D.b8", "D.b8.conv1",
+             "D.b8.skip"}  # fmt: skip
+    for block in ("G_ema.synthesis.b8", "G_ema.synthesis.b16"):
+        given |= {block, f"{block}.conv0", f"{block}.skip"}
+    assert {name for name, shape in shapes.items() if shape == stored} == given
+    assert {shape for name, shape in shapes.items() if name not in given} == {(4, 4)}
+    export(model, tmp_path / "m.pt", format="nvidia")
+    assert load(tmp_path / "m.pt").generator.config == model.generator.config
+
+
 @pytest.mark.parametrize(
     ("layout", "make", "finding"),
     [
         ("rosinality", lambda: make_model(c_dim=3), r"labels \(c_dim 3\)"),
         ("rosinality", make_stylegan3, "for stylegan2, not stylegan3"),
+        ("rosinality", lambda: with_filter(3), "resample_filter has 3 taps instead of 4"),
         ("nvidia", make_sngan, "stylegan2 and stylegan3, not sngan"),
     ],
 )
