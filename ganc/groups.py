@@ -252,12 +252,17 @@ def sliced_shapes(
     groups: Sequence[ChannelGroup],
     widths: Mapping[str, int],
 ) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that the tensors have at other group widths, without touching a tensor."""
+    """Return the shapes that the tensors have at other group widths, without touching a tensor.
+
+    Groups without a width keep theirs. Widths that are scalar tensors (sums of gates) give sizes
+    that are, with gradient.
+    """
     result = {name: list(shape) for name, shape in shapes.items()}
     for group in groups:
-        lost = group.width - widths.get(group.name, group.width)
-        for part in group.slices if lost else ():
-            result[part.tensor][part.dim] -= lost * part.repeat
+        if group.name not in widths:
+            continue
+        for part in group.slices:
+            result[part.tensor][part.dim] -= (group.width - widths[group.name]) * part.repeat
     return {name: tuple(shape) for name, shape in result.items()}
 
 

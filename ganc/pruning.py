@@ -7,9 +7,10 @@ import copy
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ganc.checkpoints.header import network_configs
@@ -28,6 +29,8 @@ from ganc.models.model import Model
 from ganc.scores import Scores, top_channels
 
 Widths = dict[str, int]
+
+_BUDGET_FLAGS = "--prune-ratio, --macs, --speedup, --params"
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,12 @@ class Allocation:
     Attributes:
         levels: Settings of each level ("prune_ratio" as the user would give it).
         widths: Level → channels that stay per group.
+        own: The level of the budget that the scores carry, where they do.
     """
 
     levels: Sequence[float]
     widths: Callable[[float], Widths]
+    own: float = 0.0
 
 
 def prune(
@@ -79,14 +84,15 @@ def prune(
     macs: float | None = None,
     speedup: float | None = None,
     params: float | None = None,
-    allocation: str = "uniform",
+    allocation: str | None = None,
     round_to: int = 1,
     min_width: int = 1,
 ) -> Model:
     """Return a smaller model that keeps the channels with the highest scores.
 
-    Exactly one budget is given; a budget on the count gives the largest plan that does not exceed
-    it. The source model is untouched.
+    One budget is given; a budget on the count gives the largest plan that does not exceed it.
+    Scores with thresholds carry a budget of their own, which holds where none is given. The source
+    model is untouched.
 
     Args:
         model: The model that was scored.
@@ -96,11 +102,14 @@ def prune(
         speedup: MACs before / MACs after at least.
         params: Generator parameters at most.
         allocation: "uniform" removes the same fraction of each group; "global" removes the lowest
-            scores, relative to their group's mean, wherever they are.
+            scores, relative to their group's mean, wherever they are; "threshold" shifts the
+            thresholds of scores that have them, on the scale of logits. None takes "threshold"
+            where the scores have thresholds, else "uniform".
         round_to: Widths are rounded up to a multiple (never above the group's width).
         min_width: Channels that every group keeps at least.
     Raises:
-        UsageError: No or several budgets, a value out of range, a budget that cannot be met.
+        UsageError: No or several budgets, a value out of range, a budget that cannot be met,
+            thresholds asked of scores that have none.
         ScoresError: The scores belong to another model.
     """
     plan = make_plan(
@@ -118,7 +127,7 @@ def make_plan(
     macs: float | None = None,
     speedup: float | None = None,
     params: float | None = None,
-    allocation: str = "uniform",
+    allocation: str | None = None,
     round_to: int = 1,
     min_width: int = 1,
 ) -> PrunePlan:
@@ -127,15 +136,17 @@ def make_plan(
         prune_ratio=prune_ratio, macs=macs, speedup=speedup, params=params,
         allocation=allocation, round_to=round_to, min_width=min_width,
     )  # fmt: skip
+    allocation = allocation or (THRESHOLD if scores.thresholds else UNIFORM)
+    _check_thresholds(scores, budget, allocation)
     groups = _scored_groups(model, scores)
-    family = ALLOCATIONS[allocation](groups, scores.values, min_width)
+    family = ALLOCATIONS[allocation](groups, scores, min_width)
 
     def widths_at(level: float) -> Widths:
         widths = family.widths(level)
         return {g.name: _round(widths[g.name], g.width, min_width, round_to) for g in groups}
 
     _check_counted(model, groups, budget)
-    level = _level_within(model, family.levels, widths_at, budget)
+    level = _level_within(model, family, widths_at, budget)
     widths = widths_at(level)
     keep = {g.name: top_channels(scores.values[g.name], widths[g.name]) for g in groups}
     settings = {
@@ -151,19 +162,19 @@ def resolve_budget(
     macs: float | None = None,
     speedup: float | None = None,
     params: float | None = None,
-    allocation: str = "uniform",
+    allocation: str | None = None,
     round_to: int = 1,
     min_width: int = 1,
 ) -> dict[str, float]:
     """Check what ``prune`` is asked for, as far as that needs neither model nor scores.
 
     Returns:
-        The one budget that is given, under its name.
+        The one budget that is given, under its name, or nothing.
     Raises:
-        UsageError: No or several budgets, or a value out of range.
+        UsageError: Several budgets, or a value out of range.
     """
     budget = _one_budget(prune_ratio=prune_ratio, macs=macs, speedup=speedup, params=params)
-    if allocation not in ALLOCATIONS:
+    if allocation is not None and allocation not in ALLOCATIONS:
         raise unknown_name("allocation", allocation, ALLOCATIONS)
     for name, value in (("--round-to", round_to), ("--min-width", min_width)):
         if value < 1:
@@ -210,10 +221,11 @@ def removes_nothing(model: Model, plan: PrunePlan) -> bool:
 
 def _one_budget(**budgets: float | None) -> dict[str, float]:
     given = {name: value for name, value in budgets.items() if value is not None}
-    flags = ", ".join(f"--{name.replace('_', '-')}" for name in budgets)
-    if len(given) != 1:
-        found = " and ".join(f"--{name.replace('_', '-')}" for name in given) or "none"
-        raise UsageError(f"exactly one of {flags} must be given, got {found}")
+    if not given:
+        return {}
+    if len(given) > 1:
+        found = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"exactly one of {_BUDGET_FLAGS} must be given, got {found}")
     ((name, value),) = given.items()
     if name == "prune_ratio" and not 0 <= value < 1:
         raise UsageError(
@@ -223,6 +235,25 @@ def _one_budget(**budgets: float | None) -> dict[str, float]:
     if name != "prune_ratio" and not (value > 0 and math.isfinite(value)):
         raise UsageError(f"--{name} {value:g} must be a positive number")
     return given
+
+
+def _check_thresholds(scores: Scores, budget: Mapping[str, float], allocation: str) -> None:
+    if allocation == THRESHOLD and not scores.thresholds:
+        raise UsageError(
+            f"--allocation threshold shifts the thresholds that scores carry, these of"
+            f" {scores.method} have none",
+            "pass --allocation uniform or global",
+        )
+    if not budget and not scores.thresholds:
+        raise UsageError(
+            f"exactly one of {_BUDGET_FLAGS} must be given, got none",
+            f"only scores that were learned for a budget carry one, those of {scores.method} not",
+        )
+    if not budget and allocation != THRESHOLD:
+        raise UsageError(
+            f"--allocation {allocation} needs a budget: the scores' own is in their thresholds",
+            f"add one of {_BUDGET_FLAGS}, or leave --allocation out",
+        )
 
 
 def _scored_groups(model: Model, scores: Scores) -> list[ChannelGroup]:
@@ -256,16 +287,18 @@ def _check_counted(
     name, network = next(model.networks())
     prefix = "" if name == "generator" else f"{name}."
     counted = {prefix + group.name for group in network.groups()}
-    if "prune_ratio" not in budget and not any(group.name in counted for group in groups):
+    if (
+        budget
+        and "prune_ratio" not in budget
+        and not any(group.name in counted for group in groups)
+    ):
         raise UsageError(
             f"--{next(iter(budget))} counts the {name}, of which the scores hold nothing",
             "pass --prune-ratio, or score the generator as well",
         )
 
 
-def _uniform(
-    groups: Sequence[ChannelGroup], values: Mapping[str, Tensor], min_width: int
-) -> Allocation:
+def _uniform(groups: Sequence[ChannelGroup], scores: Scores, min_width: int) -> Allocation:
     def widths(ratio: float) -> Widths:
         return {group.name: group.width - int(ratio * group.width) for group in groups}
 
@@ -274,15 +307,43 @@ def _uniform(
     return Allocation(sorted({0.0, *steps}), widths)
 
 
-def _global(
+def _global(groups: Sequence[ChannelGroup], scores: Scores, min_width: int) -> Allocation:
+    def relative(group: str) -> Tensor:
+        values = scores.values[group]
+        return values / values.mean() if values.mean() > 0 else values
+
+    return _ranked(groups, {group.name: relative(group.name) for group in groups}, min_width)
+
+
+def _threshold(groups: Sequence[ChannelGroup], scores: Scores, min_width: int) -> Allocation:
+    """Rank by the distance of a score's logit from the threshold's; 0 and more stays."""
+    distances = {}
+    for group in groups:
+        own = _logit(scores.values[group.name])
+        distances[group.name] = own - _logit(
+            torch.tensor(scores.thresholds[group.name], dtype=torch.float64)
+        )
+    family = _ranked(groups, distances, min_width)
+    kept = sum(min(len(own), max(min_width, int((own >= 0).sum()))) for own in distances.values())
+    total = sum(group.width for group in groups)
+    # Ratios count removed channels, and int(ratio · n) must see them all.
+    return replace(family, own=math.nextafter((total - kept) / total, 1.0) if kept < total else 0.0)
+
+
+def _logit(probabilities: Tensor) -> Tensor:
+    tiny = torch.finfo(torch.float64).tiny
+    return probabilities.clamp(min=tiny).log() - (1 - probabilities).clamp(min=tiny).log()
+
+
+def _ranked(
     groups: Sequence[ChannelGroup], values: Mapping[str, Tensor], min_width: int
 ) -> Allocation:
+    """Remove the lowest values first, wherever they are."""
     candidates = []
     for position, group in enumerate(groups):
-        scores = values[group.name]
-        relative = scores / scores.mean() if scores.mean() > 0 else scores
-        ranked = sorted(range(group.width), key=lambda c: (-float(scores[c]), c))
-        candidates += [(float(relative[c]), -c, position) for c in ranked[min_width:]]
+        own = values[group.name]
+        ranked = sorted(range(group.width), key=lambda c: (-float(own[c]), c))
+        candidates += [(float(own[c]), -c, position) for c in ranked[min_width:]]
     order = [groups[position].name for *_, position in sorted(candidates)]
     total = sum(group.width for group in groups)
 
@@ -296,9 +357,13 @@ def _global(
     return Allocation(levels, widths)
 
 
-ALLOCATIONS: dict[
-    str, Callable[[Sequence[ChannelGroup], Mapping[str, Tensor], int], Allocation]
-] = {"uniform": _uniform, "global": _global}
+UNIFORM, GLOBAL, THRESHOLD = "uniform", "global", "threshold"
+
+ALLOCATIONS: dict[str, Callable[[Sequence[ChannelGroup], Scores, int], Allocation]] = {
+    UNIFORM: _uniform,
+    GLOBAL: _global,
+    THRESHOLD: _threshold,
+}
 
 
 def _round(kept: int, width: int, min_width: int, round_to: int) -> int:
@@ -308,17 +373,20 @@ def _round(kept: int, width: int, min_width: int, round_to: int) -> int:
 
 def _level_within(
     model: Model,
-    levels: Sequence[float],
+    family: Allocation,
     widths_at: Callable[[float], Widths],
     budget: Mapping[str, float],
 ) -> float:
-    """Return the first level whose cost fits the budget.
+    """Return the first level whose cost fits the budget; without one the scores' own.
 
     Raises:
         UsageError: Not even the last level fits.
     """
+    if not budget:
+        return family.own
     if "prune_ratio" in budget:
         return budget["prune_ratio"]
+    levels = family.levels
     cost, target, unit = _cost(model, budget)
     if cost(widths_at(levels[-1])) > target:
         raise UsageError(

@@ -29,12 +29,15 @@ class Scores:
         method: The method's public name.
         settings: Everything that led to the numbers (samples, seed, …). JSON data.
         content_hash: ``Model.content_hash`` of the scored model; None where nobody knows it.
+        thresholds: Group name → the least score that stays at the method's own budget; empty for a
+            method that has none.
     """
 
     values: Mapping[str, Tensor]
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     content_hash: str | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         clean = {name: torch.as_tensor(v, dtype=torch.float64) for name, v in self.values.items()}
@@ -43,6 +46,8 @@ class Scores:
                 raise ScoresError(
                     f"scores of group {name} must be one finite non-negative number per channel"
                 )
+        if self.thresholds and set(self.thresholds) != set(clean):
+            raise ScoresError("thresholds must be given for every group of the scores, or none")
         object.__setattr__(self, "values", clean)
 
     def __getitem__(self, group: str) -> Tensor:
@@ -63,6 +68,8 @@ class Scores:
             "content_hash": self.content_hash or "",
             "groups": json.dumps(list(self.values)),
         }
+        if self.thresholds:
+            metadata["thresholds"] = json.dumps(dict(self.thresholds))
         return serialize(self.values, metadata)
 
     @classmethod
@@ -88,6 +95,7 @@ class Scores:
                 metadata["method"],
                 json.loads(metadata["settings"]),
                 metadata["content_hash"] or None,
+                json.loads(metadata.get("thresholds", "{}")),
             )
         except (SafetensorError, KeyError, ValueError) as error:
             raise ScoresError(f"{where} is damaged: {error}", "run ganc score again") from error

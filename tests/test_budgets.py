@@ -184,7 +184,6 @@ def test_dry_run_refuses_what_the_run_would(ganc: Ganc) -> None:
         (("--speedup", 0), "--speedup 0 must be a positive number"),
         (("--speedup", "nan"), "--speedup nan"),
         (("--macs", "0"), "--macs 0"),
-        ((), "exactly one of"),
         (("--macs", "4G", "--params", "3"), "got --macs and --params"),
         (("--macs", "4G", "--allocation", "globl"), "did you mean `global`"),
         (("--macs", "4G", "--round-to", 0), "--round-to 0 is below 1"),

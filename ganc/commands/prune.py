@@ -45,7 +45,14 @@ def prune(
         float | None,
         typer.Option("--params", parser=_count, metavar="COUNT", help="Parameters at most."),
     ] = None,
-    allocation: Annotated[str, typer.Option("--allocation", help="uniform or global.")] = "uniform",
+    allocation: Annotated[
+        str | None,
+        typer.Option(
+            "--allocation",
+            help="uniform, global or threshold; default: threshold for scores that carry some, such"
+            " as density's, which then need no budget either, else uniform.",
+        ),
+    ] = None,
     round_to: Annotated[int, typer.Option("--round-to", help="Round widths up to a multiple.")] = 1,
     min_width: Annotated[
         int, typer.Option("--min-width", help="Channels that every group keeps at least.")

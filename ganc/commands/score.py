@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ganc.commands import _density as density
 from ganc.commands import _shared as shared
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def score(
         str,
         typer.Option(
             "--method",
-            help="diversity, content, activation, asv, style, l1-in, l1-out, random or a mix.",
+            help="diversity, content, density, activation, asv, style, l1-in, l1-out, random or a"
+            " mix.",
         ),
     ] = "diversity",
     output: Annotated[
@@ -131,7 +133,8 @@ def score(
         typer.Option(
             "--data",
             metavar="DIR|ZIP",
-            help="activation, asv: images for a translator, at most --samples of them.",
+            help="activation, asv: images for a translator, at most --samples of them; density:"
+            " what it was trained on.",
         ),
     ] = None,
     data_b: Annotated[
@@ -139,8 +142,40 @@ def score(
         typer.Option(
             "--data-b",
             metavar="DIR|ZIP",
-            help="activation, asv: images for generator_b, a CycleGAN's other direction.",
+            help="activation, asv: images for generator_b, a CycleGAN's other direction; density:"
+            " side B where --data is side A.",
         ),
+    ] = None,
+    swap: Annotated[
+        bool, typer.Option("--swap", help="density: the generator translates from B to A.")
+    ] = False,
+    resize: Annotated[
+        bool, typer.Option("--resize", help="density: scale squares of another size.")
+    ] = False,
+    density_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="density: a setting of its recipe, e.g. speedup=8; repeatable. --dry-run prints"
+            " all of them.",
+        ),
+    ] = None,
+    neighbourhoods: Annotated[
+        str | None,
+        typer.Option(
+            "--neighbourhoods",
+            metavar="FILE",
+            help="density: built where it is not there; default:"
+            " <stem>.neighbourhoods.safetensors.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="density: go on with a search that was stopped.")
+    ] = False,
+    log: Annotated[
+        str | None,
+        typer.Option("--log", metavar="JSONL", help="density: write the losses of every step."),
     ] = None,
     network: Annotated[
         str | None,
@@ -156,7 +191,8 @@ def score(
         ),
     ] = False,
     offline: Annotated[
-        bool, typer.Option("--offline", help="content: never fetch weights over the network.")
+        bool,
+        typer.Option("--offline", help="content, density: never fetch weights over the network."),
     ] = False,
     device: shared.Device = "auto",
     seed: shared.Seed = 0,
@@ -176,16 +212,22 @@ def score(
         "gradient": gradient, "truncation_psi": truncation_psi, "effective": effective,
         "content": content, "noise_prob": noise_prob, "data": data, "data_b": data_b,
         "network": network, "discriminator": discriminator, "offline": offline,
+        "swap": swap, "resize": resize, "log": log,
     }  # fmt: skip
     from ganc.devices import resolve_device
     from ganc.errors import UsageError
     from ganc.parallel import launched_rank, process_group
+    from ganc.scoring.mix import parse_mix
     from ganc.scoring.score import resolve
     from ganc.scoring.score import score as run
 
-    parts = resolve(method, **settings)
-    name = method if len(parts) == 1 else "mix"
+    names = parse_mix(method)
+    name = method if len(names) == 1 else "mix"
     target = output or f"{Path(ckpt).stem if ckpt != '-' else 'stdin'}.{name}.scores.safetensors"
+    settings |= density.density_settings(
+        density_set, neighbourhoods, resume, is_asked="density" in names, ckpt=ckpt, output=target
+    )
+    parts = resolve(method, **settings)
     shared.forbid_json_on_stdout(target, as_json)
     if target == "-" and compare is not None:
         raise UsageError("-o - and --compare both write stdout", "name a file with -o")
@@ -202,6 +244,7 @@ def score(
     with process_group(resolve_device(device)) as own_device:
         shared.check_output(target, force)
         shared.check_plot(plot, target, force)
+        density.check_files(parts, force)
         if preview is not None and is_first:  # another process might see it written already
             shared.check_output(preview, force)
         other = None if compare is None else shared.load_scores(compare, ckpt, "--compare")
@@ -211,7 +254,10 @@ def score(
         with shared.progress_bar(quiet or not is_first) as progress:
             if preview is not None and looked_at is not None and is_first:
                 _draw_preview(model, looked_at, preview, own_device, force, progress)
-            scores = run(model, method, **settings, device=own_device, progress=progress)
+            scores = run(
+                model, method, **settings, device=own_device, progress=progress,
+                warn=shared.warner(quiet or not is_first),
+            )  # fmt: skip
     if not is_first:
         return None
     result = _result(scores, target, prune_ratio)
@@ -221,6 +267,7 @@ def score(
         found = compare_scores(scores, other, prune_ratio)
         result["compare"] = {"scores": compare, "method": other.method, **found}
     _save(scores, target, force)
+    density.forget(settings)
     if plot is not None:
         result["plot"] = plot
         _plot(scores, plot, shared.checkpoint_name(ckpt), prune_ratio, force)
@@ -279,16 +326,14 @@ def _check_compared(other: "Scores", model: "Model", request: "ScoreRequest", wh
 
 
 def _result(scores: "Scores", target: str, prune_ratio: float) -> dict[str, Any]:
-    from ganc.scores import kept_channels
-
     return {
         "method": scores.method,
         "samples": scores.settings["samples"] or None,
         "output": target,
-        "prune_ratio": prune_ratio,
+        "prune_ratio": None if scores.thresholds else prune_ratio,
         "groups": [
             {
-                "name": name, "width": len(values), "kept": len(kept_channels(values, prune_ratio)),
+                "name": name, "width": len(values), "kept": _kept(scores, name, prune_ratio),
                 "min": values.min().item(), "mean": values.mean().item(),
                 "max": values.max().item(),
             }
@@ -296,6 +341,16 @@ def _result(scores: "Scores", target: str, prune_ratio: float) -> dict[str, Any]
         ],
         "settings": dict(scores.settings),
     }  # fmt: skip
+
+
+def _kept(scores: "Scores", group: str, prune_ratio: float) -> int:
+    """Return how many channels stay: at the scores' own budget, or at ``prune_ratio``."""
+    from ganc.scores import kept_channels
+
+    values = scores.values[group]
+    if scores.thresholds:
+        return int((values >= scores.thresholds[group]).sum())
+    return len(kept_channels(values, prune_ratio))
 
 
 def _save(scores: "Scores", target: str, force: bool) -> None:
@@ -308,11 +363,11 @@ def _save(scores: "Scores", target: str, force: bool) -> None:
 
 
 def _plot(scores: "Scores", path: str, checkpoint: str, prune_ratio: float, force: bool) -> None:
-    from ganc.scores import kept_channels
     from ganc.scoring.plot import plot_scores, save_plot
 
-    widths = {name: len(kept_channels(v, prune_ratio)) for name, v in scores.values.items()}
-    title = f"{checkpoint} · {scores.method} · prune ratio {prune_ratio:g}"
+    widths = {name: _kept(scores, name, prune_ratio) for name in scores.values}
+    budget = "its own budget" if scores.thresholds else f"prune ratio {prune_ratio:g}"
+    title = f"{checkpoint} · {scores.method} · {budget}"
     save_plot(plot_scores(scores, widths, title), Path(path), force=force)
 
 
@@ -333,7 +388,8 @@ def _samples_taken(scores: "Scores", parts: "Sequence[Part]") -> str | None:
 def _tables(result: dict[str, Any], samples: str | None) -> list["Table"]:
     summary = {"output": result["output"], "method": result["method"], "samples": samples}
     summary |= {key: result[key] for key in ("plot", "preview") if key in result}
-    title = f"kept at --prune-ratio {result['prune_ratio']:g}"
+    ratio = result["prune_ratio"]
+    title = "kept at its own budget" if ratio is None else f"kept at --prune-ratio {ratio:g}"
     tables = [_groups_table(title, result["groups"], ("width", "kept", "min", "mean", "max"))]
     if "compare" in result:
         compared = result["compare"]

@@ -169,7 +169,7 @@ def open_pairs(
     a, b = parts
     names_a, names_b = _matched(a, b)
     for source, name in ((a, names_a[0]), (b, names_b[0])):
-        if _is_double(source, name):
+        if is_double(source, name):
             raise DataError(
                 f"{source.where(name)}: twice as wide as high, a pair side by side, where the two"
                 " sides come separately",
@@ -200,7 +200,7 @@ def open_unpaired(
     sides = parts if isinstance(parts, tuple) else (parts,)
     for source in sides:
         name = image_names(source)[0]
-        if _is_double(source, name):
+        if is_double(source, name):
             raise DataError(
                 f"{source.where(name)}: twice as wide as high, a pair side by side; unpaired"
                 " training takes the sides separately",
@@ -272,7 +272,7 @@ def _by_key(source: Source) -> dict[str, str]:
     return found
 
 
-def _is_double(source: Source, name: str) -> bool:
+def is_double(source: Source, name: str) -> bool:
     """Say whether an image is two squares side by side; a broken one is somebody else's case."""
     try:
         height, width = decode_image(source.read(name), source.where(name), channels=4).shape[1:]

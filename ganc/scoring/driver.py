@@ -1,14 +1,17 @@
 """Running a scorer over its batches: in one process or several, to the end or until it is sure."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
 from ganc import parallel
 from ganc.scores import kept_channels
 from ganc.scoring.request import ScoreRequest
-from ganc.scoring.scorer import Scorer, State
+
+if TYPE_CHECKING:
+    from ganc.scoring.scorer import Scorer, State
 
 ENOUGH_OVERLAP = 0.99
 """Share of the kept channels on which the two halves of the samples must agree to stop early."""
@@ -21,13 +24,22 @@ LOOK_UNIT = 8
 
 
 class Run(NamedTuple):
-    """Scores, and the samples they took."""
+    """What a method measured of one side.
+
+    Attributes:
+        values: Group name → scores [width].
+        samples: What they took.
+        thresholds: Group name → the least score that stays at the method's own budget.
+        facts: What else is worth keeping beside the settings; JSON data.
+    """
 
     values: dict[str, Tensor]
     samples: int
+    thresholds: Mapping[str, float] = MappingProxyType({})
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
-def run(scorer: Scorer, request: ScoreRequest) -> Run:
+def run(scorer: "Scorer", request: ScoreRequest) -> Run:
     """Add up the batches and finish.
 
     Process r of n takes batches r, r + n, …, so the numbers do not depend on how many processes
@@ -57,7 +69,7 @@ def run(scorer: Scorer, request: ScoreRequest) -> Run:
     return Run(_finish(scorer, sums, request.samples), request.samples)
 
 
-def _finish(scorer: Scorer, sums: Sequence[State], samples: int) -> dict[str, Tensor]:
+def _finish(scorer: "Scorer", sums: "Sequence[State]", samples: int) -> dict[str, Tensor]:
     total, *others = sums
     for other in others:
         for name, tensor in other.items():
@@ -66,7 +78,7 @@ def _finish(scorer: Scorer, sums: Sequence[State], samples: int) -> dict[str, Te
 
 
 def _agree(
-    scorer: Scorer, halves: Sequence[State], ranges: Sequence[range], prune_ratio: float
+    scorer: "Scorer", halves: "Sequence[State]", ranges: Sequence[range], prune_ratio: float
 ) -> bool:
     counts = [sum(map(len, ranges[parity::2])) for parity in (0, 1)]
     sums = map(parallel.all_sum, halves)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganc.progress import Progress, silent
+from ganc.progress import Progress, Warn, ignore, silent
+from ganc.scoring.density.recipe import DensityRecipe
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,23 @@ class ScoreRequest:
         salt: content: [n, H, W] in -1, 0 (untouched), +1, instead of drawn noise; hits outside the
             ``masks`` do not count, without ``masks`` all do.
         data, data_b: activation, asv: images for a translator, and for a CycleGAN's other direction
-            (``generator_b``); a folder or a zip.
+            (``generator_b``); a folder or a zip. density: what the translator was trained on, as
+            ``ganc distill`` takes it.
         network: Score this generator alone, "generator" or "generator_b"; None takes all there are.
         discriminator: l1-in, l1-out, random: score the discriminators' groups as well.
         effective: l1-out: weights as they act, modulated, averaged over latents.
+        swap: density: the generator translates from side B of ``data`` to side A.
+        resize: density: scale squares of another size instead of refusing them.
+        density: density: how the gates are learned.
+        neighbourhoods: density: the file of neighbourhoods, reused where it is there; None keeps
+            them in memory.
+        state: density: where the search is saved, so that ``resume`` can go on; None nowhere.
+        resume: density: go on with the search in ``state``.
+        log: density: a JSON line per step is appended to this file.
         device: Where the computation runs.
         progress: Called after every batch.
-        offline: content: never fetch the weights of a mask network.
+        warn: density: told of images that are left out.
+        offline: content, density: never fetch the weights of a mask network.
     """
 
     samples: int = 0
@@ -75,8 +86,16 @@ class ScoreRequest:
     network: str | None = None
     discriminator: bool = False
     effective: bool = False
+    swap: bool = False
+    resize: bool = False
+    density: DensityRecipe = field(default_factory=DensityRecipe)
+    neighbourhoods: str | Path | None = None
+    state: str | Path | None = None
+    resume: bool = False
+    log: str | Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = silent
+    warn: Warn = ignore
     offline: bool = False
 
     def recorded(self, options: Sequence[str]) -> dict[str, Any]:
@@ -88,5 +107,7 @@ class ScoreRequest:
                 value = "drawn" if value is None else "given"
             elif isinstance(value, Path):
                 value = str(value)
+            elif isinstance(value, DensityRecipe):
+                value = value.to_json()
             settings[name] = value
         return settings

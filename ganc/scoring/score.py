@@ -1,7 +1,7 @@
 """The table of importance methods, and the one function that runs them, alone or mixed."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,17 +12,19 @@ from torch import Tensor
 from ganc.devices import resolve_device
 from ganc.errors import UsageError, unknown_name
 from ganc.models.model import Model
-from ganc.progress import Progress, silent
+from ganc.progress import Progress, Warn, ignore, silent
 from ganc.scores import Scores
 from ganc.scoring import content as content_method
 from ganc.scoring import diversity
-from ganc.scoring.driver import run
+from ganc.scoring.density import density as density_method
+from ganc.scoring.density.density import Density
+from ganc.scoring.density.recipe import DensityRecipe, resolve_density
 from ganc.scoring.features import Activation, Asv, Style
 from ganc.scoring.l1 import L1In, L1Out
 from ganc.scoring.mix import Share, mixed, parse_mix
 from ganc.scoring.random import Random
 from ganc.scoring.request import ScoreRequest
-from ganc.scoring.scorer import Scorer
+from ganc.scoring.scorer import SideScorer
 from ganc.scoring.sides import SIDES, sides_of
 
 Samples = int | Literal["auto"] | None
@@ -33,20 +35,23 @@ class Method(NamedTuple):
 
     Attributes:
         scorer: How it works.
-        samples, batch: Defaults; 0 where the method draws no latents.
+        samples: Default; 0 where the method draws no latents.
+        batch: Default where it draws some; 0 for as many as take the memory of one large image.
         options: The settings of ``ScoreRequest`` that it reads beside samples, batch and seed.
         about: One line for the help text.
         defaults: Architecture → settings that are None until the model is known.
         check: Refuses settings that it could not work with, before the model is looked at.
+        is_two_sided: Whether it plays generator against discriminator, and scores both.
     """
 
-    scorer: type[Scorer]
+    scorer: type[SideScorer]
     samples: int
     batch: int
     options: tuple[str, ...]
     about: str
     defaults: Callable[[str], dict[str, Any]] = lambda architecture: {}
     check: Callable[[ScoreRequest], None] = lambda request: None
+    is_two_sided: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -63,6 +68,14 @@ METHODS: dict[str, Method] = {
         "sensitivity to noise on the contents of interest (content-aware compression)",
         check=content_method.check,
     ),
+    "density": Method(
+        Density, 5000, 0,
+        ("data", "data_b", "swap", "resize", "density", "neighbourhoods", "state", "resume", "log",
+         "noise_mode"),
+        "gates that keep the local density of the images, for both networks (MGGC)",
+        check=density_method.check,
+        is_two_sided=True,
+    ),
     "activation": Method(
         Activation, 1000, 10, ("noise_mode", "data", "data_b"),
         "mean |feature| that its consumers read",
@@ -74,13 +87,13 @@ METHODS: dict[str, Method] = {
     "style": Method(Style, 1000, 10, (), "mean |style| that scales it (StyleGAN)"),
     "l1-in": Method(L1In, 0, 0, ("discriminator",), "L1 norm of the weights that make it"),
     "l1-out": Method(
-        L1Out, 0, 0, ("effective", "discriminator"), "L1 norm of the weights that consume it"
+        L1Out, 0, 10, ("effective", "discriminator"), "L1 norm of the weights that consume it"
     ),
     "random": Method(Random, 0, 0, ("discriminator",), "uniform random numbers, the baseline"),
 }  # fmt: skip
 
 EFFECTIVE_SAMPLES = 1000
-ALWAYS = ("seed", "device", "progress", "offline", "until_stable", "prune_ratio", "network")
+ALWAYS = ("seed", "device", "progress", "offline", "until_stable", "prune_ratio", "network", "warn")
 """Settings that say how, and on what, any method is run, not what it computes."""
 
 
@@ -130,8 +143,16 @@ def score(
     gradient: str | None = None,
     truncation_psi: float = 1.0,
     effective: bool = False,
+    swap: bool = False,
+    resize: bool = False,
+    density: DensityRecipe | Mapping[str, Any] | None = None,
+    neighbourhoods: str | Path | None = None,
+    state: str | Path | None = None,
+    resume: bool = False,
+    log: str | Path | None = None,
     device: str | torch.device = "auto",
     progress: Progress = silent,
+    warn: Warn = ignore,
     offline: bool = False,
 ) -> Scores:
     """Score every channel of the generator, of a CycleGAN both; the model is untouched.
@@ -146,6 +167,7 @@ def score(
             "auto" takes at most that, and stops where two halves of them keep the same channels at
             ``prune_ratio``.
         batch: None takes the method's default.
+        density: density: a recipe, or settings that replace its defaults.
         device: "auto", "cpu", "cuda" or "cuda:N".
         Others: See ``ScoreRequest``. A setting that no method asked for reads must keep its
             default.
@@ -161,7 +183,8 @@ def score(
         network=network, discriminator=discriminator,
         alpha=alpha, num_directions=num_directions, direction_batch=direction_batch,
         precision=precision, gradient=gradient, truncation_psi=truncation_psi, effective=effective,
-        progress=progress, offline=offline,
+        swap=swap, resize=resize, density=density, neighbourhoods=neighbourhoods, state=state,
+        resume=resume, log=log, progress=progress, warn=warn, offline=offline,
         device=resolve_device(device),
     )  # fmt: skip
     parts = [with_defaults(part, model.architecture) for part in parts]
@@ -174,18 +197,21 @@ def score(
 
 def _compute(model: Model, part: Part, content_hash: str) -> Scores:
     row, request = METHODS[part.name], part.request
-    own = [_own_copy(side, request.device) for side in sides_of(model, request)]
+    sides = sides_of(model, request, with_discriminator=row.is_two_sided)
+    own = [_own_copy(side, request.device) for side in sides]
     # All of them before any runs: what is missing is found at once.
     scorers = [row.scorer(side, request) for side in own]
     values: dict[str, Tensor] = {}
+    thresholds: dict[str, float] = {}
     settings = part.recorded()
     for key, scorer in zip(("samples", "samples_b"), scorers, strict=False):
-        done = run(scorer, scorer.request)  # fewer samples than asked for, where there are no more
+        done = scorer.measure()
         values |= done.values
-        settings[key] = done.samples
+        thresholds |= done.thresholds
+        settings |= {key: done.samples, **done.facts}
     if request.until_stable:
         settings |= {"until_stable": True, "prune_ratio": request.prune_ratio}
-    return Scores(values, part.name, settings, content_hash)
+    return Scores(values, part.name, settings, content_hash, thresholds)
 
 
 def _own_copy(side: Model, device: torch.device) -> Model:
@@ -215,6 +241,7 @@ def resolve(
         UsageError: A method is not known, a setting belongs to none, or is out of range.
     """
     weights = parse_mix(method)
+    settings = {**settings, "density": _density(settings.get("density"))}
     for name in weights:
         if name not in METHODS:
             raise unknown_name("method", name, METHODS)
@@ -232,6 +259,10 @@ def resolve(
     return parts
 
 
+def _density(given: DensityRecipe | Mapping[str, Any] | None) -> DensityRecipe:
+    return given if isinstance(given, DensityRecipe) else resolve_density(given or {})
+
+
 def _check_settings(
     method: str, names: Sequence[str], samples: Samples, settings: dict[str, Any]
 ) -> None:
@@ -239,7 +270,8 @@ def _check_settings(
     known = {*ALWAYS, *(option for name in names for option in METHODS[name].options)}
     for name, value in settings.items():
         if name not in known and value is not None and value != getattr(plain, name):
-            raise UsageError(f"method {method} takes no --{name.replace('_', '-')}")
+            flag = "set" if name == "density" else name.replace("_", "-")
+            raise UsageError(f"method {method} takes no --{flag}")
     for name in names if settings.get("discriminator") else ():
         if "discriminator" not in METHODS[name].options:
             raise UsageError(
@@ -268,7 +300,7 @@ def _request(
     count = len(given[0]) if given else default
     if isinstance(samples, int):
         count = samples
-    size = min(row.batch or 10, count) if batch is None else batch
-    if count < 1 or size < 1:
+    size = min(row.batch, count) if batch is None else batch
+    if count < 1 or (batch is not None and batch < 1):
         raise UsageError(f"--samples {count} and --batch {size} must be at least 1")
     return ScoreRequest(samples=count, batch=size, until_stable=samples == "auto", **own)

@@ -1,4 +1,4 @@
-"""What every importance method is: batches that add up, and scores made of the sum."""
+"""What every importance method is; most are batches that add up, and scores made of the sum."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,13 +8,14 @@ from torch import Tensor
 from ganc.errors import UsageError
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator
+from ganc.scoring.driver import Run, run
 from ganc.scoring.request import ScoreRequest
 
 State = dict[str, Tensor]
 """What batches add up to: tensors by name, usually one float64 vector per group."""
 
 
-class Scorer(ABC):
+class SideScorer(ABC):
     """One method at work on one generator.
 
     Attributes:
@@ -22,14 +23,10 @@ class Scorer(ABC):
         generator: The network itself.
         groups: Its groups, named as in scores files; tensors as in the generator.
 
-    A method that looks at samples splits them into batches whose contributions add up, so that
-    batches may be shared out over processes, and halves of them compared. A method that looks at
-    the weights alone has no batches.
-
     Args:
         model: One side of a model (``ganc.scoring.sides``): a generator, with its discriminator
-            where that is scored as well. A copy that is the method's own, in eval mode, on the
-            request's device.
+            where the method looks at that as well. A copy that is the method's own, in eval mode,
+            on the request's device.
         request: What is asked for, defaults filled in.
     Raises:
         UsageError: The method cannot score such a model, or a setting is out of range.
@@ -42,6 +39,21 @@ class Scorer(ABC):
         self.request = request
         prefix = "" if self.network == "generator" else f"{self.network}."
         self.groups = tuple(group.prefixed(prefix, "") for group in self.generator.groups())
+
+    @abstractmethod
+    def measure(self) -> Run:
+        """Score the groups; every process of several gets the same."""
+
+
+class Scorer(SideScorer):
+    """A method whose batches add up.
+
+    It splits its samples into batches, which may be shared out over processes, and of which halves
+    can be compared. A method that looks at the weights alone has no batches.
+    """
+
+    def measure(self) -> Run:
+        return run(self, self.request)  # fewer samples than asked for, where there are no more
 
     def batches(self) -> Sequence[range]:
         """Return the samples of each batch; none for a method that looks at the weights alone."""

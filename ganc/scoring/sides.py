@@ -21,9 +21,13 @@ SIDES: dict[str, Side] = {
 }
 
 
-def sides_of(model: Model, request: ScoreRequest) -> list[Model]:
+def sides_of(
+    model: Model, request: ScoreRequest, *, with_discriminator: bool = False
+) -> list[Model]:
     """Split a model into what is scored one after the other.
 
+    Args:
+        with_discriminator: Whether the method looks at the discriminators, asked for or not.
     Returns:
         One model per side, whose networks and groups keep the names that they have in ``model``.
         They hold the caller's networks, discriminators only where the request asks for them.
@@ -48,7 +52,8 @@ def sides_of(model: Model, request: ScoreRequest) -> list[Model]:
         if getattr(request, side.data) is not None and name not in names:
             flag = f"--{side.data.replace('_', '-')}"
             raise UsageError(f"{flag} goes with {name}, which is not scored", f"leave {flag} out")
-    return [_side(found, name, request.discriminator) for name in names]
+    is_wanted = request.discriminator or with_discriminator
+    return [_side(found, name, is_wanted) for name in names]
 
 
 def _side(networks: dict[str, Any], name: str, with_discriminator: bool) -> Model:

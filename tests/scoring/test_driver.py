@@ -51,8 +51,8 @@ def seen(spread: float, **settings: Any) -> tuple[dict[str, Tensor], int, list[i
     request = ScoreRequest(progress=lambda what, n, total: done.append(n), **settings)
     scorer = Noisy(make_model(), request)
     scorer.spread = spread
-    values, samples = run(scorer, request)
-    return values, samples, done
+    found = run(scorer, request)
+    return found.values, found.samples, done
 
 
 def test_batches_add_up_and_are_reported() -> None:

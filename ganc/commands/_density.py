@@ -1,0 +1,79 @@
+"""What ``ganc score --method density`` adds to the command: its files, a search that goes on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ganc.commands import _shared as shared
+
+if TYPE_CHECKING:
+    from ganc.scoring.score import Part
+
+STATE_SUFFIX = ".state"
+
+
+def density_settings(
+    settings: Sequence[str] | None,
+    neighbourhoods: str | None,
+    resume: bool,
+    *,
+    is_asked: bool,
+    ckpt: str,
+    output: str,
+) -> dict[str, Any]:
+    """Return the arguments of ``score`` that only density reads, with the files' default names.
+
+    Args:
+        settings: NAME=VALUE, as typed.
+        is_asked: Whether density is one of the methods.
+        output: The scores; a search that writes them to stdout is not saved.
+    Raises:
+        UsageError: A setting is not NAME=VALUE.
+    """
+    from ganc.errors import UsageError
+
+    given = {
+        "density": dict(map(shared.parse_setting, settings or ())) or None,
+        "neighbourhoods": neighbourhoods, "resume": resume,
+    }  # fmt: skip
+    if not is_asked:
+        return given
+    if output == "-":
+        if resume:
+            raise UsageError("-o - keeps no state to resume", "name a file with -o")
+        return given
+    stem = Path(ckpt).stem if ckpt != "-" else "stdin"
+    default = f"{stem}.neighbourhoods.safetensors"
+    return {**given, "neighbourhoods": neighbourhoods or default, "state": output + STATE_SUFFIX}
+
+
+def check_files(parts: "Sequence[Part]", force: bool) -> None:
+    """Refuse files that are there and would be replaced: an unfinished search, a log.
+
+    Raises:
+        OutputError: One is.
+    """
+    from ganc.errors import OutputError
+
+    for request in (part.request for part in parts if part.name == "density"):
+        if request.resume or force:
+            continue
+        for path in state_files(str(request.state)) if request.state else ():
+            raise OutputError(
+                f"{path} holds an unfinished search",
+                "pass --resume to go on with it, or --force to start again",
+            )
+        if request.log is not None:
+            shared.check_output(str(request.log), force)
+
+
+def state_files(state: str) -> list[Path]:
+    """Return the states that are there: one per direction of a CycleGAN."""
+    path = Path(state)
+    return [found for found in (path, path.with_name(f"{path.name}.generator_b")) if found.exists()]
+
+
+def forget(settings: dict[str, Any]) -> None:
+    """Remove the states of a search whose scores were saved."""
+    for path in state_files(settings["state"]) if settings.get("state") else ():
+        path.unlink()

@@ -1,0 +1,67 @@
+"""From probabilities to a set of channels that meets a budget exactly."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ganc.errors import InputError
+from ganc.scores import top_channels
+from ganc.scoring.density.gates import GatedNetwork
+
+
+def budget_loss(macs: Tensor, target: float, form: str) -> Tensor:
+    """Return how far a count is off its target: |log(macs / target)|, or from above alone.
+
+    Source: the log-ratio penalties of the same authors' pruning work (Gao et al. 2021 on).
+    """
+    ratio = torch.log(macs / target)
+    return ratio.abs() if form == "two-sided" else ratio.clamp(min=0)
+
+
+def check_budget(network: GatedNetwork, name: str, target: float, floor: Mapping[str, int]) -> None:
+    """Refuse a budget that no mask can meet.
+
+    Raises:
+        InputError: The narrowest network that is allowed costs more.
+    """
+    least = network.macs_at(floor)
+    if least > target:
+        raise InputError(
+            f"no mask leaves the {name} {target:.6g} MACs: at its least widths it has {least:.6g}",
+            "ask for a smaller --set speedup (or a larger discriminator_macs), or lower"
+            " min_width_share",
+        )
+
+
+def thresholds(
+    network: GatedNetwork, values: Mapping[str, Tensor], target: float, floor: Mapping[str, int]
+) -> dict[str, float]:
+    """Return the least score that stays, per group: the largest network within a budget.
+
+    One threshold for all groups, but that each keeps its ``floor`` best channels.
+
+    Args:
+        values: Group name → scores [width].
+        target: MACs at most; met by the floors (``check_budget``).
+    """
+
+    def kept(cut: float) -> dict[str, int]:
+        return {
+            name: max(int((scores >= cut).sum()), floor[name]) for name, scores in values.items()
+        }
+
+    cuts = torch.cat(list(values.values())).unique().tolist()  # ascending
+    cuts.append(float("inf"))  # the floors alone
+    low, high = 0, len(cuts) - 1
+    while low < high:  # fewer channels stay above a higher cut: find the first that fits
+        middle = (low + high) // 2
+        if network.macs_at(kept(cuts[middle])) <= target:
+            high = middle
+        else:
+            low = middle + 1
+    widths = kept(cuts[low])
+    return {
+        name: min(scores[c].item() for c in top_channels(scores, widths[name]))
+        for name, scores in values.items()
+    }

@@ -1,0 +1,164 @@
+"""The training inputs of one side: what its generator turns into the manifold of its images."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ganc.data.dataset import ImageDataset, image_names
+from ganc.data.images import to_float
+from ganc.data.layouts import find_part, find_parts
+from ganc.data.pairs import is_double, open_pairs
+from ganc.data.sources import Source, open_source
+from ganc.data.stream import ImageSet, UsableImages, usable_images
+from ganc.errors import UsageError
+from ganc.models.network import ImageGenerator, LatentGenerator, Translator
+from ganc.models.sampling import latent_inputs
+from ganc.scoring.request import ScoreRequest
+
+
+class Feed(NamedTuple):
+    """Some inputs on a generator's device.
+
+    Attributes:
+        run: Runs the generator on them, with gradient: [N, img_channels, H, W].
+        condition: What a discriminator of pairs sees in front of the image, [N, C, H, W], or None.
+        labels: [N, D_c], or None.
+    """
+
+    run: Callable[[], Tensor]
+    condition: Tensor | None
+    labels: Tensor | None
+
+
+class TrainingInputs(ABC):
+    """Inputs by number; input i is the same every time.
+
+    Attributes:
+        count: How many there are.
+        content_hash: SHA-256 that names them.
+        where: What errors call them.
+    """
+
+    count: int
+    content_hash: str
+    where: str
+
+    @abstractmethod
+    def feed(self, indices: Sequence[int], device: torch.device) -> Feed:
+        """Bring some inputs to a device."""
+
+
+class LatentInputs(TrainingInputs):
+    """The first ``count`` latents of a seed, with their labels and noise."""
+
+    def __init__(self, generator: LatentGenerator, request: ScoreRequest) -> None:
+        self.generator, self.request = generator, request
+        self.count = request.samples
+        key = f"latents/{request.seed}/{request.noise_mode}"
+        self.content_hash = hashlib.sha256(key.encode()).hexdigest()
+        self.where = f"the latents of seed {request.seed}"
+
+    def feed(self, indices: Sequence[int], device: torch.device) -> Feed:
+        generator = self.generator
+        drawn = latent_inputs(
+            generator, indices, self.request.seed, noise_mode=self.request.noise_mode
+        ).to(device)
+
+        def run() -> Tensor:
+            images: Tensor = generator(
+                drawn.z, drawn.c, noise_mode=drawn.noise_mode, noise=drawn.noise
+            )
+            return images
+
+        return Feed(run, None, drawn.c)
+
+
+class ImageInputs(TrainingInputs):
+    """The images that a translator was trained to translate.
+
+    Args:
+        images: All of them; of pairs the whole pictures.
+        channels: Which of a picture's channels are the input.
+        is_shown: Whether the discriminator sees the input.
+    """
+
+    def __init__(
+        self, generator: Translator, images: UsableImages, channels: slice, *, is_shown: bool
+    ) -> None:
+        self.generator, self.images = generator, images
+        self.channels, self.is_shown = channels, is_shown
+        self.count = len(images)
+        key = f"{images.dataset.content_hash}/{channels.start}/{channels.stop}"
+        self.content_hash = hashlib.sha256(key.encode()).hexdigest()
+        self.where = str(images.dataset.source.path)
+
+    def feed(self, indices: Sequence[int], device: torch.device) -> Feed:
+        pixels = torch.stack([self.images[i][0][self.channels] for i in indices])
+        x, generator = to_float(pixels.to(device)), self.generator
+
+        def run() -> Tensor:
+            images: Tensor = generator(x)
+            return images
+
+        return Feed(run, x if self.is_shown else None, None)
+
+
+def open_training_inputs(
+    network: str, generator: ImageGenerator, request: ScoreRequest, *, judges_pairs: bool
+) -> TrainingInputs:
+    """Open the inputs of one side of a model, at most ``request.samples`` where those are latents.
+
+    A translator takes them from ``request.data``: a plain set of inputs, pairs side by side, or
+    both sides' folders, of which a discriminator of pairs sees the input; what it was to make of
+    them is not looked at, its own images are.
+
+    Raises:
+        UsageError: Images are given to a generator that takes latents, or none to a translator.
+        InputError, DataError: They are not there, or cannot serve.
+    """
+    if isinstance(generator, LatentGenerator):
+        if request.data is not None or request.data_b is not None:
+            raise UsageError("--data goes with translators, the model starts from latents")
+        return LatentInputs(generator, request)
+    assert isinstance(generator, Translator)
+    if request.data is None:
+        raise UsageError(
+            "method density needs the images that the translator was trained on",
+            "add --data DIR|ZIP",
+        )
+    is_b = (network == "generator_b") != request.swap
+    dataset, channels = _open_images(generator, request, is_b=is_b)
+    images = usable_images(dataset, warn=request.warn, progress=request.progress)
+    return ImageInputs(generator, images, channels, is_shown=judges_pairs)
+
+
+def _open_images(
+    generator: Translator, request: ScoreRequest, *, is_b: bool
+) -> tuple[ImageSet, slice]:
+    """Return the pictures that hold the inputs, and which of their channels are those."""
+    assert request.data is not None
+    source = _source(request.data, request, is_b)
+    resolution, resize = generator.img_resolution, request.resize
+    names = image_names(source)
+    if not is_double(source, names[0]):
+        count = generator.in_channels
+        return ImageDataset(source, names, resolution, count, resize, None), slice(0, count)
+    own, other = generator.in_channels, generator.img_channels
+    channels = (other, own) if is_b else (own, other)
+    pairs = open_pairs(
+        request.data, channels=channels, resolution=resolution, resize=resize, warn=request.warn
+    )
+    return pairs, slice(other, other + own) if is_b else slice(0, own)
+
+
+def _source(data: str | Path, request: ScoreRequest, is_b: bool) -> Source:
+    """Return the files of one side, or the set where it has no sides."""
+    if request.data_b is not None:
+        return find_part(open_source(Path(request.data_b if is_b else data)), request.warn)
+    parts = find_parts(open_source(Path(data)), request.warn)
+    return parts[is_b] if isinstance(parts, tuple) else parts

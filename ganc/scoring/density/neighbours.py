@@ -1,0 +1,217 @@
+"""Neighbourhoods on the manifold that a generator's images form, and the file that keeps them.
+
+Every image of the teacher, made of one training input, is the centre of a neighbourhood: itself and
+its k nearest images, by a description that an encoder gives. Neighbourhoods overlap. Source:
+Ganjdanesh et al. 2024 (MGGC) for the neighbourhoods; Casanova et al. 2021 (Instance-Conditioned
+GAN) for how they are looked up.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ganc.errors import InputError
+from ganc.files import atomic_write
+from ganc.progress import Progress, silent
+from ganc.safetensors_file import serialize
+from ganc.version import __version__
+
+FORMAT = 1
+BLOCK = 1024
+"""Rows of the table of distances that are alive at a time."""
+TIED = 16
+"""Images more than 2k among which equal distances are put in order."""
+LEAST, MOST, INPUTS_PER_NEIGHBOUR = 5, 50, 200
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbourhoods:
+    """Who lies near whom.
+
+    Attributes:
+        neighbours: [N, k], int64: the k nearest of each, nearest first, itself left out.
+        radii: [N], float32: distance to the last of them.
+        features: [N, d], float32 of float16 precision: the descriptions, of unit length where the
+            metric is "cosine".
+        identity: What they depend on, JSON data: teacher, inputs, encoder, metric, k.
+    """
+
+    neighbours: Tensor
+    radii: Tensor
+    features: Tensor
+    identity: Mapping[str, Any]
+
+    def members(self, center: int) -> Tensor:
+        """Return a neighbourhood: the centre, then its neighbours, [k + 1]."""
+        return torch.cat([torch.tensor([center]), self.neighbours[center]])
+
+
+def default_neighbours(count: int) -> int:
+    """Return k for ``count`` images: one of 200, from 5 to 50."""
+    return min(MOST, max(LEAST, count // INPUTS_PER_NEIGHBOUR))
+
+
+def check_count(count: int, k: int, where: str) -> None:
+    """Refuse a set that is too small for its neighbourhoods.
+
+    Raises:
+        InputError: There are no k others.
+    """
+    if count <= k:
+        raise InputError(
+            f"{where} holds {count} images, neighbourhoods of {k} neighbours need {k + 1} at least",
+            "give more images, or pass --set neighbours=N with a smaller N",
+        )
+
+
+def describe(
+    encode: Callable[[range], Tensor], count: int, batch: int, metric: str, progress: Progress
+) -> Tensor:
+    """Encode all images: [N, d], float32 on the CPU, rounded to what the file keeps."""
+    rows = []
+    for start in range(0, count, batch):
+        stop = min(start + batch, count)
+        rows.append(encode(range(start, stop)).float().cpu())
+        progress("describing images", stop, count)
+    features = torch.cat(rows)
+    features = F.normalize(features, dim=1) if metric == "cosine" else features
+    return features.half().float()
+
+
+def nearest(features: Tensor, k: int, progress: Progress = silent) -> tuple[Tensor, Tensor]:
+    """Find the k nearest rows of every row, exactly, block by block.
+
+    Args:
+        features: [N, d].
+        k: Below N.
+    Returns:
+        Indices [N, k], nearest first, ties by the lower index, the row itself left out; and the
+        distance to the last of them, [N].
+    """
+    count = len(features)
+    found, radii = [], []
+    squares = features.double().square().sum(dim=1)
+    for start in range(0, count, BLOCK):
+        block = features[start : start + BLOCK].double()
+        own = torch.arange(start, start + len(block))
+        distances = squares[own, None] + squares[None] - 2 * block @ features.double().T
+        distances[torch.arange(len(block)), own] = torch.inf
+        # More than asked for, sorted stably: equal images come in one order on every machine.
+        near = distances.topk(min(2 * k + TIED, count), largest=False).indices.sort(dim=1).values
+        ranks = distances.gather(1, near).argsort(dim=1, stable=True)
+        order = near.gather(1, ranks)[:, :k]
+        found.append(order)
+        last = (block - features[order[:, -1]].double()).square().sum(dim=1)
+        radii.append(last.sqrt().float())
+        progress("finding neighbours", start + len(block), count)
+    return torch.cat(found), torch.cat(radii)
+
+
+def build(
+    encode: Callable[[range], Tensor],
+    count: int,
+    identity: Mapping[str, Any],
+    *,
+    batch: int,
+    progress: Progress = silent,
+) -> Neighbourhoods:
+    """Describe all images and look up their neighbours.
+
+    Args:
+        encode: Descriptions of some images, [n, d].
+        identity: See ``Neighbourhoods``; "metric" and "neighbours" are read.
+    """
+    features = describe(encode, count, batch, identity["metric"], progress)
+    neighbours, radii = nearest(features, identity["neighbours"], progress)
+    return Neighbourhoods(neighbours, radii, features, dict(identity))
+
+
+def save(path: Path, sides: Mapping[str, Neighbourhoods], *, force: bool = False) -> None:
+    """Write the neighbourhoods of a model's generators, by the generator's name, atomically.
+
+    Raises:
+        OutputError: The file exists and ``force`` is off, or it cannot be written.
+    """
+    tensors = {}
+    for name, own in sides.items():
+        tensors[f"{name}.neighbours"] = own.neighbours.int()
+        tensors[f"{name}.radii"] = own.radii
+        tensors[f"{name}.features"] = own.features.half()
+    metadata = {
+        "ganc_neighbourhoods": str(FORMAT),
+        "ganc_version": __version__,
+        "sides": json.dumps({name: dict(own.identity) for name, own in sides.items()}),
+    }
+    with atomic_write(path, force=force) as temporary:
+        temporary.write_bytes(serialize(tensors, metadata))
+
+
+def load(path: Path) -> dict[str, Neighbourhoods]:
+    """Read a file of neighbourhoods.
+
+    Raises:
+        InputError: It is something else, damaged, of a later format, or cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = safetensors.torch.load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{path} is not a file of neighbourhoods, or damaged: {error}",
+            "name another file with --neighbourhoods, or remove it to build it again",
+        ) from error
+    if not str(metadata.get("ganc_neighbourhoods", "")).isdecimal():
+        raise InputError(
+            f"{path} holds no neighbourhoods", "name another file with --neighbourhoods"
+        )
+    if int(metadata["ganc_neighbourhoods"]) > FORMAT:
+        raise InputError(
+            f"{path} has neighbourhoods of format {metadata['ganc_neighbourhoods']}, this ganc"
+            f" reads {FORMAT}",
+            f"pip install 'ganc>={metadata.get('ganc_version', '?')}'",
+        )
+    try:
+        return {
+            name: Neighbourhoods(
+                tensors[f"{name}.neighbours"].long(),
+                tensors[f"{name}.radii"],
+                tensors[f"{name}.features"].float(),
+                identity,
+            )
+            for name, identity in json.loads(metadata["sides"]).items()
+        }
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged: {error}", "remove it, and it is built again"
+        ) from error
+
+
+def check_identity(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse neighbourhoods that are not those asked for.
+
+    Args:
+        found: The file's identity of one generator.
+        wanted: What this run's would have; what it does not know of an encoder is left out.
+    Raises:
+        InputError: They are of another teacher, or of other inputs or settings.
+    """
+    names = {"teacher": "another teacher", "inputs": "other inputs"}
+    other = [
+        names.get(key, f"{key} {found.get(key)} instead of {value}")
+        for key, value in wanted.items()
+        if found.get(key) != value
+    ]
+    if other:
+        raise InputError(
+            f"{path} holds neighbourhoods of {', '.join(other)}",
+            "name another file with --neighbourhoods, or remove it to build it again",
+        )
