@@ -33,13 +33,16 @@ def text(default: str, meaning: str, choices: tuple[str, ...], kinds: tuple[str,
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def check_numbers(allowed: Fields, given: Mapping[str, Any], what: str) -> dict[str, Any]:
+def check_numbers(
+    allowed: Fields, given: Mapping[str, Any], what: str, option: str = "--{flag} {value}"
+) -> dict[str, Any]:
     """Return values for some fields, each of its field's type.
 
     Args:
         allowed: Name → field.
         given: Name → value.
         what: What the names stand for, in an error: "recipe number".
+        option: How a user wrote one.
     Raises:
         UsageError: A name is unknown, or values are of the wrong type or out of range; all of those
             are reported together.
@@ -47,15 +50,15 @@ def check_numbers(allowed: Fields, given: Mapping[str, Any], what: str) -> dict[
     for name in given:
         if name not in allowed:
             raise unknown_name(what, name, allowed)
-    problems = [_problem(allowed[name], value) for name, value in given.items()]
+    problems = [_problem(allowed[name], value, option) for name, value in given.items()]
     if any(problems):
         raise UsageError("; ".join(problem for problem in problems if problem))
     return {name: _typed(allowed[name], value) for name, value in given.items()}
 
 
-def _problem(field: "dataclasses.Field[Any]", value: Any) -> str | None:
+def _problem(field: "dataclasses.Field[Any]", value: Any, option: str) -> str | None:
     """Say what is wrong with a value, or None."""
-    flag = f"--{field.name.replace('_', '-')} {value}"
+    flag = option.format(name=field.name, flag=field.name.replace("_", "-"), value=value)
     if "choices" in field.metadata:
         choices = field.metadata["choices"]
         is_allowed = value in choices if choices else isinstance(value, str) and value

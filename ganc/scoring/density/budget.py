@@ -28,7 +28,7 @@ def check_budget(network: GatedNetwork, name: str, target: float, floor: Mapping
     least = network.macs_at(floor)
     if least > target:
         raise InputError(
-            f"no mask leaves the {name} {target:.6g} MACs: at its least widths it has {least:.6g}",
+            f"no mask leaves the {name} {int(target)} MACs: at its least widths it has {least}",
             "ask for a smaller --set speedup (or a larger discriminator_macs), or lower"
             " min_width_share",
         )

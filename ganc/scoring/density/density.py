@@ -37,6 +37,8 @@ from ganc.stop import catch_signals
 
 TASK_FORMS = {"stylegan2": "non-saturating", "stylegan3": "non-saturating", "sngan": "hinge"}
 """Architecture → the form that it is trained with; translators: see ``Density._form``."""
+FAR_OFF = 1.25
+"""Learned MACs / target, or its inverse, from which on a user is told."""
 PIXELS_AT_ONCE = 256 * 256
 """Pixels of the images made at once where no ``batch`` says otherwise: one image of 256 px."""
 
@@ -100,6 +102,7 @@ class Density(SideScorer):
         search = self._search(self._neighbourhoods())
         if self.request.resume:
             search.restore()
+        search.log.cut_back(self.network, search.done)
         phase = "learning gates" + ("" if self.network == "generator" else f" of {self.network}")
         with catch_signals() as stop:
             search.learn(self.request.progress, phase, stop)
@@ -114,11 +117,20 @@ class Density(SideScorer):
             scores = own.network.split(probabilities(decision.logits, self.recipe))
             floor = floors(own.network.groups, self.recipe.min_width_share)
             found = thresholds(own.network, scores, own.target, floor)
-            facts[own.name] = _outcome(own, scores, found)
+            facts[own.name] = outcome = _outcome(own, scores, found)
+            self._warn_of_unlearned(own.name, outcome)
             prefix = "" if own.name == "generator" else f"{own.name}."
             values |= {f"{prefix}{name}": scores[name] for name in scores}
             cuts |= {f"{prefix}{name}": found[name] for name in found}
         return Run(values, self.inputs.count, cuts, facts)
+
+    def _warn_of_unlearned(self, name: str, outcome: Mapping[str, Any]) -> None:
+        share = outcome["learned_macs"] / outcome["target"]
+        if not 1 / FAR_OFF < share < FAR_OFF:
+            self.request.warn(
+                f"the gates of the {name} came to {share:.3g} of its target's MACs by themselves,"
+                " the threshold did the rest; give them more --set steps"
+            )
 
     def _search(self, hoods: Neighbourhoods) -> Search:
         recipe, request = self.recipe, self.request
@@ -285,7 +297,14 @@ def _state_path(state: str | Path | None, network: str) -> Path | None:
 def _outcome(
     learner: Learner, scores: Mapping[str, Tensor], cuts: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Return what the thresholds leave of a network, as JSON data."""
+    """Return what the thresholds leave of a network, as JSON data.
+
+    ``learned_macs`` are those of the gates that are more open than closed.
+    """
     kept = {name: int((scores[name] >= cuts[name]).sum()) for name in scores}
-    whole = learner.network.network.macs()
-    return {"macs": learner.network.macs_at(kept), "of": whole, "target": learner.target}
+    more_open = {name: int((scores[name] >= 0.5).sum()) for name in scores}
+    network = learner.network
+    return {
+        "macs": network.macs_at(kept), "of": network.network.macs(), "target": learner.target,
+        "learned_macs": network.macs_at(more_open),
+    }  # fmt: skip

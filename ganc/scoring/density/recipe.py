@@ -71,9 +71,11 @@ class DensityRecipe:
         "Penalty |log(MACs / target)|, or one-sided: of more than the target alone.",
         ("two-sided", "one-sided"),
     )
-    budget_weight: float = number(2.0, "Its weight for the generator.")
+    budget_weight: float = number(8.0, "Its weight for the generator.")
     discriminator_budget_weight: float = number(1.0, "Its weight for the discriminator.")
-    anchor_weight: float = number(0.0, "Weight of the L1 distance to the teacher's image.")
+    anchor_weight: float = number(
+        10.0, "Weight of the L1 distance to the teacher's image; 0 leaves the game alone."
+    )
     lr: float = number(0.001, "Learning rate of the agents (AdamW).")
     weight_decay: float = number(0.001, "Their weight decay.")
     beta1: float = number(0.9, "First beta of AdamW.", high=1, below=True)
@@ -114,7 +116,9 @@ def resolve_density(given: Mapping[str, Any]) -> DensityRecipe:
         UsageError: A name is not known, a value is of the wrong type or out of range, or settings
             contradict each other.
     """
-    recipe = DensityRecipe(**check_numbers(SETTINGS, given, "density setting"))
+    recipe = DensityRecipe(
+        **check_numbers(SETTINGS, given, "density setting", "--set {name}={value}")
+    )
     if recipe.condition == "batch" and recipe.centers > 1:
         raise UsageError(
             f"--set centers={recipe.centers} does not go with condition=batch: the discriminator"

@@ -156,7 +156,6 @@ class Search:
         self.generator.restore(tensors)
         self.discriminator.restore(tensors)
         self.done = int(metadata["step"])
-        self.log.cut_back(self.generator.name, self.done)
 
     def _interrupted(self, steps: int, exit_code: int) -> tuple[str, int, str | None]:
         where = f"{self.generator.name} at step {self.done} of {steps}"
