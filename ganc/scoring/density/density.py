@@ -205,6 +205,7 @@ class Density(SideScorer):
             encoder.encode, self.inputs.count, {**self.identity, "encoder": encoder.protocol},
             batch=self._encoder_batch(), progress=request.progress,
         )  # fmt: skip
+        hoods = neighbours.of_first_process(hoods)
         if request.neighbourhoods is not None and parallel.rank() == 0:
             path = Path(request.neighbourhoods)
             others = neighbours.load(path) if path.exists() else {}

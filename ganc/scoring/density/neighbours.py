@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ganc import parallel
 from ganc.errors import InputError
 from ganc.files import atomic_write
 from ganc.progress import Progress, silent
@@ -132,6 +133,16 @@ def build(
     features = describe(encode, count, batch, identity["metric"], progress)
     neighbours, radii = nearest(features, identity["neighbours"], progress)
     return Neighbourhoods(neighbours, radii, features, dict(identity))
+
+
+def of_first_process(hoods: Neighbourhoods) -> Neighbourhoods:
+    """Return the first process's in all of them: encoders may differ by roundings."""
+    if parallel.world_size() == 1:
+        return hoods
+    tensors = {"n": hoods.neighbours, "r": hoods.radii, "f": hoods.features}
+    own = {name: tensor if parallel.rank() == 0 else tensor * 0 for name, tensor in tensors.items()}
+    shared = parallel.all_sum(own)
+    return Neighbourhoods(shared["n"], shared["r"], shared["f"], hoods.identity)
 
 
 def save(path: Path, sides: Mapping[str, Neighbourhoods], *, force: bool = False) -> None:
