@@ -94,11 +94,13 @@ def sample_gates(
     With one Gumbel variable a gate is open with probability 1 − exp(−exp(logit + bias)). Hard gates
     are 0 or 1 and pass the soft ones' gradient on; of each group the most open one is never closed.
     """
-    soft = torch.sigmoid((logits + noise + recipe.gate_bias) / recipe.temperature)
+    levels = logits + noise + recipe.gate_bias
+    soft = torch.sigmoid(levels / recipe.temperature)
     if recipe.gate == "soft":
         return soft
-    parts = soft.detach().split(list(widths))
-    hard = torch.cat([(part >= 0.5) | (part == part.max()) for part in parts]).to(soft)
+    # Of levels, not of soft gates: those of far closed ones are all the same zero.
+    parts = levels.detach().split(list(widths))
+    hard = torch.cat([(part >= 0) | (part == part.max()) for part in parts]).to(soft)
     return (hard - soft).detach() + soft
 
 
