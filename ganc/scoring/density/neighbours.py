@@ -28,8 +28,6 @@ from ganc.version import __version__
 FORMAT = 1
 BLOCK = 1024
 """Rows of the table of distances that are alive at a time."""
-TIED = 16
-"""Images more than 2k among which equal distances are put in order."""
 LEAST, MOST, INPUTS_PER_NEIGHBOUR = 5, 50, 200
 
 
@@ -99,16 +97,19 @@ def nearest(features: Tensor, k: int, progress: Progress = silent) -> tuple[Tens
     """
     count = len(features)
     found, radii = [], []
+    indices = torch.arange(count, dtype=torch.int32)
     squares = features.double().square().sum(dim=1)
     for start in range(0, count, BLOCK):
         block = features[start : start + BLOCK].double()
         own = torch.arange(start, start + len(block))
         distances = squares[own, None] + squares[None] - 2 * block @ features.double().T
         distances[torch.arange(len(block)), own] = torch.inf
-        # More than asked for, sorted stably: equal images come in one order on every machine.
-        near = distances.topk(min(2 * k + TIED, count), largest=False).indices.sort(dim=1).values
-        ranks = distances.gather(1, near).argsort(dim=1, stable=True)
-        order = near.gather(1, ranks)[:, :k]
+        # Equal images come in the order of their indices on every machine, however many there are.
+        farthest = distances.topk(k, largest=False).values[:, -1:]
+        preference = torch.where(distances < farthest, indices - count, indices)
+        preference[distances > farthest] = count
+        near = preference.topk(k, largest=False).indices.sort(dim=1).values
+        order = near.gather(1, distances.gather(1, near).argsort(dim=1, stable=True))
         found.append(order)
         last = (block - features[order[:, -1]].double()).square().sum(dim=1)
         radii.append(last.sqrt().float())
@@ -191,19 +192,27 @@ def load(path: Path) -> dict[str, Neighbourhoods]:
             f"pip install 'ganc>={metadata.get('ganc_version', '?')}'",
         )
     try:
-        return {
-            name: Neighbourhoods(
-                tensors[f"{name}.neighbours"].long(),
-                tensors[f"{name}.radii"],
-                tensors[f"{name}.features"].float(),
-                identity,
-            )
-            for name, identity in json.loads(metadata["sides"]).items()
-        }
-    except (KeyError, ValueError) as error:
+        sides = json.loads(metadata["sides"])
+        return {name: _side(tensors, name, identity) for name, identity in sides.items()}
+    except (KeyError, ValueError, AttributeError) as error:
         raise InputError(
             f"{path} is damaged: {error}", "remove it, and it is built again"
         ) from error
+
+
+def _side(tensors: Mapping[str, Tensor], name: str, identity: Any) -> Neighbourhoods:
+    parts = (tensors[f"{name}.{part}"] for part in ("neighbours", "radii", "features"))
+    neighbours, radii, features = parts
+    count = len(features)
+    is_sound = (
+        isinstance(identity, dict)
+        and (neighbours.ndim, features.ndim) == (2, 2)
+        and len(neighbours) == len(radii) == count
+        and bool(((neighbours >= 0) & (neighbours < count)).all())
+    )
+    if not is_sound:
+        raise ValueError(f"the neighbourhoods of {name} do not fit together")
+    return Neighbourhoods(neighbours.long(), radii, features.float(), identity)
 
 
 def check_identity(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
