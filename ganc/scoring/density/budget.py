@@ -1,12 +1,13 @@
 """From probabilities to a set of channels that meets a budget exactly."""
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ganc.errors import InputError
-from ganc.scores import top_channels
+from ganc.errors import ComputationError, InputError
 from ganc.scoring.density.gates import GatedNetwork
 
 
@@ -39,29 +40,39 @@ def thresholds(
 ) -> dict[str, float]:
     """Return the least score that stays, per group: the largest network within a budget.
 
-    One threshold for all groups, but that each keeps its ``floor`` best channels.
+    One threshold for all groups, but that each keeps its ``floor`` best channels. Equal scores stay
+    or go together.
 
     Args:
         values: Group name → scores [width].
         target: MACs at most; met by the floors (``check_budget``).
+    Raises:
+        ComputationError: So many scores are equal that no thresholds meet the target.
     """
+    # The worst of a group's best channels: no threshold is above it.
+    limits = {
+        name: scores.sort(descending=True).values[floor[name] - 1].item()
+        for name, scores in values.items()
+    }
 
-    def kept(cut: float) -> dict[str, int]:
-        return {
-            name: max(int((scores >= cut).sum()), floor[name]) for name, scores in values.items()
-        }
+    def staying(cut: float) -> dict[str, Tensor]:
+        return {name: scores[scores >= min(cut, limits[name])] for name, scores in values.items()}
+
+    def cost(cut: float) -> Any:
+        return network.macs_at({name: len(scores) for name, scores in staying(cut).items()})
 
     cuts = torch.cat(list(values.values())).unique().tolist()  # ascending
-    cuts.append(float("inf"))  # the floors alone
+    cuts.append(math.inf)  # the floors alone
+    if cost(math.inf) > target:
+        raise ComputationError(
+            "too many gates are alike for any threshold to meet the budget",
+            "learn for longer: --set steps=N",
+        )
     low, high = 0, len(cuts) - 1
     while low < high:  # fewer channels stay above a higher cut: find the first that fits
         middle = (low + high) // 2
-        if network.macs_at(kept(cuts[middle])) <= target:
+        if cost(cuts[middle]) <= target:
             high = middle
         else:
             low = middle + 1
-    widths = kept(cuts[low])
-    return {
-        name: min(scores[c].item() for c in top_channels(scores, widths[name]))
-        for name, scores in values.items()
-    }
+    return {name: scores.min().item() for name, scores in staying(cuts[low]).items()}
