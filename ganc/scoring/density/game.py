@@ -111,18 +111,18 @@ class Game:
             gates: The generator's, a leaf that wants gradients.
             judge_gates: The judge's, without; None for all open.
         """
-        weight = self.recipe.anchor_weight
-        names = ("g_loss", "anchor") if weight else ("g_loss",)
+        recipe = self.recipe
+        names = ("g_loss", "anchor") if recipe.anchor_weight else ("g_loss",)
         total = dict.fromkeys(names, torch.zeros((), device=self.device))
         for part, share in self._parts(draw):
             feed = self.inputs.feed(part.fakes, self.device)
             fake = self.generator.run(feed.run, gates)
             logits = self._judge(feed, fake, self._describe(part.centers), judge_gates)
-            losses = {"g_loss": share * g_loss(self.form, logits)}
-            if weight:
+            losses = {"g_loss": share * recipe.adversarial_weight * g_loss(self.form, logits)}
+            if recipe.anchor_weight:
                 with torch.no_grad():
                     target = feed.run()
-                losses["anchor"] = share * weight * (fake - target).abs().mean()
+                losses["anchor"] = share * recipe.anchor_weight * (fake - target).abs().mean()
             torch.stack(list(losses.values())).sum().backward()
             for name, loss in losses.items():
                 total[name] = total[name] + loss.detach()

@@ -73,6 +73,7 @@ class DensityRecipe:
     )
     budget_weight: float = number(8.0, "Its weight for the generator.")
     discriminator_budget_weight: float = number(1.0, "Its weight for the discriminator.")
+    adversarial_weight: float = number(1.0, "Weight of the game in the generator's loss.")
     anchor_weight: float = number(
         10.0, "Weight of the L1 distance to the teacher's image; 0 leaves the game alone."
     )
