@@ -13,6 +13,7 @@ from ganc.groups import (
     ChannelGroup,
     Slice,
     check_groups,
+    gate_consumers,
     mask_consumers,
     slice_tensors,
     sliced_shapes,
@@ -158,3 +159,54 @@ def test_slices_know_offset_and_repeat() -> None:
 def test_declarations_are_checked(part: Slice) -> None:
     with pytest.raises(ShapeError, match="group a"):
         check_groups([ChannelGroup("a", 3, (part,))], {"w": (2, 7)})
+
+
+def test_gates_multiply_the_consumers_alone() -> None:
+    # A concatenation [a | b | b] that one tensor reads, and what makes a and goes along with it.
+    tensors = {"w": torch.ones(2, 8), "made": torch.ones(3, 4), "style": torch.ones(3)}
+    a = ChannelGroup(
+        "a", 3, (Slice("made", 0, "out"), Slice("w", 1, "in"), Slice("style", 0, "style"))
+    )
+    b = ChannelGroup("b", 2, (Slice("w", 1, "in", offset=3, repeat=2),))
+    gates = {"a": torch.tensor([0.5, 0, 2]), "b": torch.tensor([3.0, 0.25])}
+    gated = gate_consumers(tensors, [a, b], gates)
+    assert list(gated) == ["w"]
+    assert gated["w"].tolist() == [[0.5, 0, 2, 3, 3, 0.25, 0.25, 1]] * 2
+    assert gate_consumers(tensors, [a, b], {"b": gates["b"]})["w"][0, :3].tolist() == [1, 1, 1]
+    assert gate_consumers(tensors, [a, b], {}) == {}
+
+
+def test_gates_of_several_dimensions_of_one_tensor_multiply() -> None:
+    weight = torch.ones(2, 3)
+    rows = ChannelGroup("rows", 2, (Slice("w", 0, "in"),))
+    columns = ChannelGroup("columns", 3, (Slice("w", 1, "in"),))
+    gates = {"rows": torch.tensor([2.0, 3]), "columns": torch.tensor([1.0, 5, 7])}
+    gated = gate_consumers({"w": weight}, [rows, columns], gates)
+    assert gated["w"].tolist() == [[2, 10, 14], [3, 15, 21]]
+
+
+def test_gates_keep_their_gradient_and_the_weights_their_type() -> None:
+    group = ChannelGroup("a", 3, (Slice("w", 1, "in"),))
+    weight = torch.ones(2, 3, dtype=torch.float64, requires_grad=True)
+    gates = torch.tensor([1.0, 0, 0.5], requires_grad=True)
+    gated = gate_consumers({"w": weight}, [group], {"a": gates})["w"]
+    assert gated.dtype == torch.float64
+    gated.sum().backward()
+    assert gates.grad.tolist() == [2, 2, 2]  # of a closed gate too
+    assert weight.grad.tolist() == [[1, 0, 0.5]] * 2
+
+
+def test_a_spectral_norm_keeps_its_sigma_or_says_so() -> None:
+    part = Slice("w", 1, "in", spectral_norm=True)
+    group = ChannelGroup("a", 3, (part,))
+    random = torch.Generator().manual_seed(0)
+    tensors = {
+        name: torch.randn(shape, generator=random)
+        for name, shape in (("w", (4, 3)), ("w_u", (4,)), ("w_v", (3,)))
+    }
+    sigma = tensors["w_u"] @ tensors["w"] @ tensors["w_v"]
+    gated = gate_consumers(tensors, [group], {"a": torch.tensor([0.0, 0.5, 1])})
+    assert list(gated) == ["w", "w_u"]
+    torch.testing.assert_close(gated["w_u"] @ gated["w"] @ tensors["w_v"], sigma)
+    with pytest.raises(UsageError, match="leaves nothing of its spectral norm"):
+        gate_consumers(tensors, [group], {"a": torch.zeros(3)})

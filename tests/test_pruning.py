@@ -1,6 +1,10 @@
 """Plans: ratios, budgets, allocations, and what is refused."""
 
+import io
+import itertools
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,12 +12,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ganc import seeds
+from ganc.checkpoints.store import load, save
 from ganc.errors import ScoresError, UsageError
 from ganc.models.model import Model
 from ganc.pruning import PrunePlan, apply_plan, make_plan, prune
 from ganc.scores import Scores
+from ganc.scoring.mix import Share, mixed
 from ganc.scoring.score import score
-from tests.conftest import make_model
+from tests.conftest import Outcome, make_model
+from tests.families import FAMILIES, make_cyclegan
 
 MODEL = make_model()
 SCORES = score(MODEL, "random")
@@ -155,3 +163,145 @@ def test_scores_must_be_finite_and_non_negative() -> None:
     for bad in (torch.tensor([1.0, math.nan]), torch.tensor([-1.0]), torch.ones(2, 2)):
         with pytest.raises(ScoresError, match="group a"):
             Scores({"a": bad}, "hand")
+
+
+# Scores that carry a budget of their own.
+
+MAKERS = {**FAMILIES, "cyclegan": make_cyclegan}
+EACH = pytest.mark.parametrize("name", list(MAKERS))
+
+
+def learned(model: Model, seed: int = 0) -> Scores:
+    """Probabilities and thresholds as learned gates have them: some near 0, some near 1."""
+    random = seeds.generator(seed, "test thresholds")
+    values, thresholds = {}, {}
+    for group in model.groups:
+        if group.prunable:
+            own = 1 / (1 + torch.exp(torch.tensor(random.normal(2, 4, group.width))))
+            values[group.name] = own
+            thresholds[group.name] = own[int(random.integers(group.width))].item()
+    return Scores(values, "hand", {"samples": 4}, model.content_hash(), thresholds)
+
+
+@EACH
+def test_scores_with_thresholds_need_no_budget(name: str) -> None:
+    model = MAKERS[name]()
+    scores = learned(model)
+    plan = make_plan(model, scores)
+    assert plan.keep == {
+        group: tuple(c for c, value in enumerate(values.tolist()) if value >= cut)
+        for (group, values), cut in zip(
+            scores.values.items(), scores.thresholds.values(), strict=True
+        )
+    }
+    assert plan.settings["allocation"] == "threshold"
+    assert prune(model, scores).widths == {**model.widths, **plan.widths()}
+    # The plan's prune ratio is that of all scored channels, as another budget would count it.
+    again = make_plan(model, scores, prune_ratio=plan.settings["prune_ratio"])
+    assert again.keep == plan.keep
+
+
+@EACH
+def test_another_budget_shifts_the_thresholds(name: str) -> None:
+    model = MAKERS[name]()
+    scores = learned(model, 1)
+    plans = [make_plan(model, scores, speedup=speedup) for speedup in (1.2, 1.6, 2.2)]
+    for plan, speedup in zip(plans, (1.2, 1.6, 2.2), strict=True):
+        assert model.macs() / apply_plan(model, plan).macs() >= speedup
+    for larger, smaller in itertools.pairwise(plans):
+        assert larger.keep != smaller.keep
+        for group, channels in smaller.keep.items():
+            assert set(channels) <= set(larger.keep[group])
+    # Where everything lies at its threshold or above, nothing below it was needed.
+    own = make_plan(model, scores)
+    for plan in plans:
+        total, kept = (sum(map(len, p.keep.values())) for p in (own, plan))
+        inner, outer = (own, plan) if total <= kept else (plan, own)
+        assert all(set(inner.keep[g]) <= set(outer.keep[g]) for g in own.keep)
+
+
+def test_own_budget_goes_with_rounding_and_least_widths() -> None:
+    scores = learned(MODEL)
+    own = make_plan(MODEL, scores).widths()
+    rounded = make_plan(MODEL, scores, round_to=2).widths()
+    wide = make_plan(MODEL, scores, min_width=3).widths()
+    assert rounded == {g: min(MODEL.widths[g], n + n % 2) for g, n in own.items()}
+    assert wide == {g: max(3, n) for g, n in own.items()}
+    assert own not in (rounded, wide)
+
+
+@pytest.mark.parametrize(
+    ("scores", "arguments", "finding"),
+    [
+        (SCORES, {"prune_ratio": 0.5, "allocation": "threshold"}, "these of random have none"),
+        (SCORES, {"allocation": "threshold"}, "these of random have none"),
+        (SCORES, {}, "only scores that were learned for a budget carry one"),
+        (learned(MODEL), {"allocation": "uniform"}, "--allocation uniform needs a budget"),
+        (learned(MODEL), {"allocation": "global"}, "--allocation global needs a budget"),
+        (learned(MODEL), {"macs": 1e5, "params": 1e5}, "got --macs and --params"),
+    ],
+)
+def test_budgets_that_scores_do_not_carry(
+    scores: Scores, arguments: dict[str, Any], finding: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_plan(MODEL, scores, **arguments)
+    assert finding in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_other_allocations_take_scores_with_thresholds(allocation: str) -> None:
+    scores = learned(MODEL)
+    bare = Scores(scores.values, scores.method)
+    arguments: dict[str, Any] = {"speedup": 1.5, "allocation": allocation}
+    assert make_plan(MODEL, scores, **arguments).keep == make_plan(MODEL, bare, **arguments).keep
+
+
+def test_thresholds_in_a_file_and_back() -> None:
+    scores = learned(MODEL)
+    again = Scores.from_bytes(scores.to_bytes(), "test")
+    assert again.thresholds == scores.thresholds
+    assert again.to_bytes() == scores.to_bytes()
+    assert make_plan(MODEL, again).keep == make_plan(MODEL, scores).keep
+    assert Scores.load(io.BytesIO(SCORES.to_bytes())).thresholds == {}
+    assert b"thresholds" not in SCORES.to_bytes()  # as before there were any
+
+
+def test_thresholds_are_of_all_groups_or_none() -> None:
+    with pytest.raises(ScoresError, match="every group"):
+        Scores({"a": torch.ones(2), "b": torch.ones(2)}, "hand", thresholds={"a": 0.5})
+    with pytest.raises(ScoresError, match="every group"):
+        Scores({"a": torch.ones(2)}, "hand", thresholds={"a": 0.5, "b": 0.5})
+
+
+def test_a_mix_has_no_budget_of_its_own() -> None:
+    scores = mixed("hand:0.5,random:0.5", [Share(0.5, learned(MODEL)), Share(0.5, SCORES)])
+    assert scores.thresholds == {}
+    with pytest.raises(UsageError, match="exactly one of"):
+        make_plan(MODEL, scores)
+
+
+def test_command_takes_the_budget_of_the_scores(
+    ganc: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    source, path = tmp_path / "m.safetensors", tmp_path / "s.safetensors"
+    save(MODEL, source)
+    scores = learned(MODEL)
+    scores.save(path)
+    words = ("prune", source, "--scores", path, "-o")
+    outcome = ganc(*words, tmp_path / "small.safetensors", "--json")
+    assert outcome.code == 0, outcome.err
+    assert load(tmp_path / "small.safetensors").widths == prune(MODEL, scores).widths
+    refused = ganc(*words, tmp_path / "no.safetensors", "--allocation", "uniform")
+    assert refused.code == 2
+    assert refused.err.startswith("error: --allocation uniform needs a budget")
+    SCORES.save(path, force=True)
+    for options, finding in (
+        (("--prune-ratio", "0.5", "--allocation", "threshold"), "error: --allocation threshold"),
+        ((), "error: exactly one of --prune-ratio"),
+    ):
+        refused = ganc(*words, tmp_path / "no.safetensors", *options)
+        assert (refused.code, refused.out) == (2, "")
+        assert refused.err.startswith(finding)
+        assert len(refused.err.splitlines()) == 2  # with its hint
+    assert not (tmp_path / "no.safetensors").exists()
