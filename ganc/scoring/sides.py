@@ -27,7 +27,8 @@ def sides_of(
     """Split a model into what is scored one after the other.
 
     Args:
-        with_discriminator: Whether the method looks at the discriminators, asked for or not.
+        with_discriminator: Whether the method looks at the discriminators, asked for or not. Its
+            images are then a training set, of which one direction may need both sides.
     Returns:
         One model per side, whose networks and groups keep the names that they have in ``model``.
         They hold the caller's networks, discriminators only where the request asks for them.
@@ -49,7 +50,8 @@ def sides_of(
             "leave it out, or import the model with the file of its discriminator",
         )
     for name, side in SIDES.items():
-        if getattr(request, side.data) is not None and name not in names:
+        is_given = getattr(request, side.data) is not None and not with_discriminator
+        if is_given and name not in names:
             flag = f"--{side.data.replace('_', '-')}"
             raise UsageError(f"{flag} goes with {name}, which is not scored", f"leave {flag} out")
     is_wanted = request.discriminator or with_discriminator

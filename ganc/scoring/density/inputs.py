@@ -15,7 +15,7 @@ from ganc.data.layouts import find_part, find_parts
 from ganc.data.pairs import is_double, open_pairs
 from ganc.data.sources import Source, open_source
 from ganc.data.stream import ImageSet, UsableImages, usable_images
-from ganc.errors import UsageError
+from ganc.errors import DataError, UsageError
 from ganc.models.network import ImageGenerator, LatentGenerator, Translator
 from ganc.models.sampling import latent_inputs
 from ganc.scoring.request import ScoreRequest
@@ -132,13 +132,13 @@ def open_training_inputs(
             "add --data DIR|ZIP",
         )
     is_b = (network == "generator_b") != request.swap
-    dataset, channels = _open_images(generator, request, is_b=is_b)
+    dataset, channels = _open_images(network, generator, request, is_b=is_b)
     images = usable_images(dataset, warn=request.warn, progress=request.progress)
     return ImageInputs(generator, images, channels, is_shown=judges_pairs)
 
 
 def _open_images(
-    generator: Translator, request: ScoreRequest, *, is_b: bool
+    network: str, generator: Translator, request: ScoreRequest, *, is_b: bool
 ) -> tuple[ImageSet, slice]:
     """Return the pictures that hold the inputs, and which of their channels are those."""
     assert request.data is not None
@@ -146,6 +146,7 @@ def _open_images(
     resolution, resize = generator.img_resolution, request.resize
     names = image_names(source)
     if not is_double(source, names[0]):
+        _check_is_own(network, source, request)
         count = generator.in_channels
         return ImageDataset(source, names, resolution, count, resize, None), slice(0, count)
     own, other = generator.in_channels, generator.img_channels
@@ -162,3 +163,13 @@ def _source(data: str | Path, request: ScoreRequest, is_b: bool) -> Source:
         return find_part(open_source(Path(request.data_b if is_b else data)), request.warn)
     parts = find_parts(open_source(Path(data)), request.warn)
     return parts[is_b] if isinstance(parts, tuple) else parts
+
+
+def _check_is_own(network: str, source: Source, request: ScoreRequest) -> None:
+    """Refuse to give both directions of a CycleGAN one set of inputs."""
+    if network == "generator_b" and source.path == Path(str(request.data)):
+        raise DataError(
+            f"{source.path}: one set of images, a CycleGAN's two directions need two (A/ and B/, or"
+            " trainA/ and trainB/)",
+            "pass the other side as --data-b DIR|ZIP, or --network generator",
+        )
