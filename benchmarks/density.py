@@ -6,7 +6,7 @@ ones. Every arm prunes generator and discriminator to the same MACs, is measured
 as many steps with the same seed on the task's own losses, and is measured again.
 
     python benchmarks/density.py -o out --tasks paired --ratios 4 8 --seeds 0 1 2
-    python benchmarks/density.py -o out --arms --table table.md     # of what there is, nothing new
+    python benchmarks/density_table.py out/results.jsonl > table.md
 
 The folder keeps teachers, neighbourhoods, scores, logs and one line per result in
 ``results.jsonl``; what is there is not computed again, so several processes can share the work.
@@ -16,7 +16,6 @@ import argparse
 import functools
 import itertools
 import json
-import math
 import statistics
 import tempfile
 import time
@@ -83,7 +82,7 @@ TASKS = {
         16, 3,
         {"generator": ("train", "test", "labels", "striped")},
         {"A": ("train", "labels"), "B": ("train", "striped")},
-        512, 128, {"batch": 8}, (1500, 1e-3), (300, 5e-4), 300,
+        512, 128, {"batch": 8}, (1500, 1e-3), (150, 5e-4), 250,
     ),
     "unpaired": Task(
         12, 2,
@@ -92,7 +91,7 @@ TASKS = {
             "generator_b": ("train-b", "test-b", "striped", "solid"),
         },
         {"trainA": ("train-a", "solid"), "trainB": ("train-b", "striped")},
-        256, 128, {"batch": 4}, (1500, 5e-4), (150, 2e-4), 300,
+        256, 128, {"batch": 4}, (1500, 5e-4), (100, 2e-4), 250,
     ),
 }  # fmt: skip
 
@@ -129,8 +128,8 @@ SEARCHES: dict[str, Search] = {
     "shuffled": Search({}, shuffled),
     "no-feedback": Search({"feedback": "none"}),
     "generator-only": Search({"discriminator_macs": 1.0}),
-    "game-only": Search({"anchor_weight": 0.0}),
-    "anchor-only": Search({"anchor_weight": 1000.0, "budget_weight": 800.0}),
+    "game-only": Search({"anchor_weight": 0.0, "adversarial_weight": 1.0}),
+    "anchor-only": Search({"adversarial_weight": 0.0}),
 }
 RANDOM = tuple(f"random{i}" for i in range(RANDOM_DRAWS))
 SCRATCH = "scratch"
@@ -282,7 +281,7 @@ class Bench:
             ganc.distill(
                 student, self.teacher, run, init=init, recipe="i2i", data=self.data, steps=steps,
                 overrides=self.task.overrides(lr), seed=seed, device="cpu", save_every=steps,
-                evaluate=evaluate, eval_every=50,
+                evaluate=evaluate, eval_every=25,
             )  # fmt: skip
             return ganc.load(run / "student.safetensors")
 
@@ -294,14 +293,14 @@ class Bench:
         ]
         return {name: statistics.fmean(f[name] for f in found) for name in found[0]}
 
-    def run(self, arm: str, ratio: float, seed: int) -> dict[str, Any]:
+    def run(self, arm: str, ratio: float, seed: int, *, is_tuned: bool) -> dict[str, Any]:
         """Return the result of an arm, JSON data."""
         began = time.perf_counter()
         student, search = self.pruned(arm, ratio, seed)
         searched = time.perf_counter()
         curve: list[float] = []
         init = "scratch" if arm == SCRATCH else "pruned"
-        after = self.measure(self.tuned(student, init, seed, curve))
+        after = self.measure(self.tuned(student, init, seed, curve)) if is_tuned else None
         return {
             "task": self.name, "ratio": ratio, "arm": arm, "seed": seed,
             "macs": student.macs() / self.teacher.macs(),
@@ -428,7 +427,7 @@ def main() -> None:
     parser.add_argument("--ratios", nargs="+", type=float, default=[4, 8])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", default=[*ARMS], choices=ARMS)
-    parser.add_argument("--table", type=Path, help="write what is there as markdown")
+    parser.add_argument("--before-only", action="store_true", help="do not fine-tune")
     arguments = parser.parse_args()
     folder = arguments.output_dir
     bench = functools.cache(lambda name: Bench(name, folder))
@@ -436,16 +435,17 @@ def main() -> None:
     for name, ratio, seed, arm in wanted:
         if is_done(folder, name, ratio, arm, seed):
             continue
-        result = bench(name).run(arm, ratio, seed)
+        result = bench(name).run(arm, ratio, seed, is_tuned=not arguments.before_only)
         with (folder / "results.jsonl").open("a") as file:
             file.write(json.dumps(result) + "\n")
         print(summary(result), flush=True)
 
 
 def summary(result: Mapping[str, Any]) -> str:
-    before, after = result["before"] or {}, result["after"]
+    parts = (result["before"] or {}, result["after"] or {})
+    names = dict.fromkeys(name for part in parts for name in part)
     shown = "  ".join(
-        f"{name} {before.get(name, math.nan):.3g}→{after[name]:.3g}" for name in after
+        f"{name} {'→'.join(f'{part[name]:.3g}' for part in parts if part)}" for name in names
     )
     return (
         f"{result['task']} {result['ratio']:g}x {result['arm']:14s} seed {result['seed']}"

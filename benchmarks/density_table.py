@@ -35,7 +35,7 @@ def numbers(result: Mapping[str, Any]) -> dict[str, float]:
     found = {"macs": result["macs"], "discriminator_macs": result["discriminator_macs"]}
     for part in ("before", "after", "search"):
         found |= {f"{part} {name}": value for name, value in (result[part] or {}).items()}
-    return found | {"area": statistics.fmean(result["curve"])}
+    return found | ({"area": statistics.fmean(result["curve"])} if result["curve"] else {})
 
 
 def rows_of(results: Iterable[Mapping[str, Any]]) -> Rows:
@@ -51,7 +51,8 @@ def rows_of(results: Iterable[Mapping[str, Any]]) -> Rows:
 
 
 def _medians(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: statistics.median(one[name] for one in found) for name in found[0]}
+    names = dict.fromkeys(name for one in found for name in one)
+    return {name: statistics.median(one[name] for one in found if name in one) for name in names}
 
 
 def cell(rows: Rows, arm: str, name: str) -> str:

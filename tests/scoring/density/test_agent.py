@@ -201,7 +201,7 @@ def test_the_generators_loss_is_the_generators() -> None:
 
 
 def test_the_judges_loss_is_the_judges() -> None:
-    search = make_search(make_resnet_pair(), DensityRecipe())
+    search = make_search(make_resnet_pair(), DensityRecipe(discriminator_lr=0.0002))
     play(search, "discriminator")
     learning = {name.partition(".")[0] for name in gradients(search, "discriminator")}
     assert learning == {"agent", "projection", "discriminator"}
