@@ -12,6 +12,7 @@ from PIL import Image
 
 from ganc.cli import COMMANDS
 from ganc.evaluation.metrics import METRICS
+from ganc.scoring.density.recipe import SETTINGS
 from ganc.scoring.score import METHODS
 from tests.conftest import Outcome
 
@@ -43,12 +44,25 @@ def test_every_command_has_help_and_an_example(name: str) -> None:
 @pytest.mark.parametrize("method", list(METHODS))
 def test_every_method_has_a_page(method: str) -> None:
     overview = (ROOT / "docs" / "scoring.md").read_text()
-    linked = re.search(rf"^\| \[`{method}`\]\(((?:scoring/)?[\w-]+\.md)\) \|", overview, re.MULTILINE)
+    linked = re.search(
+        rf"^\| \[`{method}`\]\(((?:scoring/)?[\w-]+\.md)\) \|", overview, re.MULTILINE
+    )
     assert linked, f"docs/scoring.md's table has no row for {method}"
     page = (ROOT / "docs" / linked[1]).read_text()
     assert method in page.splitlines()[0]
     assert re.search(r"^    \S.* = ", page, re.MULTILINE), "a formula"
     assert "ganc score" in page, "an example"
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_density_page_has_every_setting_and_its_default(name: str) -> None:
+    value = SETTINGS[name].default
+    shown = {True: "yes", False: "no"}[value] if isinstance(value, bool) else format(value, "")
+    if isinstance(value, float):
+        shown = f"{value:g}"
+    meaning = SETTINGS[name].metadata["help"].replace("|", "\\|")
+    page = (ROOT / "docs" / "density.md").read_text()
+    assert f"| `{name}` | {shown} | {meaning} |" in page
 
 
 def test_every_scoring_page_is_linked() -> None:
