@@ -57,9 +57,8 @@ def test_every_method_has_a_page(method: str) -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_density_page_has_every_setting_and_its_default(name: str) -> None:
     value = SETTINGS[name].default
-    shown = {True: "yes", False: "no"}[value] if isinstance(value, bool) else format(value, "")
-    if isinstance(value, float):
-        shown = f"{value:g}"
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    shown = {"True": "yes", "False": "no"}.get(shown, shown)
     meaning = SETTINGS[name].metadata["help"].replace("|", "\\|")
     page = (ROOT / "docs" / "density.md").read_text()
     assert f"| `{name}` | {shown} | {meaning} |" in page
