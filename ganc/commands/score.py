@@ -254,6 +254,8 @@ def score(
         with shared.progress_bar(quiet or not is_first) as progress:
             if preview is not None and looked_at is not None and is_first:
                 _draw_preview(model, looked_at, preview, own_device, force, progress)
+            if force and not resume and is_first:
+                density.forget(settings)
             scores = run(
                 model, method, **settings, device=own_device, progress=progress,
                 warn=shared.warner(quiet or not is_first),

@@ -95,6 +95,8 @@ METHODS: dict[str, Method] = {
 EFFECTIVE_SAMPLES = 1000
 ALWAYS = ("seed", "device", "progress", "offline", "until_stable", "prune_ratio", "network", "warn")
 """Settings that say how, and on what, any method is run, not what it computes."""
+UNRECORDED = ("state", "resume", "log")
+"""What is kept of a search on the way; its scores are the same without."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def _compute(model: Model, part: Part, content_hash: str) -> Scores:
     scorers = [row.scorer(side, request) for side in own]
     values: dict[str, Tensor] = {}
     thresholds: dict[str, float] = {}
-    settings = part.recorded()
+    settings = {name: v for name, v in part.recorded().items() if name not in UNRECORDED}
     for key, scorer in zip(("samples", "samples_b"), scorers, strict=False):
         done = scorer.measure()
         values |= done.values

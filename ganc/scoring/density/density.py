@@ -94,13 +94,13 @@ class Density(SideScorer):
         self.identity = self._identity(k)
         self.known = self._known_neighbourhoods()
         self.state = _state_path(request.state, self.network)
-        if request.resume and self.state is not None and not self.state.exists():
+        if request.resume and not _is_begun(request.state):
             raise InputError(f"--resume: there is no {self.state}", "start it without --resume")
 
     def measure(self) -> Run:
         """Learn the gates; return the probabilities, and the thresholds that meet the budgets."""
         search = self._search(self._neighbourhoods())
-        if self.request.resume:
+        if self.request.resume and self.state is not None and self.state.exists():
             search.restore()
         search.log.cut_back(self.network, search.done)
         phase = "learning gates" + ("" if self.network == "generator" else f" of {self.network}")
@@ -293,6 +293,12 @@ def _state_path(state: str | Path | None, network: str) -> Path | None:
         return None
     path = Path(state)
     return path if network == "generator" else path.with_name(f"{path.name}.{network}")
+
+
+def _is_begun(state: str | Path | None) -> bool:
+    """Tell whether any side was saved: a CycleGAN's second begins where its first has ended."""
+    paths = (_state_path(state, network) for network in SIDES)
+    return any(path is not None and path.exists() for path in paths)
 
 
 def _outcome(

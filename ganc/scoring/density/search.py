@@ -54,6 +54,7 @@ class Search:
         self.game, self.generator, self.discriminator = game, generator, discriminator
         self.identity, self.state, self.log = dict(identity), state, log
         self.done = 0
+        self._is_saved = False
         self._pending: list[tuple[int, Losses]] = []
 
     def learn(self, progress: Progress, phase: str, stop: StopRequest) -> None:
@@ -88,13 +89,14 @@ class Search:
             fixed = self._gates(generator, judge, step, "d")[0].detach()
             gates, leaf = self._gates(judge, generator, step, "d")
             judge.clear()
-            found |= game.judge_step(draw, fixed, leaf)
+            found |= parallel.all_sum_(game.judge_step(draw, fixed, leaf))
             moved = judge.descend(gates, leaf)
             found |= {f"discriminator_{name}": value for name, value in moved.items()}
         fixed = self._gates(judge, generator, step, "g")[1]
         gates, leaf = self._gates(generator, judge, step, "g")
         generator.clear()
-        found |= game.generator_step(draw, leaf, None if fixed is None else fixed.detach())
+        fixed = None if fixed is None else fixed.detach()
+        found |= parallel.all_sum_(game.generator_step(draw, leaf, fixed))
         moved = generator.descend(gates, leaf)
         return found | {f"generator_{name}": value for name, value in moved.items()}
 
@@ -118,7 +120,7 @@ class Search:
             bad = [name for name, value in numbers.items() if not math.isfinite(value)]
             if bad:
                 shown = ", ".join(f"{name} {numbers[name]}" for name in bad)
-                saved = f"; last good state: {self.state}" if self.state else ""
+                saved = f"; last good state: {self.state}" if self._is_saved else ""
                 raise ComputationError(
                     f"step {step} of {self.game.recipe.steps}: {shown} is not finite{saved}",
                     "lower --set lr=…, or use another device",
@@ -127,6 +129,7 @@ class Search:
 
     def save(self) -> None:
         """Write the state, where there is a file for it; only the first process does."""
+        self._is_saved = self.state is not None
         if self.state is None or parallel.rank():
             return
         tensors = self.generator.state() | self.discriminator.state()
@@ -155,7 +158,7 @@ class Search:
             )
         self.generator.restore(tensors)
         self.discriminator.restore(tensors)
-        self.done = int(metadata["step"])
+        self.done, self._is_saved = int(metadata["step"]), True
 
     def _interrupted(self, steps: int, exit_code: int) -> tuple[str, int, str | None]:
         where = f"{self.generator.name} at step {self.done} of {steps}"

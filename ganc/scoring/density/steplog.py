@@ -27,18 +27,24 @@ class StepLog:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def cut_back(self, network: str, step: int) -> None:
-        """Drop the lines of a network behind ``step``, which are about to come again."""
+        """Drop the lines of a network behind ``step``, which are about to come again.
+
+        What is no line of a log goes as well: the file was another one, which is replaced.
+        """
         if self.path is None or not self.path.exists():
             return
         kept = [
             line
-            for line in self.path.read_text().splitlines(keepends=True)
-            if line.endswith("\n") and not _is_behind(line, network, step)
+            for line in self.path.read_text(errors="replace").splitlines(keepends=True)
+            if line.endswith("\n") and _stays(line, network, step)
         ]
         with atomic_write(self.path, force=True) as temporary:
             temporary.write_text("".join(kept))
 
 
-def _is_behind(line: str, network: str, step: int) -> bool:
-    content = json.loads(line)
-    return bool(content["network"] == network and content["step"] > step)
+def _stays(line: str, network: str, step: int) -> bool:
+    try:
+        content = json.loads(line)
+        return bool(content["network"] != network or content["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False

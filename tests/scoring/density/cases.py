@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ganc import seeds
+from ganc.data.images import to_uint8
 from ganc.models import patchgan, resnet_translator, sngan
 from ganc.models.model import Model
 from ganc.models.network import LatentGenerator, Network, Translator
@@ -163,3 +166,31 @@ def make_search(
 def learn(search: Search) -> None:
     """Take all steps."""
     search.learn(silent, "learning gates", StopRequest())
+
+
+def write_pictures(folder: Path, count: int, channels: int = 3, *, side: int = 16) -> Path:
+    """Write pictures as PNG files; which they are depends on the folder's name."""
+    drawn = pictures(count, channels, side)
+    own = seeds.normal(0, f"test {folder.name}", [0], (channels, side, side))
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(to_uint8((drawn + 0.2 * own).clamp(-1, 1))):
+        pixels = image[0] if channels == 1 else image.permute(1, 2, 0)
+        Image.fromarray(pixels.numpy()).save(folder / f"{i:03}.png")
+    return folder
+
+
+def write_pairs(folder: Path, count: int, channels: tuple[int, int] = (1, 3)) -> Path:
+    """Write A/ and B/, pictures of the same names."""
+    for name, depth in zip("AB", channels, strict=True):
+        write_pictures(folder / name, count, depth)
+    return folder
+
+
+QUICK: dict[str, Any] = {
+    "steps": 4,
+    "encoder": "discriminator",
+    "neighbours": 3,
+    "speedup": 1.8,
+    "images": 2,
+}
+"""Settings of a search that takes no time, in which every part of it has its part."""
