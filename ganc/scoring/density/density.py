@@ -22,7 +22,12 @@ from ganc.scoring.density.agent import probabilities
 from ganc.scoring.density.budget import check_budget, thresholds
 from ganc.scoring.density.encoders import EncoderRequest, check_name, open_encoder
 from ganc.scoring.density.game import Game, seen
-from ganc.scoring.density.gates import GatedNetwork, floors, use_image_statistics
+from ganc.scoring.density.gates import (
+    GatedNetwork,
+    floors,
+    judge_alone,
+    use_image_statistics,
+)
 from ganc.scoring.density.inputs import open_training_inputs
 from ganc.scoring.density.judge import Judge, pooled_features
 from ganc.scoring.density.learner import Learner
@@ -73,6 +78,7 @@ class Density(SideScorer):
             network.requires_grad_(False)
             if recipe.statistics == "image":
                 use_image_statistics(network)
+        judge_alone(discriminator)
         self.gated = GatedNetwork(self.generator, recipe.kept_groups)
         self.judged = GatedNetwork(discriminator, recipe.kept_groups)
         self.targets = self._targets()

@@ -15,6 +15,7 @@ from torch.func import functional_call
 
 from ganc.groups import ChannelGroup, count_macs, gate_consumers, sliced_shapes
 from ganc.models.network import Network
+from ganc.models.stylegan2_discriminator import DiscriminatorEpilogue
 from ganc.models.translation import BatchNorm
 
 Gates = Mapping[str, Tensor]
@@ -97,6 +98,16 @@ def use_image_statistics(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, BatchNorm):
             module.statistics = "batch"
+
+
+def judge_alone(discriminator: nn.Module) -> None:
+    """Let a discriminator judge every image by itself, whatever else is in its batch.
+
+    StyleGAN2's reads the deviation within groups of images as well; of one image it is zero.
+    """
+    for module in discriminator.modules():
+        if isinstance(module, DiscriminatorEpilogue):
+            module.mbstd_group_size = 1
 
 
 def floors(groups: Sequence[ChannelGroup], share: float) -> dict[str, int]:

@@ -21,7 +21,7 @@ from ganc.scoring.density import search as search_module
 from ganc.scoring.density.recipe import DensityRecipe, resolve_density
 from ganc.scoring.density.steplog import StepLog
 from ganc.scoring.score import score
-from tests.conftest import Outcome
+from tests.conftest import Outcome, make_model
 from tests.distillation import forked
 from tests.families import make_cyclegan, make_unet
 from tests.scoring.density.cases import (
@@ -29,6 +29,7 @@ from tests.scoring.density.cases import (
     learn,
     make_resnet_pair,
     make_search,
+    make_sngan_pair,
     write_pairs,
     write_pictures,
 )
@@ -159,6 +160,21 @@ def test_batch_is_a_matter_of_memory(pairs: Path) -> None:
     for name, values in one.values.items():
         torch.testing.assert_close(four[name], values, rtol=0, atol=1e-5)
     assert make_plan(model, one).keep == make_plan(model, four).keep
+
+
+@pytest.mark.parametrize("make", [make_model, make_sngan_pair])
+def test_latents_are_inputs_as_well(make: Callable[[], Model]) -> None:
+    # Counts and batches that StyleGAN2's minibatch deviation would refuse, or depend on.
+    model, recipe = make(), {**QUICK, "images": 6, "speedup": 1.3, "discriminator_macs": 0.8}
+    one, five = (
+        score(model, "density", samples=7, density=recipe, batch=batch, device="cpu")
+        for batch in (1, 5)
+    )
+    assert one.settings["samples"] == 7
+    for name, values in one.values.items():
+        torch.testing.assert_close(five[name], values, rtol=0, atol=1e-5)
+    assert make_plan(model, one).keep == make_plan(model, five).keep
+    assert prune(model, one).macs() <= model.macs() / 1.3
 
 
 # The log.
