@@ -71,7 +71,9 @@ exact_before = cache(lambda family, label: exact(source(family), label))
 
 
 def test_no_method_is_left_out() -> None:
-    assert {label.split()[0] for label in LABELS if ":" not in label} == set(METHODS)
+    # But for gates that are learned by their place, not measured: tests/scoring/density.
+    measured = {name for name, row in METHODS.items() if not row.is_two_sided}
+    assert {label.split()[0] for label in LABELS if ":" not in label} == measured
 
 
 def changed(model: Model, tensors: Mapping[str, Tensor]) -> Model:

@@ -11,6 +11,7 @@ from ganc.models.model import Model
 from ganc.pruning import PrunePlan, apply_plan
 from ganc.scores import Scores
 from ganc.scoring.score import METHODS, score
+from tests.scoring.density.cases import QUICK
 
 FAST = {
     "diversity": {"samples": 4, "batch": 2, "num_directions": 4},
@@ -18,16 +19,19 @@ FAST = {
     "activation": {"samples": 4, "batch": 2},
     "asv": {"samples": 4, "batch": 2},
     "style": {"samples": 4, "batch": 2},
+    "density": {"samples": 6, "density": QUICK},
 }
 CONSTANT = {("asv", "b4.const")}
 """Channels that are the same in every image do not vary."""
 
 
 @pytest.mark.parametrize("method", list(METHODS))
-def test_one_vector_per_generator_group(model: Model, method: str) -> None:
+def test_one_vector_per_group(model: Model, method: str) -> None:
     scores = score(model, method, **FAST.get(method, {}))
-    assert list(scores.values) == [g.name for g in model.generator.groups()]
-    for group in model.generator.groups():
+    groups = model.groups if METHODS[method].is_two_sided else model.generator.groups()
+    groups = [group for group in groups if group.prunable]
+    assert list(scores.values) == [group.name for group in groups]
+    for group in groups:
         values = scores.values[group.name]
         assert values.shape == (group.width,)
         assert values.dtype == torch.float64
