@@ -1,16 +1,18 @@
 """Generator latency on the CPU: ours against the public implementation's way and bare convolutions.
 
-StyleGAN2 of config-f's shape with random weights, whole and pruned, the same weights on every
-side. The public way, written plainly: every sample has its own kernel in one grouped convolution,
-filters run over single-channel images, then noise, bias, activation and gain each take a pass.
-"Convolutions" are the dense convolutions of our own forward pass, alone, on the tensors it gave
-them. All sides take turns in one process; times are medians over the rounds. With one thread they
-are CPU seconds, which other work on the machine moves less than wall time.
+StyleGAN2 of config-f's shape (or StyleGAN3-T's) with random weights, whole and pruned, the same
+weights on every side. The public way of StyleGAN2, written plainly: every sample has its own kernel
+in one grouped convolution, filters run over single-channel images, then noise, bias, activation and
+gain each take a pass. StyleGAN3 is compared with the composition that training runs. "Convolutions"
+are the dense convolutions of our own forward pass, alone, on the tensors it gave them. All sides
+take turns in one process; times are medians over the rounds. With one thread they are CPU seconds,
+which other work on the machine moves less than wall time.
 
     python benchmarks/latency.py                      # 256 px, whole and pruned, batch 1 and 8
     python benchmarks/latency.py --threads 2 --rounds 9
     python benchmarks/latency.py --profile            # where our time goes, operation by operation
     python benchmarks/latency.py --compile --models pruned --batches 1
+    python benchmarks/latency.py --family stylegan3 --batches 1
 """
 
 import argparse
@@ -28,7 +30,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 import ganc
+from ganc.models import stylegan3
 from ganc.models.model import Model
+from ganc.models.style import StyleGenerator
 from ganc.models.stylegan2 import Generator, SynthesisLayer, ToRGBLayer
 
 Run = Callable[[], Any]
@@ -114,17 +118,24 @@ class Case(NamedTuple):
     """A generator and what it is given."""
 
     name: str
-    generator: Generator
+    generator: StyleGenerator
     z: Tensor
 
+    def reference(self) -> tuple[str, Run]:
+        """Return what ours is compared with."""
+        if isinstance(self.generator, Generator):
+            return "public", partial(public_image, self.generator, self.z)
+        return "training", torch.enable_grad()(partial(self.generator, self.z))
+
     def sides(self, with_compile: bool) -> dict[str, Run]:
-        """Return what takes turns."""
+        """Return what takes turns, the reference first."""
         generator: Any = self.generator
         convolutions = Convolutions()
         with convolutions:
             generator(self.z)
+        name, reference = self.reference()
         sides: dict[str, Run] = {
-            "public": partial(public_image, generator, self.z),
+            name: reference,
             "ganc": partial(generator, self.z),
             "convolutions": convolutions,
         }
@@ -133,17 +144,35 @@ class Case(NamedTuple):
         return sides
 
 
-def make_generators(resolution: int, speedup: float) -> dict[str, Generator]:
-    """Return config-f of a size with random weights and noise in use, whole and pruned."""
+def make_generators(family: str, resolution: int, speedup: float) -> dict[str, StyleGenerator]:
+    """Return a family's usual generator with random weights and noise in use, whole and pruned."""
     torch.manual_seed(0)
-    generator = Generator(512, 0, 512, resolution, 3).eval()
+    generator = FAMILIES[family](resolution).eval()
     for layer in generator.modules():
         if isinstance(layer, SynthesisLayer):
             layer.noise_strength.data.fill_(0.1)
     model = Model(generator=generator)
     student = ganc.prune(model, ganc.score(model, "random"), speedup=speedup).generator
-    assert isinstance(student, Generator)
-    return {"whole": generator, "pruned": student.eval()}
+    assert isinstance(student, StyleGenerator)
+    return {
+        name: made.eval().requires_grad_(False)  # so that even "training" keeps no graph
+        for name, made in (("whole", generator), ("pruned", student))
+    }
+
+
+def _stylegan3(resolution: int) -> StyleGenerator:
+    """Return StyleGAN3-T with the channels that its authors advise for a size."""
+    base = 32768 if resolution > 256 else 16384
+    mapping = {"num_layers": 2}
+    return stylegan3.Generator(
+        512, 0, 512, resolution, 3, channel_base=base, mapping_kwargs=mapping
+    )
+
+
+FAMILIES: dict[str, Callable[[int], StyleGenerator]] = {
+    "stylegan2": lambda resolution: Generator(512, 0, 512, resolution, 3),
+    "stylegan3": _stylegan3,
+}
 
 
 def measure(sides: dict[str, Run], rounds: int, threads: int) -> dict[str, float]:
@@ -160,31 +189,32 @@ def measure(sides: dict[str, Run], rounds: int, threads: int) -> dict[str, float
 
 
 def difference(case: Case) -> float:
-    """Return how far our images are from the public way's, relative to their largest value."""
-    ours, theirs = case.generator(case.z), public_image(case.generator, case.z)
+    """Return how far our images are from the reference's, relative to their largest value."""
+    ours, theirs = case.generator(case.z), case.reference()[1]()
     return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
-def rows(case: Case, medians: dict[str, float], public_whole: float) -> list[str]:
+def rows(case: Case, medians: dict[str, float], first: float) -> list[str]:
     """Return one markdown row per side."""
     batch = len(case.z)
     work = case.generator.macs() * batch / 1e6  # GMAC per second from milliseconds
+    reference = next(iter(medians.values()))
     return [
         f"| {case.name} | {batch} | {name} | {ms:.0f} | {work / ms:.1f}"
-        f" | {medians['public'] / ms:.2f}x | {public_whole / ms:.2f}x"
+        f" | {reference / ms:.2f}x | {first / ms:.2f}x"
         f" | {medians['convolutions'] / ms:.0%} |"
         for name, ms in medians.items()
     ]
 
 
-def speed_table(generators: dict[str, Generator], settings: argparse.Namespace) -> list[str]:
+def speed_table(generators: dict[str, StyleGenerator], settings: argparse.Namespace) -> list[str]:
     """Measure models and batches: markdown lines."""
     lines = [
-        "| model | batch | side | ms | GMAC/s | against public | against the first model's public |"
+        "| model | batch | side | ms | GMAC/s | against its first row | against the first model's |"
         " of convolutions' rate |",
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
-    public_whole: dict[int, float] = {}
+    firsts: dict[int, float] = {}
     notes = []
     for name in settings.models:
         for batch in settings.batches:
@@ -192,12 +222,12 @@ def speed_table(generators: dict[str, Generator], settings: argparse.Namespace) 
             notes.append(f"{name}, batch {batch}: images differ by {difference(case):.1e}")
             sides = case.sides(settings.compile)
             medians = measure(sides, settings.rounds, settings.threads)
-            base = public_whole.setdefault(batch, medians["public"])
-            lines += rows(case, medians, base)
+            first = firsts.setdefault(batch, next(iter(medians.values())))
+            lines += rows(case, medians, first)
     return [*lines, "", *notes, ""]
 
 
-def make_case(name: str, generator: Generator, batch: int) -> Case:
+def make_case(name: str, generator: StyleGenerator, batch: int) -> Case:
     """Draw what a generator is given."""
     z = torch.randn(batch, generator.z_dim, generator=torch.Generator().manual_seed(1))
     return Case(name, generator, z)
@@ -224,6 +254,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--family", choices=[*FAMILIES], default="stylegan2")
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--speedup", type=float, default=10.9, help="of the pruned one, in MACs")
     parser.add_argument("--models", nargs="+", choices=["whole", "pruned"],
@@ -241,12 +272,12 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     settings = parse()
     torch.set_num_threads(settings.threads)
-    generators = make_generators(settings.resolution, settings.speedup)
+    generators = make_generators(settings.family, settings.resolution, settings.speedup)
     lines = [
         f"{platform.processor() or platform.machine()}, torch {torch.__version__},"
-        f" {settings.threads} threads, median of {settings.rounds}; config-f, {settings.resolution}"
-        f" px, {generators['whole'].macs() / 1e9:.1f} and {generators['pruned'].macs() / 1e9:.2f}"
-        " GMAC",
+        f" {settings.threads} threads, median of {settings.rounds}; {settings.family},"
+        f" {settings.resolution} px, {generators['whole'].macs() / 1e9:.1f} and"
+        f" {generators['pruned'].macs() / 1e9:.2f} GMAC",
         "",
     ]
     if settings.profile:

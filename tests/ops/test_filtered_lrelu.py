@@ -1,20 +1,24 @@
 """Kaiser filters against SciPy, separable against two-dimensional filtering, derivatives."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import scipy.signal
 import scipy.special
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from ganc.errors import ShapeError
+from ganc.ops import filtered_lrelu as module
 from ganc.ops.filtered_lrelu import filtered_lrelu
 from ganc.ops.lowpass import lowpass_filter, radial_lowpass_filter
 from ganc.ops.modulated_conv2d import modulated_conv2d
 from ganc.ops.upfirdn2d import upfirdn2d
+from tests.families import make_stylegan3
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:
@@ -86,6 +90,89 @@ def test_filtered_lrelu_is_twice_differentiable() -> None:
 
     assert torch.autograd.gradcheck(run, (x, bias))
     assert torch.autograd.gradgradcheck(run, (x, bias))
+
+
+@st.composite
+def resamplings(draw: st.DrawFn) -> dict[str, Any]:
+    taps = st.integers(1, 12)
+    return {
+        "size": draw(st.tuples(st.integers(4, 30), st.integers(4, 30))),
+        "taps": (draw(taps), draw(taps)),
+        "up": draw(st.integers(1, 4)),
+        "down": draw(st.integers(1, 3)),
+        "padding": draw(st.tuples(st.integers(-6, 12), st.integers(-6, 12))),
+        "clamp": draw(st.sampled_from([None, 0.5])),
+        "tile": draw(st.sampled_from([1, 5, 16])),
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(how=resamplings())
+def test_tiles_give_what_training_computes(how: dict[str, Any]) -> None:
+    up_taps, down_taps = (rand(n, seed=n).float() / n**0.5 for n in how["taps"])
+    fine = min(how["size"]) * how["up"] + sum(how["padding"]) - len(up_taps) + 1
+    assume(fine >= len(down_taps))
+    x, bias = rand(2, 3, *how["size"]).float(), rand(3, seed=1).float()
+    before = x.clone(), bias.clone()
+    given_ = {key: how[key] for key in ("up", "down", "padding", "clamp")}
+    expected = filtered_lrelu(x.requires_grad_(), bias, up_taps, down_taps, **given_)
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(module, "TILED_FEATURES", 0)
+        patch.setattr(module, "TILE", how["tile"])
+        got = filtered_lrelu(x, bias, up_taps, down_taps, **given_)
+    # Float32 sums in another order; measured are 1e-6 of the largest value.
+    atol = 1e-5 * float(expected.detach().abs().max())
+    torch.testing.assert_close(got, expected, atol=atol, rtol=0)
+    assert torch.equal(x, before[0])
+    assert torch.equal(bias, before[1])
+
+
+@pytest.mark.parametrize(("size", "is_tiled"), [(22, False), (38, True)])
+@torch.no_grad()
+def test_only_large_samples_are_tiled(size: int, is_tiled: bool) -> None:
+    x, bias, taps = rand(3, 64, size, size).float(), rand(64).float(), rand(12).float()
+
+    def run(x: Tensor) -> Tensor:
+        return filtered_lrelu(x, bias, taps, taps, up=2, down=2, padding=(9, 8))
+
+    together = run(x)
+    assert torch.equal(together[1:], run(x[1:]))
+    assert together.is_contiguous(memory_format=torch.channels_last) == is_tiled
+    with torch.enable_grad():
+        trained = run(x.requires_grad_())
+    assert torch.equal(together, trained) != is_tiled
+
+
+def test_an_image_of_tiles_is_the_one_that_training_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = make_stylegan3().generator
+    z = rand(2, generator.z_dim).float()
+    expected = generator(z)
+    assert expected.requires_grad
+    monkeypatch.setattr(module, "TILED_FEATURES", 0)
+    with torch.no_grad():
+        got = generator(z)
+    assert not torch.equal(got, expected)  # another order of sums: the tiles did run
+    torch.testing.assert_close(got, expected, atol=2e-6, rtol=0)
+
+
+def test_a_radial_filter_is_never_tiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TILED_FEATURES", 0)
+    x, bias = rand(1, 2, 9, 9).float(), rand(2).float()
+    up, radial = rand(4).float(), rand(4, 4).float()
+    expected = filtered_lrelu(x.requires_grad_(), bias, up, radial, up=2, down=2, padding=(3, 2))
+    with torch.no_grad():
+        got = filtered_lrelu(x, bias, up, radial, up=2, down=2, padding=(3, 2))
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("has_gradient", [False, True])
+def test_a_bias_of_another_size_is_refused(
+    has_gradient: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TILED_FEATURES", 0)
+    x, taps = rand(1, 2, 9, 9).float(), rand(4).float()
+    with torch.set_grad_enabled(has_gradient), pytest.raises(ShapeError, match="bias"):
+        filtered_lrelu(x, rand(1).float(), taps, taps, up=2, down=2, padding=(3, 2))
 
 
 @pytest.mark.parametrize("impl", ["shared", "grouped"])
