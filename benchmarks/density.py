@@ -30,6 +30,7 @@ from shape_data import RESOLUTION, render, write
 from torch import Tensor
 
 import ganc
+from ganc.data.grid import save_grid
 from ganc.distillation.evaluations import EvalRequest
 from ganc.models import patchgan, resnet_translator
 from ganc.models.model import Model
@@ -45,6 +46,7 @@ DATA_SEED, TEACHER_SEED, DESCRIBER_SEED = 0, 0, 1
 NEIGHBOURS = 8
 DISCRIMINATOR_MACS = 0.5
 RANDOM_DRAWS = 5
+PICTURES = 12
 
 
 @dataclass(frozen=True)
@@ -408,6 +410,17 @@ def dynamics(log: Path) -> dict[str, float]:
     }
 
 
+def draw(bench: Bench, arms: Sequence[str], ratio: float, seed: int, path: Path) -> None:
+    """Draw test pictures: inputs, truth, the teacher's, then an arm in a row, not fine-tuned."""
+    view = bench.views["generator"]
+    rows = [view.inputs, view.truth, view.taught]
+    for arm in arms:
+        student, _ = bench.pruned(arm, ratio, seed)
+        rows.append(translate(student.generator.eval(), view.inputs[:PICTURES]))
+    images = torch.cat([row[:PICTURES] for row in rows])
+    save_grid(images, path, columns=PICTURES, zoom=2, force=True)
+
+
 def done(folder: Path) -> list[dict[str, Any]]:
     """Return the results of a folder."""
     path = folder / "results.jsonl"
@@ -428,9 +441,14 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", default=[*ARMS], choices=ARMS)
     parser.add_argument("--before-only", action="store_true", help="do not fine-tune")
+    parser.add_argument("--picture", type=Path, help="draw the arms of the first task instead")
     arguments = parser.parse_args()
     folder = arguments.output_dir
     bench = functools.cache(lambda name: Bench(name, folder))
+    if arguments.picture is not None:
+        first = (arguments.ratios[0], arguments.seeds[0], arguments.picture)
+        draw(bench(arguments.tasks[0]), arguments.arms, *first)
+        return
     wanted = itertools.product(arguments.tasks, arguments.ratios, arguments.seeds, arguments.arms)
     for name, ratio, seed, arm in wanted:
         if is_done(folder, name, ratio, arm, seed):
