@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganc.distillation import adversarial, losses
+from ganc import adversarial
+from ganc.distillation import losses
 
 
 def test_adversarial_losses_at_zero_logits_are_multiples_of_log_2() -> None:
