@@ -114,7 +114,7 @@ class Density(SideScorer):
             search.learn(self.request.progress, phase, stop)
         values: dict[str, Tensor] = {}
         cuts: dict[str, float] = {}
-        facts: dict[str, Any] = {"neighbourhoods": dict(search.game.neighbourhoods.identity)}
+        facts: dict[str, Any] = {}
         pair = (search.generator, search.discriminator)
         for own, other in (pair, pair[::-1]):
             decision = own.decide(other.spoken)
@@ -128,6 +128,7 @@ class Density(SideScorer):
             prefix = "" if own.name == "generator" else f"{own.name}."
             values |= {f"{prefix}{name}": scores[name] for name in scores}
             cuts |= {f"{prefix}{name}": found[name] for name in found}
+        facts[self.network]["neighbourhoods"] = dict(search.game.neighbourhoods.identity)
         return Run(values, self.inputs.count, cuts, facts)
 
     def _warn_of_unlearned(self, name: str, outcome: Mapping[str, Any]) -> None:

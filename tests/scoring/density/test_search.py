@@ -88,7 +88,7 @@ def test_both_networks_are_scored_and_pruned(pairs: Path) -> None:
     assert small.discriminator.macs() == facts["discriminator"]["macs"]
     assert small.discriminator.macs() <= 0.5 * model.discriminator.macs()
     assert facts["density"] == resolve_density(QUICK).to_json()
-    assert facts["neighbourhoods"]["neighbours"] == 3
+    assert facts["generator"]["neighbourhoods"]["neighbours"] == 3
     assert_equal(quick(model, pairs), scores)
 
 
