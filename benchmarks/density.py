@@ -30,7 +30,7 @@ from shape_data import RESOLUTION, render, write
 from torch import Tensor
 
 import ganc
-from ganc.data.grid import save_grid
+from ganc.data.grid import make_grid, to_picture
 from ganc.distillation.evaluations import EvalRequest
 from ganc.models import patchgan, resnet_translator
 from ganc.models.model import Model
@@ -46,7 +46,7 @@ DATA_SEED, TEACHER_SEED, DESCRIBER_SEED = 0, 0, 1
 NEIGHBOURS = 8
 DISCRIMINATOR_MACS = 0.5
 RANDOM_DRAWS = 5
-PICTURES = 12
+PICTURES = 6
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ TASKS = {
             "generator_b": ("train-b", "test-b", "striped", "solid"),
         },
         {"trainA": ("train-a", "solid"), "trainB": ("train-b", "striped")},
-        256, 128, {"batch": 4}, (1500, 5e-4), (100, 2e-4), 250,
+        256, 128, {"batch": 4}, (1200, 5e-4), (100, 2e-4), 150,
     ),
 }  # fmt: skip
 
@@ -263,7 +263,7 @@ class Bench:
         """Return an arm's model, and how its search went."""
         if arm in SEARCHES or arm == SCRATCH:
             scores, log = self.learned("density" if arm == SCRATCH else arm, ratio, seed)
-            return ganc.prune(self.teacher, scores), dynamics(log)
+            return ganc.prune(self.teacher, scores), {} if arm == SCRATCH else dynamics(log)
         method, draw = ("random", int(arm[-1])) if arm in RANDOM else (arm, 0)
         scores = ganc.score(
             self.teacher, method, seed=RANDOM_DRAWS * seed + draw, discriminator=True
@@ -417,8 +417,8 @@ def draw(bench: Bench, arms: Sequence[str], ratio: float, seed: int, path: Path)
     for arm in arms:
         student, _ = bench.pruned(arm, ratio, seed)
         rows.append(translate(student.generator.eval(), view.inputs[:PICTURES]))
-    images = torch.cat([row[:PICTURES] for row in rows])
-    save_grid(images, path, columns=PICTURES, zoom=2, force=True)
+    grid = make_grid(torch.cat([row[:PICTURES] for row in rows]), columns=PICTURES)
+    to_picture(grid, zoom=2).quantize(128).save(path, optimize=True)  # noise makes large files
 
 
 def done(folder: Path) -> list[dict[str, Any]]:

@@ -26,6 +26,8 @@ SEARCH = {
     "rho": "MACs / target", "rho_d": "of D", "gap_late": "logit gap", "gap_zero": "gap at 0",
     "gap_full": "D sure",
 }  # fmt: skip
+ARMS = ("density", "random", "l1-in", "global", "shuffled", "game-only", "anchor-only",
+        "no-feedback", "generator-only", "scratch")  # fmt: skip
 LOCAL = ("radius", "overlap", "shift")
 HIGHER = ("before overlap",)
 
@@ -46,7 +48,7 @@ def rows_of(results: Iterable[Mapping[str, Any]]) -> Rows:
         drawn[arm][result["seed"]].append(numbers(result))
     return {
         arm: {seed: _medians(found) for seed, found in sorted(seeds.items())}
-        for arm, seeds in drawn.items()
+        for arm, seeds in sorted(drawn.items(), key=lambda item: ARMS.index(item[0]))
     }
 
 
