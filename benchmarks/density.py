@@ -130,13 +130,14 @@ SEARCHES: dict[str, Search] = {
     "shuffled": Search({}, shuffled),
     "no-feedback": Search({"feedback": "none"}),
     "generator-only": Search({"discriminator_macs": 1.0}),
+    "many-centers": Search({"centers": 16, "images": 1}),
     "game-only": Search({"anchor_weight": 0.0, "adversarial_weight": 1.0}),
     "anchor-only": Search({"adversarial_weight": 0.0}),
 }
 RANDOM = tuple(f"random{i}" for i in range(RANDOM_DRAWS))
 SCRATCH = "scratch"
-ARMS = ("density", "random0", "l1-in", "global", "shuffled", "no-feedback", "generator-only",
-        "game-only", "anchor-only", SCRATCH, *RANDOM[1:])  # fmt: skip
+ARMS = ("density", "random0", "l1-in", "global", "shuffled", "many-centers", "no-feedback",
+        "generator-only", "game-only", "anchor-only", SCRATCH, *RANDOM[1:])  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

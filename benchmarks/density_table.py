@@ -17,17 +17,18 @@ from typing import Any
 Rows = dict[str, dict[int, dict[str, float]]]
 """Arm → seed → number by name."""
 
-BEFORE = {
-    "l1_teacher": "L1 to teacher", "radius": "radius", "overlap": "overlap", "shift": "shift",
-    "fd": "fd",
+RESULTS = {
+    "before l1_teacher": "L1 to teacher", "before radius": "radius", "before overlap": "overlap",
+    "before shift": "shift", "before fd": "fd", "after l1_truth": "tuned: L1 to truth",
+    "after fd": "tuned: fd", "area": "tuned: area",
 }  # fmt: skip
-AFTER = {"l1_truth": "L1 to truth", "l1_teacher": "L1 to teacher", "fd": "fd", "shift": "shift"}
 SEARCH = {
-    "rho": "MACs / target", "rho_d": "of D", "gap_late": "logit gap", "gap_zero": "gap at 0",
-    "gap_full": "D sure",
+    "macs": "MACs left", "discriminator_macs": "of D", "search rho": "drawn / target",
+    "search rho_d": "of D", "search gap_late": "logit gap", "search gap_zero": "gap at 0",
+    "search gap_full": "D sure",
 }  # fmt: skip
-ARMS = ("density", "random", "l1-in", "global", "shuffled", "game-only", "anchor-only",
-        "no-feedback", "generator-only", "scratch")  # fmt: skip
+ARMS = ("density", "random", "l1-in", "global", "shuffled", "many-centers", "game-only",
+        "anchor-only", "no-feedback", "generator-only", "scratch")  # fmt: skip
 LOCAL = ("radius", "overlap", "shift")
 HIGHER = ("before overlap",)
 
@@ -61,8 +62,8 @@ def cell(rows: Rows, arm: str, name: str) -> str:
     values = [own[name] for own in rows[arm].values() if name in own]
     if not values:
         return "–"
-    shown = f"{statistics.median(values):.3g}"
-    return shown if len(values) == 1 else f"{shown} ({min(values):.3g}–{max(values):.3g})"
+    low, middle, high = (f"{f(values):.3g}" for f in (min, statistics.median, max))
+    return middle if low == high else f"{middle} ({low}–{high})"
 
 
 def table(rows: Rows, columns: Mapping[str, str]) -> list[str]:
@@ -124,19 +125,15 @@ def _budget_verdict(rows: Rows) -> list[str]:
     ]
 
 
-def report(results: Sequence[Mapping[str, Any]]) -> str:
+def report(results: Sequence[Mapping[str, Any]], *, show_searches: bool) -> str:
     lines = []
     keys = sorted({(r["task"], r["ratio"]) for r in results})
     for task, ratio in keys:
         rows = rows_of(r for r in results if (r["task"], r["ratio"]) == (task, ratio))
-        count = max(len(own) for own in rows.values())
-        lines += [f"### {task}, {ratio:g}x, {count} seeds", "", "Before fine-tuning:", ""]
-        lines += table(rows, {f"before {n}": text for n, text in BEFORE.items()} | {"macs": "MACs"})
-        lines += ["", "After:", ""]
-        lines += table(rows, {f"after {n}": text for n, text in AFTER.items()} | {"area": "area"})
-        lines += ["", "The searches:", ""]
-        lines += table(rows, {f"search {name}": text for name, text in SEARCH.items()})
-        lines += ["", *verdicts(rows, ratio), ""]
+        lines += [f"### {task}, {ratio:g}x", "", *table(rows, RESULTS), ""]
+        if show_searches:
+            lines += [*table(rows, SEARCH), ""]
+        lines += [*verdicts(rows, ratio), ""]
     return "\n".join(lines)
 
 
@@ -145,9 +142,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", type=Path, nargs="+", help="results.jsonl of some folders")
+    parser.add_argument("--searches", action="store_true", help="how the searches went, as well")
     arguments = parser.parse_args()
     lines = [line for path in arguments.results for line in path.read_text().splitlines()]
-    print(report([json.loads(line) for line in lines]))
+    results = [json.loads(line) for line in lines]
+    print(report(results, show_searches=arguments.searches))
 
 
 if __name__ == "__main__":
