@@ -250,7 +250,7 @@ def score(
         other = None if compare is None else shared.load_scores(compare, ckpt, "--compare")
         model = shared.load_model(ckpt, quiet or not is_first)
         if other is not None:
-            _check_compared(other, model, parts[0].request, str(compare))
+            _check_compared(other, model, parts, str(compare))
         with shared.progress_bar(quiet or not is_first) as progress:
             if preview is not None and looked_at is not None and is_first:
                 _draw_preview(model, looked_at, preview, own_device, force, progress)
@@ -318,12 +318,12 @@ def _draw_preview(
     save_image(picture, Path(path), force=force)
 
 
-def _check_compared(other: "Scores", model: "Model", request: "ScoreRequest", where: str) -> None:
+def _check_compared(other: "Scores", model: "Model", parts: "Sequence[Part]", where: str) -> None:
     from ganc.scoring.compare import check_comparable
-    from ganc.scoring.sides import sides_of
+    from ganc.scoring.score import scored_widths
 
-    groups = [group for side in sides_of(model, request) for group in side.groups]
-    widths = {group.name: group.width for group in groups if group.prunable}
+    first, *others = (scored_widths(model, part) for part in parts)
+    widths = {name: n for name, n in first.items() if all(name in own for own in others)}
     check_comparable(other, model.content_hash(), widths, where)
 
 

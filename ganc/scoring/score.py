@@ -216,6 +216,20 @@ def _compute(model: Model, part: Part, content_hash: str) -> Scores:
     return Scores(values, part.name, settings, content_hash, thresholds)
 
 
+def scored_widths(model: Model, part: Part) -> dict[str, int]:
+    """Return the groups that a method is going to score, and how many channels they have."""
+    is_two_sided, recipe = METHODS[part.name].is_two_sided, part.request.density
+    with_discriminator = is_two_sided and recipe.discriminator_macs < 1
+    kept = recipe.kept_groups if is_two_sided else ()
+    return {
+        group.name if name == "generator" else f"{name}.{group.name}": group.width
+        for side in sides_of(model, part.request, with_discriminator=with_discriminator)
+        for name, network in side.networks()
+        for group in network.groups()
+        if group.prunable and group.name not in kept
+    }
+
+
 def _own_copy(side: Model, device: torch.device) -> Model:
     """Return networks of the method's own; the caller's keep gradients, mode and device."""
     own = copy.deepcopy(side).to(device)

@@ -200,6 +200,42 @@ def test_the_game_is_the_one_the_teacher_was_trained_in(
         assert Density(copy.deepcopy(side), request).form == expected
 
 
+@pytest.mark.parametrize("options", [(), ("keep_groups=enc0",), ("discriminator_macs=1",)], ids=str)
+def test_scores_are_compared_before_and_after(
+    options: tuple[str, ...], ganc: Ganc, pairs: Path, tmp_path: Path
+) -> None:
+    save(make_unet(), tmp_path / "m.safetensors")
+    words = ("score", tmp_path / "m.safetensors", "--method", "density", "--data", pairs, *FLAGS,
+             *(word for option in options for word in ("--set", option)),
+             "--neighbourhoods", tmp_path / "n", "--json", "--quiet")  # fmt: skip
+    first = ganc(*words, "-o", tmp_path / "a")
+    assert first.code == 0, first.err
+    other = ganc(*words, "-o", tmp_path / "b", "--seed", "1", "--compare", tmp_path / "a",
+                 "--plot", tmp_path / "b.png")  # fmt: skip
+    assert other.code == 0, other.err
+    result, scores = json.loads(other.out), Scores.load(tmp_path / "b")
+    assert [group["name"] for group in result["groups"]] == list(scores.values)
+    assert [group["name"] for group in result["compare"]["groups"]] == list(scores.values)
+    assert [group["kept"] for group in result["groups"]] == [
+        len(channels) for channels in make_plan(make_unet(), scores).keep.values()
+    ]
+    assert result["prune_ratio"] is None  # it has a budget of its own
+    foreign = ganc(*words, "-o", tmp_path / "c", "--compare", tmp_path / "a",
+                   "--set", "keep_groups=enc1")  # fmt: skip
+    assert foreign.code == 3
+    assert not (tmp_path / "c.state").exists()  # said before anything was learned
+
+
+def test_settings_are_shown_without_a_model(ganc: Ganc) -> None:
+    done = ganc("score", "nowhere.safetensors", "--method", "density", "--set", "speedup=8",
+                "--set", "feedback=concat", "--dry-run", "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    shown = json.loads(done.out)
+    recipe = resolve_density({"speedup": 8, "feedback": "concat"})
+    assert (recipe.to_json().items() - _RECIPE.items()) == {("speedup", 8), ("feedback", "concat")}
+    assert recipe.to_json() in (shown.get("density"), shown.get("settings", {}).get("density"))
+
+
 # The log.
 
 
