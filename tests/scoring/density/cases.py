@@ -15,6 +15,7 @@ from ganc.models.model import Model
 from ganc.models.network import LatentGenerator, Network, Translator
 from ganc.models.translation import judges_pairs
 from ganc.progress import silent
+from ganc.scores import Scores
 from ganc.scoring.density.game import Game
 from ganc.scoring.density.gates import GatedNetwork
 from ganc.scoring.density.inputs import Feed, TrainingInputs
@@ -24,6 +25,7 @@ from ganc.scoring.density.neighbours import Neighbourhoods, nearest
 from ganc.scoring.density.recipe import DensityRecipe
 from ganc.scoring.density.search import Search
 from ganc.scoring.density.steplog import StepLog
+from ganc.scoring.score import score
 from ganc.stop import StopRequest
 from tests.conftest import make_model, randomise
 from tests.families import make_patchgan, make_resnet, make_sngan, make_stylegan3, make_unet
@@ -194,3 +196,20 @@ QUICK: dict[str, Any] = {
     "images": 2,
 }
 """Settings of a search that takes no time, in which every part of it has its part."""
+FLAGS = [word for name, value in QUICK.items() for word in ("--set", f"{name}={value}")]
+"""The same on the command line."""
+DEFAULTS = DensityRecipe().to_json()
+
+
+def quick(model: Model, data: Path, **changes: Any) -> Scores:
+    """Score a model by a short search; settings of the recipe come by their names."""
+    own = {name: changes.pop(name) for name in list(changes) if name in DEFAULTS}
+    return score(model, "density", data=data, density={**QUICK, **own}, device="cpu", **changes)
+
+
+def assert_equal(found: Scores, expected: Scores) -> None:
+    """Compare scores bit for bit."""
+    assert list(found.values) == list(expected.values)
+    for name, values in expected.values.items():
+        assert torch.equal(found[name], values), name
+    assert found.thresholds == expected.thresholds

@@ -15,7 +15,7 @@ from ganc.models.model import Model
 from ganc.scores import Scores
 from tests.conftest import GOLDEN, Outcome
 from tests.evaluation.witnesses import write_images
-from tests.scoring.density.cases import QUICK
+from tests.scoring.density.cases import FLAGS
 
 Ganc = Callable[..., Outcome]
 TEACHER = GOLDEN / "trained" / "cyclegan32_faces2sketches.safetensors"
@@ -47,8 +47,7 @@ def test_both_directions_are_pruned_and_distilled(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     common = ("--device", "cpu", "--quiet", "--json")
-    flags = [word for name, value in QUICK.items() for word in ("--set", f"{name}={value}")]
-    scored = ran(ganc("score", TEACHER, "--method", "density", "--data", "data", *flags, *common))
+    scored = ran(ganc("score", TEACHER, "--method", "density", "--data", "data", *FLAGS, *common))
     assert scored["output"] == f"{TEACHER.stem}.density.scores.safetensors"
     assert scored["samples"] == 8
     scores, teacher = Scores.load(str(scored["output"])), load(TEACHER)

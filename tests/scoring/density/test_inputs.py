@@ -20,7 +20,14 @@ from ganc.scoring.request import ScoreRequest
 from ganc.scoring.score import score
 from tests.conftest import Outcome, make_model
 from tests.families import make_cyclegan, make_resnet, make_unet
-from tests.scoring.density.cases import CPU, QUICK, make_sngan_pair, write_pairs, write_pictures
+from tests.scoring.density.cases import (
+    CPU,
+    FLAGS,
+    QUICK,
+    make_sngan_pair,
+    write_pairs,
+    write_pictures,
+)
 
 Ganc = Callable[..., Outcome]
 MODEL = make_cyclegan()
@@ -174,9 +181,8 @@ def without_discriminator() -> Model:
 
 def scored(ganc: Ganc, tmp_path: Path, model: Model, *options: object) -> Outcome:
     save(model, tmp_path / "m.safetensors")
-    flags = [word for n, value in QUICK.items() for word in ("--set", f"{n}={value}")]
     return ganc(
-        "score", tmp_path / "m.safetensors", "--method", "density", *flags, "--quiet",
+        "score", tmp_path / "m.safetensors", "--method", "density", *FLAGS, "--quiet",
         "-o", tmp_path / "s", "--neighbourhoods", tmp_path / "n", "--device", "cpu", *options,
     )  # fmt: skip
 
