@@ -100,7 +100,7 @@ class Density(SideScorer):
         self.identity = self._identity(k)
         self.known = self._known_neighbourhoods()
         self.state = _state_path(request.state, self.network)
-        if request.resume and not _is_begun(request.state):
+        if request.resume and not _is_begun(request):
             raise InputError(f"--resume: there is no {self.state}", "start it without --resume")
 
     def measure(self) -> Run:
@@ -302,9 +302,10 @@ def _state_path(state: str | Path | None, network: str) -> Path | None:
     return path if network == "generator" else path.with_name(f"{path.name}.{network}")
 
 
-def _is_begun(state: str | Path | None) -> bool:
+def _is_begun(request: ScoreRequest) -> bool:
     """Tell whether any side was saved: a CycleGAN's second begins where its first has ended."""
-    paths = (_state_path(state, network) for network in SIDES)
+    networks = SIDES if request.network is None else (request.network,)
+    paths = (_state_path(request.state, network) for network in networks)
     return any(path is not None and path.exists() for path in paths)
 
 
