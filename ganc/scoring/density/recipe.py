@@ -39,8 +39,10 @@ class DensityRecipe:
     metric: str = text(
         "cosine", "Distance between descriptions: cosine or euclidean.", ("cosine", "euclidean")
     )
-    centers: int = number(1, "Neighbourhoods in a step.", low=1)
-    images: int = number(4, "Images of each that a side of the game makes in a step.", low=1)
+    # Many neighbourhoods of one image each rather than few of many, at the same cost: a step then
+    # sees more different inputs, and searches of different seeds agree (see docs/density.md).
+    centers: int = number(4, "Neighbourhoods in a step.", low=1)
+    images: int = number(1, "Images of each that a side of the game makes in a step.", low=1)
     share_draw: bool = number(False, "Show both sides the same inputs.")
     condition: str = text(
         "projection",
@@ -124,7 +126,7 @@ def resolve_density(given: Mapping[str, Any]) -> DensityRecipe:
         raise UsageError(
             f"--set centers={recipe.centers} does not go with condition=batch: the discriminator"
             " is to see one neighbourhood at a time",
-            "leave centers at 1, or take condition=projection",
+            "add --set centers=1, or take condition=projection",
         )
     if recipe.discriminator_macs == 0:
         raise UsageError("--set discriminator_macs=0 leaves no discriminator", "1 keeps it whole")

@@ -193,6 +193,7 @@ QUICK: dict[str, Any] = {
     "encoder": "discriminator",
     "neighbours": 3,
     "speedup": 1.8,
+    "centers": 1,
     "images": 2,
 }
 """Settings of a search that takes no time, in which every part of it has its part."""
