@@ -27,7 +27,7 @@ SEARCH = {
     "search rho_d": "of D", "search gap_late": "logit gap", "search gap_zero": "gap at 0",
     "search gap_full": "D sure",
 }  # fmt: skip
-ARMS = ("density", "random", "l1-in", "global", "shuffled", "many-centers", "game-only",
+ARMS = ("density", "random", "l1-in", "global", "shuffled", "few-centers", "game-only",
         "anchor-only", "no-feedback", "generator-only", "scratch")  # fmt: skip
 LOCAL = ("radius", "overlap", "shift")
 HIGHER = ("before overlap",)
