@@ -419,7 +419,8 @@ def draw(bench: Bench, arms: Sequence[str], ratio: float, seed: int, path: Path)
         student, _ = bench.pruned(arm, ratio, seed)
         rows.append(translate(student.generator.eval(), view.inputs[:PICTURES]))
     grid = make_grid(torch.cat([row[:PICTURES] for row in rows]), columns=PICTURES)
-    to_picture(grid, zoom=2).quantize(128).save(path, optimize=True)  # noise makes large files
+    picture = to_picture(grid, zoom=2).quantize(256, kmeans=4)  # noise makes large files
+    picture.save(path, optimize=True)
 
 
 def done(folder: Path) -> list[dict[str, Any]]:
