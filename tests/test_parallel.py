@@ -27,7 +27,7 @@ ENDLESS = ("score", "model.safetensors", "--method", "activation", "--samples", 
 # `ganc`, but that something happens to one process: argv is its rank, the place, and what happens.
 FAILING = """
 import os, signal, sys, time
-import ganc.parallel, ganc.scoring.score
+import ganc.parallel, ganc.scoring.scorer
 from ganc import cli, errors
 
 rank, place, what = sys.argv[1:4]
@@ -42,7 +42,7 @@ if os.environ["RANK"] == rank:
     if place == "start":
         ganc.parallel._join = fail
     else:
-        ganc.scoring.score.run = fail
+        ganc.scoring.scorer.run = fail
 cli.main()
 """
 
