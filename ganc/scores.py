@@ -95,9 +95,9 @@ class Scores:
                 metadata["method"],
                 json.loads(metadata["settings"]),
                 metadata["content_hash"] or None,
-                json.loads(metadata.get("thresholds", "{}")),
+                {n: float(t) for n, t in json.loads(metadata.get("thresholds", "{}")).items()},
             )
-        except (SafetensorError, KeyError, ValueError) as error:
+        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise ScoresError(f"{where} is damaged: {error}", "run ganc score again") from error
 
     def save(self, path: str | Path | BinaryIO, *, force: bool = False) -> None:

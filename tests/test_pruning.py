@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -305,3 +306,12 @@ def test_command_takes_the_budget_of_the_scores(
         assert refused.err.startswith(finding)
         assert len(refused.err.splitlines()) == 2  # with its hint
     assert not (tmp_path / "no.safetensors").exists()
+
+
+@pytest.mark.parametrize("thresholds", ["[1]", "5", '{"a": "high"}', '{"a": null}', "{"])
+def test_thresholds_that_are_no_numbers_are_damage(thresholds: str) -> None:
+    metadata = {"ganc_scores": "1", "method": "density", "settings": "{}", "content_hash": "",
+                "groups": '["a"]', "thresholds": thresholds}  # fmt: skip
+    content = safetensors.torch.save({"a": torch.ones(2, dtype=torch.float64)}, metadata)
+    with pytest.raises(ScoresError, match="scores is damaged"):
+        Scores.from_bytes(content, "scores")

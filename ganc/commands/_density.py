@@ -54,11 +54,12 @@ def check_files(parts: "Sequence[Part]", force: bool) -> None:
         OutputError: One is.
     """
     from ganc.errors import OutputError
+    from ganc.scoring.density.density import saved_states
 
     for request in (part.request for part in parts if part.name == "density"):
         if request.resume or force:
             continue
-        for path in state_files(str(request.state)) if request.state else ():
+        for path in saved_states(request.state) if request.state else ():
             raise OutputError(
                 f"{path} holds an unfinished search",
                 "pass --resume to go on with it, or --force to start again",
@@ -67,13 +68,9 @@ def check_files(parts: "Sequence[Part]", force: bool) -> None:
             shared.check_output(str(request.log), force)
 
 
-def state_files(state: str) -> list[Path]:
-    """Return the states that are there: one per direction of a CycleGAN."""
-    path = Path(state)
-    return [found for found in (path, path.with_name(f"{path.name}.generator_b")) if found.exists()]
-
-
 def forget(settings: dict[str, Any]) -> None:
     """Remove the states of a search whose scores were saved."""
-    for path in state_files(settings["state"]) if settings.get("state") else ():
+    from ganc.scoring.density.density import saved_states
+
+    for path in saved_states(settings["state"]) if settings.get("state") else ():
         path.unlink()

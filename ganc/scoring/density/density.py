@@ -99,8 +99,8 @@ class Density(SideScorer):
             )
         self.identity = self._identity(k)
         self.known = self._known_neighbourhoods()
-        self.state = _state_path(request.state, self.network)
-        if request.resume and not _is_begun(request):
+        self.state = None if request.state is None else state_path(request.state, self.network)
+        if request.resume and not (request.state and saved_states(request.state, request.network)):
             raise InputError(f"--resume: there is no {self.state}", "start it without --resume")
 
     def measure(self) -> Run:
@@ -294,19 +294,20 @@ def _check_kept(names: list[str], *networks: Network) -> None:
             )
 
 
-def _state_path(state: str | Path | None, network: str) -> Path | None:
-    """Return the file of one side's search."""
-    if state is None:
-        return None
+def state_path(state: str | Path, network: str) -> Path:
+    """Return the file of one side's search; ``state`` is the first direction's."""
     path = Path(state)
     return path if network == "generator" else path.with_name(f"{path.name}.{network}")
 
 
-def _is_begun(request: ScoreRequest) -> bool:
-    """Tell whether any side was saved: a CycleGAN's second begins where its first has ended."""
-    networks = SIDES if request.network is None else (request.network,)
-    paths = (_state_path(request.state, network) for network in networks)
-    return any(path is not None and path.exists() for path in paths)
+def saved_states(state: str | Path, network: str | None = None) -> list[Path]:
+    """Return the states that are there, of one generator or, a CycleGAN's, of both.
+
+    The second direction's begins where the first has ended.
+    """
+    networks = SIDES if network is None else (network,)
+    paths = (state_path(state, name) for name in networks)
+    return [path for path in paths if path.exists()]
 
 
 def _outcome(

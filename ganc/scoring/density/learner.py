@@ -73,10 +73,8 @@ class Learner:
         self.spoken = decision.embedding
         return decision
 
-    def gates(self, decision: Decision | None, noise: Tensor | None) -> Tensor | None:
-        """Draw gates [n] of a decision, with gradient; None where there is none."""
-        if decision is None or noise is None:
-            return None
+    def gates(self, decision: Decision, noise: Tensor) -> Tensor:
+        """Draw gates [n] of a decision, with gradient; ``noise`` is Gumbel, [n]."""
         return sample_gates(decision.logits, noise, self.network.widths, self.recipe)
 
     def clear(self) -> None:
@@ -93,21 +91,20 @@ class Learner:
         Returns:
             The MAC ratio of the gates drawn, and the gradient's norm.
         """
-        found: dict[str, Tensor] = {}
-        gradients = {"gates": leaf.grad} if leaf is not None and leaf.grad is not None else {}
-        if self.adam is None:
-            return found
-        for key, module in self.modules.items():
-            for name, parameter in module.named_parameters():
-                if parameter.grad is not None:
-                    gradients[f"{key}.{name}"] = parameter.grad
+        assert self.adam is not None  # only who ``learns`` descends
+        gradients = {
+            name: parameter.grad
+            for name, parameter in self._parameters()
+            if parameter.grad is not None
+        }
+        if leaf is not None and leaf.grad is not None:
+            gradients["gates"] = leaf.grad
         parallel.all_sum_(gradients)
-        if gates is not None and leaf is not None and self.target is not None:
+        found: dict[str, Tensor] = {}
+        if gates is not None and self.agent is not None and self.target is not None:
             macs = self.network.macs(gates)
             penalty = self.budget_weight * budget_loss(macs, self.target, self.recipe.budget)
-            game = (gates * leaf.grad).sum() if leaf.grad is not None else gates.sum() * 0
-            (game + penalty.float()).backward()
-            assert self.agent is not None
+            ((gates * gradients["gates"]).sum() + penalty.float()).backward()
             norm = nn.utils.clip_grad_norm_(self.agent.parameters(), self.recipe.grad_clip)
             found = {"macs": (macs / self.target).detach(), "grad_norm": norm.detach()}
         self.adam.step()

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ganc import parallel
 from ganc.errors import InputError
 from ganc.files import atomic_write
 from ganc.progress import Progress, silent
-from ganc.safetensors_file import serialize
+from ganc.safetensors_file import read, serialize
 from ganc.version import __version__
 
 FORMAT = 1
@@ -173,9 +172,7 @@ def load(path: Path) -> dict[str, Neighbourhoods]:
         InputError: It is something else, damaged, of a later format, or cannot be read.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        tensors = safetensors.torch.load_file(path)
+        metadata, tensors = read(path)
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"{path} is not a file of neighbourhoods, or damaged: {error}",

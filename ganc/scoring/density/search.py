@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError, safe_open
+import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ganc import collectives, parallel
 from ganc.errors import ComputationError, InputError, Interrupted
 from ganc.files import atomic_write
 from ganc.progress import Progress
-from ganc.safetensors_file import serialize
+from ganc.safetensors_file import read, serialize
 from ganc.scoring.density.agent import gumbel
 from ganc.scoring.density.game import Game, Losses
 from ganc.scoring.density.learner import Learner
@@ -105,18 +105,18 @@ class Search:
         decision = own.decide(other.spoken)
         if decision is None:
             return None, None
-        stream = f"density.{own.name}.{phase}"
-        count = len(decision.logits)
+        stream, count = f"density.{own.name}.{phase}", len(decision.logits)
         noise = gumbel(self.game.seed, stream, step, count, self.game.device)
         gates = own.gates(decision, noise)
-        assert gates is not None
         return gates, gates.detach().requires_grad_()
 
     def _look(self) -> None:
         """Fetch the losses of the last steps, check them and write them down."""
         pending, self._pending = self._pending, []
+        values = [value.double() for _, losses in pending for value in losses.values()]
+        fetched = iter(torch.stack(values).tolist() if values else ())  # one transfer for all
         for step, losses in pending:
-            numbers = {name: value.item() for name, value in losses.items()}
+            numbers = {name: next(fetched) for name in losses}
             bad = [name for name, value in numbers.items() if not math.isfinite(value)]
             if bad:
                 shown = ", ".join(f"{name} {numbers[name]}" for name in bad)
@@ -173,9 +173,7 @@ class Search:
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        tensors = safetensors.torch.load_file(path)
+        metadata, tensors = read(path)
     except FileNotFoundError as error:
         raise InputError(f"--resume: there is no {path}", "start it without --resume") from error
     except (OSError, SafetensorError) as error:
