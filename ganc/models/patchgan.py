@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganc.errors import UsageError
+from ganc.errors import UsageError, unknown_name
 from ganc.groups import ChannelGroup
 from ganc.models.network import Network
+from ganc.models.spectral import SpectralConv2d
 from ganc.models.translation import (
     BASE_WIDTH,
     SLOPE,
@@ -38,6 +39,8 @@ class Discriminator(Network):
         num_layers: Convolutions of stride 2.
         norm, norm_affine, norm_statistics, bias: See ``NormSettings``; None takes what the
             published network has.
+        spectral_norm: Layers whose weight is spectrally normalised ("conv0", …, "out"); the
+            published network has none.
         widths: Channels per group; None takes ``base_width · min(2 ** layer, 8)``.
         base_width: Channels of the first layer where ``widths`` is not given.
     Raises:
@@ -57,6 +60,7 @@ class Discriminator(Network):
         norm_affine: bool | None = None,
         norm_statistics: str = "running",
         bias: bool | None = None,
+        spectral_norm: Sequence[str] = (),
         widths: Mapping[str, int] | None = None,
         base_width: int = BASE_WIDTH,
     ) -> None:
@@ -68,6 +72,9 @@ class Discriminator(Network):
         settings = NormSettings.resolve(norm, norm_affine, norm_statistics, bias)
         default = {f"conv{i}": base_width * min(2**i, 8) for i in range(num_layers + 1)}
         widths = resolve_widths(default, widths)
+        for name in spectral_norm:
+            if name not in (*widths, "out"):
+                raise unknown_name("layer in spectral_norm", name, [*widths, "out"])
         self.in_channels, self.img_resolution = in_channels, img_resolution
         self.num_layers = num_layers
         self.config = {
@@ -75,17 +82,21 @@ class Discriminator(Network):
             "img_resolution": img_resolution,
             "num_layers": num_layers,
             **settings.config(),
+            # Absent where there is none: such networks have the config that they always had.
+            **({"spectral_norm": list(spectral_norm)} if spectral_norm else {}),
             "widths": widths,
         }
-        self._build([in_channels, *widths.values()], settings)
+        self._build([in_channels, *widths.values()], settings, spectral_norm)
 
-    def _build(self, channels: Sequence[int], norm: NormSettings) -> None:
-        for i, (before, after) in enumerate(itertools.pairwise(channels)):
-            conv = nn.Conv2d(
-                before, after, 4, stride=self._stride(i), padding=1, bias=i == 0 or norm.bias
-            )  # fmt: skip
-            self.add_module(f"conv{i}", ConvLayer(conv, None if i == 0 else norm))
-        self.out = ConvLayer(nn.Conv2d(channels[-1], 1, 4, padding=1), None)
+    def _build(self, channels: Sequence[int], norm: NormSettings, spectral: Sequence[str]) -> None:
+        for i, (before, after) in enumerate(itertools.pairwise([*channels, 1])):
+            is_plain = i in (0, len(channels) - 1)  # neither a norm nor, so, a choice of bias
+            name = f"conv{i}" if i < len(channels) - 1 else "out"
+            conv_class = SpectralConv2d if name in spectral else nn.Conv2d
+            conv = conv_class(
+                before, after, 4, stride=self._stride(i), padding=1, bias=is_plain or norm.bias
+            )
+            self.add_module(name, ConvLayer(conv, None if is_plain else norm))
 
     def _stride(self, layer: int) -> int:
         return 2 if layer < self.num_layers else 1
@@ -106,7 +117,7 @@ class Discriminator(Network):
         x = img
         for name in self.config["widths"]:
             x = F.leaky_relu(self.get_submodule(name)(x), SLOPE)
-        logits: Tensor = self.out(x)
+        logits: Tensor = self.get_submodule("out")(x)
         return logits
 
     def groups(self) -> tuple[ChannelGroup, ...]:

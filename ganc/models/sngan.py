@@ -17,6 +17,7 @@ from ganc.errors import ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
 from ganc.models.layers import shape_of
 from ganc.models.network import NOISE_MODES, LatentGenerator, Network, check_widths
+from ganc.models.spectral import SpectralConv2d, SpectralLinear, consumed_vector
 
 Step = Literal["down", "widen", "same"]
 """What a discriminator block does: halve the resolution, change the width alone, or neither."""
@@ -180,66 +181,6 @@ class Generator(LatentGenerator):
         return positions | {"torgb.weight": side**2}
 
 
-class SpectralLayer(nn.Module):
-    """A weight that is divided by sigma, an estimate of its largest singular value.
-
-    sigma = uᵀ W v, W being the weight as a matrix [C_out, everything else]. In train mode one power
-    iteration per forward pass improves u and v first; no gradient flows through them. In eval mode
-    the stored vectors are used as they are.
-
-    Args:
-        shape: Of the weight; output channels first.
-        gain: Of the Xavier initialisation.
-    """
-
-    weight_u: Tensor
-    weight_v: Tensor
-
-    def __init__(self, *shape: int, gain: float = 1.0) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(shape), gain))
-        self.bias = nn.Parameter(torch.zeros(shape[0]))
-        self.register_buffer("weight_u", _unit(torch.randn(shape[0])))
-        self.register_buffer("weight_v", _unit(torch.randn(math.prod(shape[1:]))))
-
-    def normalized_weight(self) -> Tensor:
-        """Return weight / sigma, after a power iteration in train mode."""
-        matrix = self.weight.flatten(1)
-        u, v = self._iterate(matrix) if self.training else (self.weight_u, self.weight_v)
-        return self.weight / torch.dot(u, matrix.mv(v))
-
-    @torch.no_grad()
-    def _iterate(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
-        """Improve and store u and v; the graph gets copies that a later pass does not change."""
-        v = _unit(matrix.t().mv(self.weight_u))
-        u = _unit(matrix.mv(v))
-        self.weight_u.copy_(u)
-        self.weight_v.copy_(v)
-        return u, v
-
-
-class SpectralConv2d(SpectralLayer):
-    """Spectrally normalised convolution: [N, C_in, H, W] → [N, C_out, H, W]."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        shape = (out_channels, in_channels, kernel_size, kernel_size)
-        super().__init__(*shape, gain=_xavier_gain(kernel_size))
-
-    def forward(self, x: Tensor) -> Tensor:
-        padding = self.weight.shape[-1] // 2
-        return F.conv2d(x, self.normalized_weight(), self.bias, padding=padding)
-
-
-class SpectralLinear(SpectralLayer):
-    """Spectrally normalised linear layer: [N, C_in] → [N, C_out]."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(out_features, in_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.normalized_weight(), self.bias)
-
-
 class FirstBlock(nn.Module):
     """Residual block on the image: [N, img_channels, R, R] → [N, C_out, R/2, R/2].
 
@@ -248,9 +189,9 @@ class FirstBlock(nn.Module):
 
     def __init__(self, in_channels: int, hidden_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv1 = SpectralConv2d(in_channels, hidden_channels, 3)
-        self.conv2 = SpectralConv2d(hidden_channels, out_channels, 3)
-        self.skip = SpectralConv2d(in_channels, out_channels, 1)
+        self.conv1 = _spectral(in_channels, hidden_channels, 3)
+        self.conv2 = _spectral(hidden_channels, out_channels, 3)
+        self.skip = _spectral(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv2(F.relu(self.conv1(x)))
@@ -269,9 +210,9 @@ class DiscriminatorBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.is_down = step == "down"
-        self.conv1 = SpectralConv2d(in_channels, hidden_channels, 3)
-        self.conv2 = SpectralConv2d(hidden_channels, out_channels, 3)
-        self.skip = None if step == "same" else SpectralConv2d(in_channels, out_channels, 1)
+        self.conv1 = _spectral(in_channels, hidden_channels, 3)
+        self.conv2 = _spectral(hidden_channels, out_channels, 3)
+        self.skip = None if step == "same" else _spectral(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
@@ -374,9 +315,7 @@ class Discriminator(Network):
             slices += [Slice(f"{layer}.bias", 0, "out"), Slice(f"{layer}.weight_u", 0, "out")]
         for layer in read:
             slices.append(Slice(f"{layer}.weight", 1, "in", spectral_norm=True))
-            # v runs over input channels and kernel positions, as the weight's matrix does.
-            positions = math.prod(self.get_parameter(f"{layer}.weight").shape[2:])
-            slices.append(Slice(f"{layer}.weight_v", 0, "style", repeat=positions))
+            slices.append(consumed_vector(layer, self.get_parameter(f"{layer}.weight")))
         return ChannelGroup(name, width, tuple(slices), _main_path(slices))
 
     def mac_positions(self) -> dict[str, int]:
@@ -392,10 +331,6 @@ class Discriminator(Network):
         return positions
 
 
-def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x, dim=0, eps=1e-12)
-
-
 def _upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
@@ -405,6 +340,11 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int) -> nn.Conv2d:
     conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
     nn.init.xavier_uniform_(conv.weight, _xavier_gain(kernel_size))
     return conv
+
+
+def _spectral(in_channels: int, out_channels: int, kernel_size: int) -> SpectralConv2d:
+    gain = _xavier_gain(kernel_size)
+    return SpectralConv2d(in_channels, out_channels, kernel_size, gain=gain)
 
 
 def _xavier_gain(kernel_size: int) -> float:

@@ -15,6 +15,7 @@ from ganc.errors import InputError, ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
 from ganc.models.layers import shape_of
 from ganc.models.network import Network, Translator, check_widths
+from ganc.models.spectral import SpectralConv2d, consumed_vector
 
 NORMS = ("instance", "batch", "none")
 NORM_STATISTICS = ("running", "batch")
@@ -96,7 +97,9 @@ class ConvLayer(nn.Module):
     a plain convolution, [C_in, C_out, K, K] of a transposed one.
     """
 
-    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, norm: NormSettings | None) -> None:
+    def __init__(
+        self, conv: nn.Conv2d | nn.ConvTranspose2d | SpectralConv2d, norm: NormSettings | None
+    ) -> None:
         super().__init__()
         nn.init.normal_(conv.weight, std=WEIGHT_STD)
         self.conv = conv
@@ -107,19 +110,27 @@ class ConvLayer(nn.Module):
         """Dimension of the weight that the output channels run along."""
         return int(isinstance(self.conv, nn.ConvTranspose2d))
 
+    @property
+    def is_spectral(self) -> bool:
+        """Whether the weight is spectrally normalised."""
+        return isinstance(self.conv, SpectralConv2d)
+
     def forward(self, x: Tensor) -> Tensor:
         normalised: Tensor = self.norm(self.conv(x))
         return normalised
 
     def produced(self, name: str) -> tuple[Slice, ...]:
         """Return the slices that make the output channels; ``name`` is the layer's own."""
-        vectors = [key for key, tensor in self.state_dict().items() if tensor.ndim == 1]
-        weight = Slice(f"{name}.conv.weight", self.out_dim, "out")
+        tensors = self.state_dict().items()
+        vectors = [key for key, t in tensors if t.ndim == 1 and key != "conv.weight_v"]
+        weight = Slice(f"{name}.conv.weight", self.out_dim, "out", spectral_norm=self.is_spectral)
         return (weight, *(Slice(f"{name}.{key}", 0, "out") for key in vectors))
 
     def consumed(self, name: str, offset: int) -> Slice:
         """Return the slice that reads input channels from ``offset`` on."""
-        return Slice(f"{name}.conv.weight", 1 - self.out_dim, "in", offset)
+        return Slice(
+            f"{name}.conv.weight", 1 - self.out_dim, "in", offset, spectral_norm=self.is_spectral
+        )
 
 
 def tie(
@@ -141,8 +152,13 @@ def tie(
     convs = {n: layer for n, layer in layers.items() if isinstance(layer, ConvLayer)}
     made = [part for n in producers for part in convs[n].produced(n)]
     read = tuple(convs[n].consumed(n, offset) for n, offset in consumers.items())
+    vectors = [
+        consumed_vector(f"{n}.conv", convs[n].conv.weight)
+        for n in consumers
+        if convs[n].is_spectral
+    ]
     width = convs[producers[0]].conv.out_channels
-    return ChannelGroup(name, width, (*made, *read), scored_by=read)
+    return ChannelGroup(name, width, (*made, *read, *vectors), scored_by=read)
 
 
 def resolve_widths(default: Mapping[str, int], widths: Mapping[str, int] | None) -> dict[str, int]:

@@ -24,7 +24,8 @@ from ganc.distillation.sngan import SnganTrainer
 from ganc.distillation.trainer import Parts
 from ganc.models.model import Model
 from ganc.models.network import LatentGenerator
-from ganc.models.sngan import Discriminator, SpectralLayer, discriminator_widths
+from ganc.models.sngan import Discriminator, discriminator_widths
+from ganc.models.spectral import SpectralLayer
 from ganc.progress import ignore, silent
 from ganc.pruning import prune
 from ganc.scoring.score import score

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ganc.checkpoints import mimicry
 from ganc.checkpoints.native import build_model
+from ganc.checkpoints.readers import read_tree
 from ganc.checkpoints.store import load
 from ganc.errors import ShapeError, UsageError
 from ganc.groups import check_groups, mask_consumers, slice_tensors
@@ -25,12 +25,10 @@ from ganc.models.sngan import (
     PLANS,
     Discriminator,
     Generator,
-    SpectralConv2d,
-    SpectralLayer,
-    SpectralLinear,
     discriminator_widths,
     generator_group_names,
 )
+from ganc.models.spectral import SpectralConv2d, SpectralLayer, SpectralLinear
 from ganc.pruning import PrunePlan, apply_plan
 from ganc.scoring.score import score
 from tests.conftest import GOLDEN, randomise
@@ -78,8 +76,8 @@ def recorded(resolution: int) -> tuple[Generator, Discriminator, dict[str, Tenso
     states: dict[str, dict[str, Tensor]] = {"G": {}, "D": {}}
     for name, tensor in safetensors.torch.load_file(folder / "weights.safetensors").items():
         states[name[0]][name[2:]] = tensor
-    generator = mimicry.convert(states["G"]).networks["generator"]
-    discriminator = mimicry.convert(states["D"]).networks["discriminator"]
+    generator = read_tree(states["G"]).networks["generator"]
+    discriminator = read_tree(states["D"]).networks["discriminator"]
     assert isinstance(generator, Generator)
     assert isinstance(discriminator, Discriminator)
     return generator, discriminator, safetensors.torch.load_file(folder / "io.safetensors")
