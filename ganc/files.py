@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,17 @@ def check_output(path: Path, *, force: bool) -> None:
         raise OutputError(f"{path} exists already", "pass --force to overwrite it")
     if not path.parent.is_dir():
         raise OutputError(f"folder {path.parent} does not exist", f"mkdir -p {path.parent}")
+
+
+def no_such_file(kind: type[InputError], path: Path, hint: str) -> InputError:
+    """Say that an input does not exist; a web address needs another hint than a path."""
+    address = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])(.+)", str(path))
+    if address is None:
+        return kind(f"{path} does not exist", hint)
+    return kind(  # a path keeps one of two slashes
+        f"{address[1]}://{address[2]} is a web address, expected a file on this machine",
+        "download it first, e.g. with curl -LO, and pass the file",
+    )
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ganc.checkpoints.header import Header, read_header
+from ganc.checkpoints.header import Header, is_own, read_header
 from ganc.progress import Warn, ignore
 
 
@@ -47,12 +47,3 @@ def _header(source: str | Path | BinaryIO, note: Warn) -> Header:
     from ganc.checkpoints.store import load
 
     return header_of(load(source, note=note))
-
-
-def is_own(path: Path) -> bool:
-    """Whether a file's first bytes are those of a safetensors file."""
-    try:
-        with path.open("rb") as file:
-            return file.read(9)[8:] == b"{"
-    except OSError:
-        return False  # the loader says what is wrong with the path

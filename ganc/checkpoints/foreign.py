@@ -1,6 +1,7 @@
-"""What every reader of a foreign checkpoint gives back, and the table of readers."""
+"""What every reader of a foreign checkpoint is given and gives back."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -8,7 +9,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from ganc.errors import CheckpointError
+from ganc.checkpoints.normalise import Found
+from ganc.checkpoints.refusals import printable
+from ganc.errors import CheckpointError, UsageError
 from ganc.models.network import Network
 from ganc.models.stylegan2 import RESAMPLE_FILTER
 
@@ -17,15 +20,16 @@ R = TypeVar("R")
 
 @dataclass
 class Conversion:
-    """The networks of a foreign checkpoint, and what had to be inferred to build them.
+    """One network of a foreign checkpoint, and what had to be inferred to build it.
 
     Attributes:
-        networks: By their name in ``Model`` ("generator", "discriminator", …).
-        inferred: What the file does not say but its tensors show, for the user to check.
+        network: In eval mode, on the CPU.
+        inferred: What the file does not say but its tensors show, and what is assumed, for the user
+            to check.
         settings: More for the provenance (a licence note, a training step).
     """
 
-    networks: dict[str, Network]
+    network: Network
     inferred: dict[str, Any]
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -68,26 +72,22 @@ def best_rule(
 
 
 class Reader(NamedTuple):
-    """How one foreign layout is recognised and converted.
+    """How the networks of one foreign layout are recognised and converted.
 
     Attributes:
         architectures: The families it may hold.
-        recognises: Whether an unpickled tree of plain containers and tensors is this layout.
-        convert: The conversion; raises CheckpointError at the first key that does not fit.
+        recognises: The role of a network that is of this layout, "generator" or "discriminator";
+            None of any other.
+        convert: The conversion, given what the user says of it (``--set``); raises CheckpointError
+            at the first name or size that does not fit.
+        goes_by_names: Whether names decide. A reader that goes by shapes claims relatives too, so
+            it is asked where no names are known, and what it cannot convert may be nothing of its.
     """
 
     architectures: tuple[str, ...]
-    recognises: Callable[[Any], bool]
-    convert: Callable[[Any], Conversion]
-
-
-def is_state_dict(tree: Any) -> bool:
-    """Whether ``tree`` maps names to tensors and nothing else."""
-    return (
-        isinstance(tree, Mapping)
-        and bool(tree)
-        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in tree.items())
-    )
+    recognises: Callable[[Found], str | None]
+    convert: Callable[[Found, Mapping[str, Any]], Conversion]
+    goes_by_names: bool = True
 
 
 def as_float(name: str, tensor: Tensor) -> Tensor:
@@ -129,6 +129,45 @@ def fir_taps(kernels: Sequence[Tensor]) -> list[float]:
     if taps.shape == usual.shape and torch.allclose(taps, usual / usual.sum()):
         return list(RESAMPLE_FILTER)
     return taps.tolist()
+
+
+class SettingError(UsageError):
+    """What the user says of a checkpoint cannot be."""
+
+
+def assumed_number(settings: Mapping[str, Any], name: str, usual: float) -> float:
+    """Return a number that no file records: what the user says, or what is usual.
+
+    Raises:
+        SettingError: The user's is no finite number.
+    """
+    value = settings.get(name, usual)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise SettingError(f"--set {name}={printable(str(value))} is no number")
+    return value
+
+
+def as_assumed(settings: Mapping[str, Any], name: str, value: Any) -> str:
+    """Say that a value is assumed, or that it is the user's."""
+    return f"{value} (given)" if name in settings else f"{value} (assumed)"
+
+
+def check_square(name: str, tensor: Tensor, side: int) -> None:
+    """Check the map that a StyleGAN begins with: [..., side, side].
+
+    Raises:
+        CheckpointError: It is a rectangle, or of another size.
+    """
+    height, width = tensor.shape[-2:] if tensor.ndim > 1 else (0, 0)
+    if height != width:
+        raise CheckpointError(
+            f"{name} is {height}x{width}: a generator whose images are not square",
+            "only square images are supported: train on padded ones",
+        )
+    if height != side:
+        raise CheckpointError(
+            f"{name} is {height}x{width}: this generator begins elsewhere than at {side}x{side}"
+        )
 
 
 def exported_history(tree: Any) -> list[dict[str, Any]]:

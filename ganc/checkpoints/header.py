@@ -118,6 +118,33 @@ def read_header(path: Path) -> Header:
         CheckpointError: The file cannot be read, is truncated or damaged, is another program's
             safetensors file, or was written in a later format.
     """
+    text, data_bytes = _read_text(path)
+    return parse_header(text, data_bytes, str(path))
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is a ganc checkpoint, or a damaged one of which that cannot be told."""
+    try:
+        return not is_other_program(_read_text(path)[0])
+    except CheckpointError:
+        return False  # the loader says what is wrong with the path
+
+
+def is_other_program(text: bytes) -> bool:
+    """Whether a safetensors header is sound JSON and says nothing of ganc."""
+    try:
+        entries = json.loads(text).get("__metadata__", {})
+        return "ganc_format" not in entries
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return False
+
+
+def _read_text(path: Path) -> tuple[bytes, int]:
+    """Return a safetensors file's JSON, and how many bytes follow it.
+
+    Raises:
+        CheckpointError: The file cannot be read, or is no safetensors file.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -128,7 +155,7 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     if not text.startswith(b"{"):
         raise CheckpointError(f"{path} is not a safetensors file", "check what the file is")
-    return parse_header(text, size - 8 - length, str(path))
+    return text, size - 8 - length
 
 
 def parse_header(text: bytes, data_bytes: int, where: str) -> Header:
@@ -153,7 +180,7 @@ def parse_header(text: bytes, data_bytes: int, where: str) -> Header:
     if "ganc_format" not in entries:
         raise CheckpointError(
             f"{where} is a safetensors file without ganc metadata",
-            "import the original checkpoint instead: ganc import SRC -o OUT",
+            "ganc import SRC -o OUT reads it where its layout is known",
         )
     _check_format(entries, where)
     if entries.get("header_sha256") != _checksum(entries, tensors):

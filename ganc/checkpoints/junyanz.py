@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganc.checkpoints.foreign import Conversion, as_float, is_state_dict
+from ganc.checkpoints.foreign import Conversion, as_float
+from ganc.checkpoints.normalise import Found, State
 from ganc.errors import CheckpointError
 from ganc.groups import ChannelGroup
 from ganc.models.model import ARCHITECTURES, build_network
@@ -34,10 +35,12 @@ UNTRACKED = "norm.num_batches_tracked"
 """The buffer that batch norm did not store until 2018, and does not read."""
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
-_CONV_PARTS = ("weight", "bias")
-_NORM_PARTS = (*_CONV_PARTS, *_RUNNING)
+_NORM_PARTS = ("weight", "bias", *_RUNNING)
+_CONV_PARTS = {"weight": "weight", "weight_orig": "weight", "bias": "bias",
+               "weight_u": "weight_u", "weight_v": "weight_v"}  # fmt: skip
+"""A convolution's tensors, spectrally normalised or not: the file's name → ours."""
+_WEIGHTS = ("weight", "weight_orig")
 
-State = Mapping[str, Tensor]
 Layer = dict[str, str]
 """One convolution and the norm behind it: our name of each tensor ("norm.bias") → the file's."""
 
@@ -63,44 +66,40 @@ class Candidate:
         return network
 
 
-def recognises(tree: Any) -> bool:
-    """Whether a tree may be this layout: it has the 7x7 or 4x4 convolutions that these networks do.
+def recognises(found: Found) -> str | None:
+    """Return the role of a network that may be of this layout, by its 7x7 or 4x4 convolutions.
 
     Claims relatives that ``convert`` refuses as well, so that the error can name what does not fit.
     """
-    state = state_of(tree) or {}
-    kernels = {_kernel(tensor) for key, tensor in state.items() if key.endswith("weight")}
-    return bool(kernels & {4, 7}) or kernels - {None} == {1}
-
-
-def state_of(tree: Any) -> State | None:
-    """Return a tree's tensors: its own, or those of its only state dict ("state_dict", "model").
-
-    They come in the order they were saved in, which is the order they run in. A file that is sorted
-    by name has lost it; the numbers in the names give it back.
-    """
-    inner = tree.values() if isinstance(tree, Mapping) else ()
-    states = [state for state in (tree, *inner) if is_state_dict(state)]
-    if len(states) != 1:
+    ordered = _ordered(found.state)
+    weights = [t for name, t in ordered.items() if name.endswith(_WEIGHTS) and t.ndim == 4]
+    kernels = {_kernel(weight) for weight in weights}
+    if not (kernels & {4, 7} or kernels == {1}):
         return None
-    (state,) = states
+    is_judge = kernels == {1} or (7 not in kernels and len(weights[-1]) == 1)
+    return "discriminator" if is_judge else "generator"
+
+
+def _ordered(state: State) -> State:
+    """Return a network's tensors in the order they run in, which is that of the file.
+
+    A file that is sorted by name has lost it; the numbers in the names give it back.
+    """
     if list(state) != sorted(state):
         return state
     return {name: state[name] for name in sorted(state, key=_natural)}
 
 
-def convert(tree: Any) -> Conversion:
-    """Build the network of a recognised tree.
+def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
+    """Build a recognised network.
 
     Raises:
         CheckpointError: A tensor does not fit; the message names the first, and what was expected.
     """
-    state = state_of(tree)
-    assert state is not None  # recognised
+    state = _ordered(found.state)
     layers = layers_of(state)
-    candidates = candidates_of(state, layers)
     findings = []
-    for candidate in candidates:
+    for candidate in candidates_of(state, layers):
         try:
             return _convert(candidate, state, layers)
         except CheckpointError as error:
@@ -116,12 +115,14 @@ def layers_of(state: State) -> list[Layer]:
     """
     layers: list[Layer] = []
     for parts in _modules(state):
-        weight = state[parts["weight"]] if "weight" in parts else None
-        is_conv = weight is not None and weight.ndim == 4
+        is_conv = any(state[parts[part]].ndim == 4 for part in _WEIGHTS if part in parts)
         for part, key in parts.items():
             _check_part(part, key, state[key], is_conv=is_conv)
         if is_conv:
-            layers.append({f"conv.{part}": key for part, key in parts.items()})
+            _check_spectral(parts)
+            if "weight_orig" in parts:  # beside it early versions kept the normalised weight
+                parts.pop("weight", None)
+            layers.append({f"conv.{_CONV_PARTS[part]}": key for part, key in parts.items()})
             continue
         first = next(iter(parts.values()))
         if not layers or any(ours.startswith("norm.") for ours in layers[-1]):
@@ -144,10 +145,24 @@ def _check_part(part: str, key: str, tensor: Tensor, *, is_conv: bool) -> None:
         raise CheckpointError(
             f"{key} does not fit: expected a convolution's weight and bias, or a norm's"
         )
-    if not tensor.numel() or (tensor.ndim > 1 and not is_conv):
+    if (
+        not tensor.numel()
+        or (tensor.ndim > 1 and part not in _WEIGHTS)
+        or (tensor.ndim > 1 and not is_conv)
+    ):
         raise CheckpointError(
             f"{key} has shape {_shape(tensor)}, expected a convolution's [C, C, K, K] or a norm's"
             " [C]"
+        )
+
+
+def _check_spectral(parts: Mapping[str, str]) -> None:
+    """Refuse a spectrally normalised weight without the vectors that say what divides it."""
+    spectral = [part for part in ("weight_orig", "weight_u", "weight_v") if part in parts]
+    if 0 < len(spectral) < 3:
+        raise CheckpointError(
+            f"{parts[spectral[0]]} does not fit: expected weight_orig, weight_u and weight_v of a"
+            f" spectral norm, got {', '.join(spectral)} alone"
         )
 
 
@@ -264,9 +279,17 @@ def _convert(candidate: Candidate, state: State, layers: list[Layer]) -> Convers
         )
     laid = dict(zip(slots, layers, strict=False))
     normed = next(n for n in slots if skeleton.get_submodule(n).get_submodule("norm").state_dict())
-    norm = norm_arguments(laid[normed])
+    arguments = norm_arguments(laid[normed])
+    spectral = [slot for slot, layer in laid.items() if "conv.weight_u" in layer]
+    if spectral and candidate.architecture != "patchgan":
+        raise CheckpointError(
+            f"{laid[spectral[0]]['conv.weight']} is spectrally normalised, which a"
+            f" {candidate.architecture} is not known to be"
+        )
+    if spectral:
+        arguments["spectral_norm"] = spectral
     widths = {group.name: _width(group, laid, state) for group in skeleton.groups()}
-    network = candidate.build(widths=widths, **norm)
+    network = candidate.build(widths=widths, **arguments)
     tensors: dict[str, Tensor] = {}
     for slot, layer in laid.items():
         tensors |= _fit(network, slot, layer, state)
@@ -274,7 +297,7 @@ def _convert(candidate: Candidate, state: State, layers: list[Layer]) -> Convers
         key = layers[len(slots)]["conv.weight"]
         raise CheckpointError(f"{key} does not fit: the {candidate.architecture} ends before it")
     built = build_network(candidate.architecture, candidate.role, network.config, tensors)
-    return Conversion({candidate.role: built}, _inferred(built, layers))
+    return Conversion(built, _inferred(built, layers))
 
 
 def norm_arguments(layer: Layer) -> dict[str, Any]:
@@ -282,12 +305,13 @@ def norm_arguments(layer: Layer) -> dict[str, Any]:
 
     Running averages without a weight are what instance norm stored until 2018 and never used.
     Without any tensor of a norm the bias tells: these projects give one to a convolution before
-    instance norm only.
+    instance norm only. Of spectrally normalised convolutions, which mostly stand alone, it is the
+    other way round: the bias is left out where an instance norm would take it away.
     """
     is_affine, has_bias = "norm.weight" in layer, "conv.bias" in layer
     has_running = "norm.running_mean" in layer
     is_batch = is_affine and has_running
-    is_instance = is_affine or has_running or has_bias
+    is_instance = is_affine or has_running or has_bias != ("conv.weight_u" in layer)
     norm = "batch" if is_batch else "instance" if is_instance else "none"
     return {"norm": norm, "norm_affine": is_affine, "bias": has_bias}
 
@@ -340,7 +364,9 @@ def _inferred(network: Network, layers: list[Layer]) -> dict[str, Any]:
         del inferred["norm_statistics"]  # instance norm has no choice
     if network.architecture == "resnet_translator":
         inferred["padding"] = "reflect"
-    for name in inferred.keys() & ASSUMED[network.architecture]:
+    has_norms = any(part.startswith("norm.") for layer in layers for part in layer)
+    guessed = {"norm"} if network.config.get("spectral_norm") and not has_norms else set()
+    for name in inferred.keys() & (ASSUMED[network.architecture] | guessed):
         inferred[name] = f"{inferred[name]} (assumed)"
     dropped = sum(is_old_buffer(part, layer) for layer in layers for part in layer)
     filled = sum("norm.running_var" in layer and UNTRACKED not in layer for layer in layers)

@@ -1,8 +1,7 @@
 """Reader for SN-GAN checkpoints in the layout of kwotsin/mimicry.
 
-Takes what its training saves (one file per network: model, optimiser, step), bare state dicts, and
-networks whose layers have other widths. A network of its other families, whose blocks look alike,
-is refused at the first name that differs.
+Takes networks whose layers have other widths as well. A network of its other families, whose blocks
+look alike, is refused at the first name that differs.
 """
 
 import math
@@ -12,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ganc.checkpoints.foreign import Conversion, as_float, is_state_dict
+from ganc.checkpoints.foreign import Conversion, as_float
+from ganc.checkpoints.normalise import Found
 from ganc.errors import CheckpointError
 from ganc.models import sngan
 from ganc.models.model import build_network
@@ -30,35 +30,28 @@ _SPECTRAL = "weight_orig|weight_u|weight_v|bias"
 _HEADS = {32: "l5", 48: "l5", 64: "l6", 128: "l7"}
 
 
-def recognises(tree: Any) -> bool:
-    """Whether a tree is this layout: a saved network, or its tensors alone."""
-    state = state_of(tree)
-    return _has(state, r"block2\.c1\.") and _has(state, r"(l1|block1\.c1)\.")
+def recognises(found: Found) -> str | None:
+    """Return the role of a network in this layout."""
+    if not _has(found.state, r"block2\.c1\."):
+        return None
+    if _has(found.state, r"l1\."):
+        return "generator"
+    return "discriminator" if _has(found.state, r"block1\.c1\.") else None
 
 
-def state_of(tree: Any) -> dict[str, Tensor]:
-    """Return the network's tensors without the prefix of data-parallel training, {} if none."""
-    if isinstance(tree, Mapping) and "model_state_dict" in tree:
-        tree = tree["model_state_dict"]
-    if not is_state_dict(tree):
-        return {}
-    return {name.removeprefix("module."): tensor for name, tensor in tree.items()}
-
-
-def convert(tree: Any) -> Conversion:
-    """Build the network of a recognised tree.
+def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
+    """Build a recognised network. Its tensors say everything, so there is nothing to set.
 
     Raises:
         CheckpointError: A tensor's name or shape does not fit; the message names the first.
     """
-    state = state_of(tree)
-    if _has(state, r"l1\."):
-        role, (config, tensors) = "generator", convert_generator(state)
-    else:
-        role, (config, tensors) = "discriminator", convert_discriminator(state)
+    role = recognises(found)
+    convert_one = convert_generator if role == "generator" else convert_discriminator
+    config, tensors = convert_one(found.state)
     inferred = {name: value for name, value in config.items() if name != "widths"}
-    settings = {"global_step": tree["global_step"]} if "global_step" in tree else {}
-    return Conversion({role: build_network("sngan", role, config, tensors)}, inferred, settings)
+    step = found.beside.get("global_step")
+    network = build_network("sngan", str(role), config, tensors)
+    return Conversion(network, inferred, {"global_step": step} if isinstance(step, int) else {})
 
 
 def convert_generator(state: Mapping[str, Tensor]) -> tuple[_Config, dict[str, Tensor]]:
@@ -83,6 +76,13 @@ def convert_generator(state: Mapping[str, Tensor]) -> tuple[_Config, dict[str, T
     if bottom_width**2 * stem != rows:
         raise CheckpointError(f"generator: l1 has {rows} rows, no square map for {stem} channels")
     img_resolution = bottom_width << num_blocks
+    plan = sngan.PLANS.get(img_resolution)
+    if plan is None or plan.bottom_width != bottom_width:
+        known = ", ".join(f"{p.bottom_width} and {side}" for side, p in sngan.PLANS.items())
+        raise CheckpointError(
+            f"generator: begins at {bottom_width} px and makes {img_resolution} px, no SN-GAN of"
+            f" mimicry's does that; known: {known}"
+        )
     _, *groups = sngan.generator_group_names(img_resolution, bottom_width)
     config = {
         "z_dim": _size(tensors, "stem.weight", 1),

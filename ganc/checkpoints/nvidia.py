@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganc.checkpoints.foreign import Conversion, as_float, fir_taps
+from ganc.checkpoints.foreign import Conversion, as_float, check_square, fir_taps
+from ganc.checkpoints.normalise import Found
 from ganc.checkpoints.pickles import Record
 from ganc.checkpoints.refusals import printable
 from ganc.errors import CheckpointError, nearest
@@ -35,8 +36,7 @@ CLASSES = (
 # Arguments that decide what the networks compute; each is read off the modules or passed on.
 _SHARED = {"z_dim", "c_dim", "w_dim", "img_resolution", "img_channels", "num_layers",
            "lr_multiplier", "channel_base", "channel_max", "conv_clamp"}  # fmt: skip
-# Kind and range; filters designed from larger numbers would not fit into memory.
-_SAMPLING: dict[str, tuple[type, float, float]] = {
+SAMPLING: dict[str, tuple[type, float, float]] = {
     "num_critical": (int, 0, 64),
     "first_cutoff": (float, 0.5, 100),
     "first_stopband": (float, 0.5, 1000),
@@ -49,6 +49,8 @@ _SAMPLING: dict[str, tuple[type, float, float]] = {
     "use_radial_filters": (bool, 0, 1),
     "magnitude_ema_beta": (float, 0, 1),
 }
+"""What StyleGAN3's layers are designed from: kind and range, beyond which they would not fit into
+memory."""
 # Arguments that only concern speed and training.
 DROPPED = {"num_fp16_res", "use_fp16", "fp16_channels_last", "fused_modconv_default", "w_avg_beta",
            "freeze_layers"}  # fmt: skip
@@ -57,7 +59,7 @@ KNOWN_ARGUMENTS = {
         "embed_features", "layer_features", "activation", "architecture", "resample_filter",
         "use_noise", "kernel_size", "cmap_dim", "mbstd_group_size", "mbstd_num_channels",
     },
-    "stylegan3": _SHARED | DROPPED | _SAMPLING.keys(),
+    "stylegan3": _SHARED | DROPPED | SAMPLING.keys(),
 }  # fmt: skip
 
 # Buffers that are read, among the many that are only stored.
@@ -71,47 +73,51 @@ _DEEPEST = 8
 _CLAMP = (int, float, type(None))
 
 
-def recognises(tree: Any) -> bool:
-    """Whether a tree is this layout: a dict of its networks, or one network's record alone."""
-    return any(networks_of(tree).values())
+_ROLES = {"G_ema": "generator", "G": "generator", "D": "discriminator"}
+"""Key in the file → role."""
 
 
-def networks_of(tree: Any) -> dict[str, Record]:
-    """Return the records of the networks under the names they have in the file, G_ema before G."""
-    if isinstance(tree, Record):
-        is_judge = tree.name.endswith("Discriminator")
-        return {"D" if is_judge else "G_ema": tree}
-    if not isinstance(tree, Mapping):
-        return {}
-    return {name: tree[name] for name in ("G_ema", "G", "D") if isinstance(tree.get(name), Record)}
+class DesignError(CheckpointError):
+    """StyleGAN3's layers are not those that its settings design."""
 
 
-def convert(tree: Any) -> Conversion:
-    """Build the networks of a recognised tree.
+def recognises(found: Found) -> str | None:
+    """Return the role of a pickled network, by its key or else by the name of its class.
+
+    One that a file holds alone is taken for a generator, so that the error can name its class.
+    """
+    if not isinstance(found.content, Record):
+        return None
+    of_class = [r for r in _ROLES.values() if found.content.name.lower().endswith(r)]
+    return _ROLES.get(found.key) or next(iter(of_class), None if found.key else "generator")
+
+
+def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
+    """Build a recognised network. Its file says everything, so there is nothing to set.
 
     Raises:
         CheckpointError: A class, argument or tensor does not fit; the message names the first.
     """
-    found = networks_of(tree)
-    result = Conversion({}, {}, {"licence": LICENCE})
-    generator = next((name for name in ("G_ema", "G") if name in found), None)
-    if generator is not None:
-        result.networks["generator"] = _network(generator, found[generator], "generator")
-        result.inferred["generator"] = generator
-    if "D" in found:
-        result.networks["discriminator"] = _network("D", found["D"], "discriminator")
-        result.inferred["discriminator"] = "D"
-    return result
+    record, role = found.content, recognises(found)
+    assert isinstance(record, Record)
+    assert role is not None
+    module = Modules.of_record(found.key or role.capitalize(), record)
+    if record.name != role.capitalize():
+        raise CheckpointError(f"{module.name} is a {record.name} where a {role} is expected")
+    return Conversion(build(module, role), {}, {"licence": LICENCE})
 
 
-def _network(name: str, record: Record, role: str) -> Network:
-    module = _Modules(name, record)
+def build(module: "Modules", role: str) -> Network:
+    """Build the network that some modules make up.
+
+    Raises:
+        CheckpointError: An argument, layer or tensor does not fit; the message names the first.
+    """
     architecture = "stylegan3" if "synthesis.input" in module.states else "stylegan2"
     module.check_arguments(KNOWN_ARGUMENTS[architecture])
     module.check_layers()
-    if record.name != role.capitalize():
-        raise CheckpointError(f"{name} is a {record.name} where a {role} is expected")
     convert_one = _discriminator if role == "discriminator" else _GENERATORS[architecture]
+    name = module.name
     try:
         config, tensors = convert_one(module)
         network = build_network(architecture, role, config, tensors)
@@ -130,8 +136,8 @@ def _network(name: str, record: Record, role: str) -> Network:
     return network
 
 
-class _Modules:
-    """A network's modules, walked without trusting their shape.
+class Modules:
+    """A network's modules as plain data: attributes and tensors.
 
     Attributes:
         name: What messages call the network.
@@ -139,20 +145,30 @@ class _Modules:
         tensors: Parameters and buffers by path, float32.
     """
 
-    def __init__(self, name: str, record: Record) -> None:
-        self.name = name
-        self.states: dict[str, Mapping[str, Any]] = {}
-        self.tensors: dict[str, Tensor] = {}
+    def __init__(
+        self, name: str, states: dict[str, Mapping[str, Any]], tensors: dict[str, Tensor]
+    ) -> None:
+        self.name, self.states, self.tensors = name, states, tensors
+
+    @classmethod
+    def of_record(cls, name: str, record: Record) -> "Modules":
+        """Walk a pickled network.
+
+        Raises:
+            CheckpointError: A class is not known, or a part is not what its place says.
+        """
+        module = cls(name, {}, {})
         waiting, seen = [("", record)], set()
         while waiting:
-            path, module = waiting.pop()
-            self._check(path, module, is_new=id(module) not in seen)
-            seen.add(id(module))
-            self.states[path] = module.state
-            for part in ("_parameters", "_buffers"):
-                for key, tensor in self._entries(path, part, Tensor):
-                    self.tensors[key] = as_float(key, tensor)
-            waiting += self._entries(path, "_modules", Record)
+            path, part = waiting.pop()
+            module._check(path, part, is_new=id(part) not in seen)
+            seen.add(id(part))
+            module.states[path] = part.state
+            for kind in ("_parameters", "_buffers"):
+                for key, tensor in module._entries(path, kind, Tensor):
+                    module.tensors[key] = as_float(key, tensor)
+            waiting += module._entries(path, "_modules", Record)
+        return module
 
     def _check(self, path: str, module: Record, *, is_new: bool) -> None:
         at = f"{self.name}.{path}".rstrip(".")
@@ -250,7 +266,7 @@ class _Modules:
                 raise CheckpointError(f"{self.name}.{path} adds no noise, as StyleGAN2's layers do")
 
 
-def _mapping_kwargs(module: _Modules) -> dict[str, Any]:
+def _mapping_kwargs(module: Modules) -> dict[str, Any]:
     """Return the mapping network's arguments, those of the usual sizes left out."""
     layers = module.matching(r"mapping\.fc\d+\.weight")
     if not layers:
@@ -269,9 +285,10 @@ def _mapping_kwargs(module: _Modules) -> dict[str, Any]:
     return chosen
 
 
-def _generator2(module: _Modules) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _generator2(module: Modules) -> tuple[dict[str, Any], dict[str, Tensor]]:
     sizes = module.sizes("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels")
     tensors = module.without("resample_filter")
+    check_square("synthesis.b4.const", tensors["synthesis.b4.const"], 4)
     names = stylegan2.generator_group_names(sizes["img_resolution"])
     config = {
         **sizes,
@@ -287,7 +304,7 @@ def _generator2(module: _Modules) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, tensors
 
 
-def _discriminator(module: _Modules) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _discriminator(module: Modules) -> tuple[dict[str, Any], dict[str, Tensor]]:
     sizes = module.sizes("c_dim", "img_resolution", "img_channels")
     tensors = module.without("resample_filter")
     names = stylegan2_discriminator.group_resolutions(sizes["img_resolution"])
@@ -305,7 +322,7 @@ def _discriminator(module: _Modules) -> tuple[dict[str, Any], dict[str, Tensor]]
     return config, tensors
 
 
-def _minibatch_std(module: _Modules) -> dict[str, Any]:
+def _minibatch_std(module: Modules) -> dict[str, Any]:
     if "b4.mbstd" not in module.states:
         return {"mbstd_num_channels": 0}
     return {
@@ -319,7 +336,7 @@ def _square(kernels: list[Tensor]) -> list[Tensor]:
     return [kernel.outer(kernel) if kernel.ndim == 1 else kernel for kernel in kernels]
 
 
-def _generator3(module: _Modules) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _generator3(module: Modules) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     for path, tensor in module.tensors.items():
         if not path.endswith(("up_filter", "down_filter")):
@@ -357,20 +374,20 @@ def _sampling(given: Any) -> dict[str, Any]:
     Raises:
         CheckpointError: One is of another kind or out of range.
     """
-    chosen = {key: given[key] for key in _SAMPLING if isinstance(given, Mapping) and key in given}
+    chosen = {key: given[key] for key in SAMPLING if isinstance(given, Mapping) and key in given}
     for key, value in chosen.items():
-        kind, low, high = _SAMPLING[key]
+        kind, low, high = SAMPLING[key]
         is_kind = type(value) is kind or (kind is float and type(value) is int)
         if not is_kind or not low <= value <= high:
             raise CheckpointError(f"its {key} is no {kind.__name__} from {low} to {high}")
     return chosen
 
 
-def _check_filters(name: str, module: _Modules, network: stylegan3.Generator) -> None:
+def _check_filters(name: str, module: Modules, network: stylegan3.Generator) -> None:
     """Compare the stored filters with those that the settings design.
 
     Raises:
-        CheckpointError: They differ: the file was made by code that designs others.
+        DesignError: They differ: the file was made by code that designs others.
     """
     ours = dict(network.named_buffers())
     for path, stored in module.tensors.items():
@@ -380,6 +397,6 @@ def _check_filters(name: str, module: _Modules, network: stylegan3.Generator) ->
         if own is None or own.shape != stored.shape or not torch.allclose(
             own, stored, rtol=0, atol=_FILTER_TOLERANCE
         ):  # fmt: skip
-            raise CheckpointError(
+            raise DesignError(
                 f"{name}: {printable(path)} is not the filter that its settings design"
             )

@@ -12,14 +12,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ganc.checkpoints.foreign import Conversion, Layout, as_float, best_rule, is_state_dict
-from ganc.checkpoints.native import build_model
+from ganc.checkpoints.foreign import Conversion, Layout, as_float, best_rule
+from ganc.checkpoints.header import network_configs
+from ganc.checkpoints.normalise import Found
 from ganc.checkpoints.nvidia import LICENCE
+from ganc.checkpoints.nvidia_bare import stylegan3_layer_names
 from ganc.checkpoints.refusals import printable
 from ganc.errors import CheckpointError, InputError, UsageError
 from ganc.models import stylegan2, stylegan2_discriminator, stylegan3
 from ganc.models.layers import RESAMPLE_FILTER, Conv2dLayer
-from ganc.models.model import Model
+from ganc.models.model import Model, build_network
 from ganc.ops.upfirdn2d import setup_filter
 
 # What configs that no network can have raise where something is computed from them.
@@ -32,30 +34,25 @@ _USUAL_BASES = [2**power for power in range(16, 6, -1)]
 _SEPARABLE_TAPS = 8  # filters as long as this are stored as their taps
 
 
-def recognises(tree: Any) -> bool:
-    """Whether a tree is this layout."""
-    return (
-        isinstance(tree, Mapping)
-        and isinstance(tree.get("config"), str)
-        and is_state_dict(tree.get("G_ema"))
-    )
+def recognises(found: Found) -> str | None:
+    """Return the role of a network in this layout, which its key and the config beside it tell."""
+    is_described = isinstance(found.beside.get("config"), str) and bool(found.state)
+    return _NETWORKS.get(found.key) if is_described else None
 
 
-def convert(tree: Any) -> Conversion:
-    """Rebuild the networks of a recognised tree.
+def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
+    """Rebuild a recognised network. Its config says everything, so there is nothing to set.
 
     Raises:
         CheckpointError: The config is not what ``to_layout`` writes, or tensors do not fit it.
     """
-    architecture, config = _described(tree["config"])
-    tensors = {
-        f"{role}.{key}": tensor
-        for name, role in _NETWORKS.items()
-        if is_state_dict(tree.get(name))
-        for key, tensor in _own_names(tree[name]).items()
-    }
+    role = _NETWORKS[found.key]
+    architecture, config = _described(found.beside["config"])
+    tensors = _own_names(found.state)
     try:
-        model = build_model(architecture, config, tensors, [])
+        own = network_configs(config)[role]
+        family = architecture if role == "generator" else config[role]["architecture"]
+        network = build_network(family, role, own, tensors)
     except (CheckpointError, UsageError):
         raise
     except _MISFITS as error:
@@ -63,7 +60,7 @@ def convert(tree: Any) -> Conversion:
         raise CheckpointError(
             f"its config does not fit {printable(architecture)}: {finding}"
         ) from error
-    return Conversion(dict(model.networks()), {}, {"licence": LICENCE})
+    return Conversion(network, {}, {"licence": LICENCE})
 
 
 def _described(text: str) -> tuple[str, dict[str, Any]]:
@@ -141,13 +138,7 @@ def _resamples(module: nn.Module) -> bool:
 
 def _generator3(generator: stylegan3.Generator) -> dict[str, Tensor]:
     """Return the tensors, each layer's sizes in its name again, with its designed filters."""
-    layers = generator.synthesis.layers()
-    sizes = [layer.in_size for _, layer in layers if isinstance(layer, stylegan3.SynthesisLayer)]
-    side = generator.img_resolution
-    names = {
-        name: f"{name}_{size}_{len(layer.weight)}"
-        for (name, layer), size in zip(layers, [*sizes[1:], side, side], strict=True)
-    }
+    names = stylegan3_layer_names(generator)
     tensors = dict(generator.state_dict())
     tensors |= {
         name: buffer

@@ -89,7 +89,7 @@ def read(content: bytes, where: str) -> Any:
         CheckpointError: The file is damaged, refers to a global or uses an opcode that is not
             allowed, or asks for more than it pays for.
     """
-    machine = _Machine(where, len(content))
+    machine = _Machine(where, content)
     # The standard library's parser warns of unknown escapes in strings; they are refused anyway.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -118,12 +118,14 @@ def _instructions(content: bytes, where: str) -> Iterator[tuple[str, Any, int]]:
 class _Machine:
     """The pickle machine on plain values: a stack, the stacks below its marks, a memo."""
 
-    def __init__(self, where: str, size: int) -> None:
-        self.where, self.size = where, size
+    def __init__(self, where: str, content: bytes) -> None:
+        self.where, self.content, self.size = where, content, len(content)
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
-        self.budget = 2 * size  # every number is paid for twice: in a storage and in its tensor
+        self.budget = (
+            2 * self.size
+        )  # every number is paid for twice: in a storage and in its tensor
 
     def execute(self, opcode: str, argument: Any) -> None:
         """Run one instruction."""
@@ -262,7 +264,7 @@ class _Machine:
         """GLOBAL: push the name of an allowed constructor."""
         name = name.replace(" ", ".")
         if name not in _CONSTRUCTORS:
-            raise refused_global(self.where, name)
+            raise refused_global(self.where, name, self.content)
         self.stack.append(_Global(name))
 
     def find_on_stack(self, _: None) -> None:
@@ -379,7 +381,7 @@ _SCALARS = {
 def _dtype(machine: _Machine, code: str, align: bool = False, copy: bool = True) -> Record:
     if not isinstance(code, str) or code not in _SCALARS:
         name = code if isinstance(code, str) else _describe(code)
-        raise refused_global(machine.where, f"numpy.dtype({name})")
+        raise refused_global(machine.where, f"numpy.dtype({name})", machine.content)
     return Record("numpy.dtype", (code,))
 
 

@@ -3,6 +3,9 @@
 from ganc.errors import CheckpointError
 
 _LONGEST_NAME = 120
+_TENSORFLOW = ("dnnlib.tflib.", "tfutil.")
+_MODULE_ATTRIBUTES = (b"_parameters", b"_modules")
+"""What every pickled ``torch.nn.Module`` has in its state."""
 
 
 def one_line(text: str) -> str:
@@ -16,8 +19,25 @@ def printable(name: str) -> str:
     return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
 
 
-def refused_global(where: str, name: str) -> CheckpointError:
-    """Refuse a Python object that a file asks for by name."""
+def refused_global(where: str, name: str, content: bytes) -> CheckpointError:
+    """Refuse a Python object that a file asks for by name.
+
+    Args:
+        name: The global's, with its module.
+        content: The pickle, for what else it tells of itself.
+    """
+    if name.startswith(_TENSORFLOW):
+        return CheckpointError(
+            f"{where} holds networks of NVIDIA's TensorFlow code ({printable(name)})",
+            "convert it with legacy.py of NVlabs/stylegan2-ada-pytorch (python legacy.py"
+            " --source=FILE --dest=NEW.pkl; it runs the file's code) and import NEW.pkl",
+        )
+    if all(attribute in content for attribute in _MODULE_ATTRIBUTES):
+        return CheckpointError(
+            f"{where} holds a whole pickled module ({printable(name)}), whose code is not run",
+            "save its tensors where that code is: model = torch.load(FILE, weights_only=False);"
+            " torch.save(model.state_dict(), NEW)",
+        )
     return CheckpointError(
         f"{where} refers to the global {printable(name)}, which is not allowed in a checkpoint",
         "no code from a checkpoint is ever run; save its tensors instead",

@@ -1,8 +1,8 @@
 """Reader for StyleGAN2 checkpoints in the layout of rosinality/stylegan2-pytorch.
 
-Takes what its training saves (g, d, g_ema, optimisers, arguments), what its converter writes
-(g_ema, latent_avg), and generators pruned by code that keeps its names. Up-convolution kernels are
-stored the same way round as ours; noise maps and modulated weights have extra leading dimensions.
+Takes what its training and its converter save, and generators pruned by code that keeps its names.
+Up-convolution kernels are stored the same way round as ours; noise maps and modulated weights have
+extra leading dimensions.
 """
 
 import re
@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from ganc import seeds
-from ganc.checkpoints.foreign import Conversion, as_float, fir_taps, is_state_dict
+from ganc.checkpoints.foreign import (
+    Conversion,
+    as_assumed,
+    as_float,
+    assumed_number,
+    check_square,
+    fir_taps,
+)
+from ganc.checkpoints.normalise import Found
 from ganc.errors import CheckpointError
 from ganc.models import stylegan2, stylegan2_discriminator
 from ganc.models.model import build_network, check_tensors
@@ -28,59 +36,73 @@ _MISFITS = (KeyError, ValueError, IndexError, TypeError, RuntimeError)
 _Names = list[tuple[str, Callable[[re.Match[str]], str]]]
 
 
-def recognises(tree: Any) -> bool:
-    """Whether a tree is this layout: a dict of its networks, or one network's tensors alone."""
-    return any(networks_of(tree))
+def recognises(found: Found) -> str | None:
+    """Return the role of a network in this layout."""
+    state = found.state
+    if {"input.input", "convs.0.conv.weight"} & state.keys():
+        return "generator"
+    ends = {"final_conv.0.weight", "final_linear.0.weight", "final_linear.1.weight"}
+    return "discriminator" if ends & state.keys() else None
 
 
-def networks_of(tree: Any) -> tuple[Mapping[str, Tensor] | None, Mapping[str, Tensor] | None]:
-    """Return the generator's (g_ema before g) and the discriminator's tensors, where present."""
-    if not isinstance(tree, Mapping):
-        return None, None
-    candidates: list[Any] = [tree.get("g_ema"), tree.get("g"), tree.get("d"), tree]
-    states = [strip_module(state) for state in candidates if is_state_dict(state)]
-    generator = next((s for s in states if "input.input" in s), None)
-    discriminator = next((s for s in states if "final_linear.1.weight" in s), None)
-    return generator, discriminator
-
-
-def strip_module(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop the prefix that data-parallel training puts before every name."""
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
-
-
-def convert(tree: Any) -> Conversion:
-    """Build the networks of a recognised tree.
+def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
+    """Build a recognised network.
 
     Raises:
         CheckpointError: A tensor's name or shape does not fit; the message names the first.
     """
-    generator, discriminator = networks_of(tree)
-    result = Conversion({}, {})
-    if generator is not None:
-        _add_generator(result, generator, tree.get("latent_avg"))
-    if discriminator is not None:
-        config, tensors = convert_discriminator(discriminator)
-        result.networks["discriminator"] = build_network(
-            "stylegan2", "discriminator", config, tensors
-        )
-    return result
-
-
-def _add_generator(result: Conversion, state: Mapping[str, Tensor], latent_avg: Any) -> None:
-    config, tensors = convert_generator(state)
-    if isinstance(latent_avg, Tensor):
-        tensors["mapping.w_avg"] = as_float("latent_avg", latent_avg).reshape(-1)
-    else:
-        tensors["mapping.w_avg"] = mean_w(tensors, config)
-        result.inferred["w_avg"] = f"mean of {W_AVG_SAMPLES} mapped latents, seed 0"
-    result.networks["generator"] = build_network("stylegan2", "generator", config, tensors)
-    result.inferred |= {
+    if recognises(found) == "discriminator":
+        config, tensors = convert_discriminator(found.state)
+        return Conversion(build_network("stylegan2", "discriminator", config, tensors), {})
+    multiplier = assumed_number(settings, "lr_multiplier", LR_MULTIPLIER)
+    config, tensors = convert_generator(found.state, multiplier)
+    inferred: dict[str, Any] = {}
+    _add_w_avg(tensors, config, found.beside.get("latent_avg"), inferred)
+    _add_noise(tensors, config, inferred)
+    inferred |= {
         "img_resolution": config["img_resolution"],
+        "z_dim": config["z_dim"],
         "w_dim": config["w_dim"],
         "mapping_layers": config["mapping_kwargs"]["num_layers"],
-        "lr_multiplier": LR_MULTIPLIER,
+        "lr_multiplier": as_assumed(settings, "lr_multiplier", multiplier),
     }
+    if not _blur_kernels(found.state):
+        inferred["resample_filter"] = f"{config['resample_filter']} (assumed)"
+    return Conversion(build_network("stylegan2", "generator", config, tensors), inferred)
+
+
+def _add_w_avg(
+    tensors: dict[str, Tensor], config: Mapping[str, Any], stored: Any, inferred: dict[str, Any]
+) -> None:
+    """Take the file's mean of w, of which encoders keep a copy per layer; compute it without."""
+    reason = ""
+    if isinstance(stored, Tensor):
+        rows = as_float("latent_avg", stored).reshape(-1, stored.shape[-1] if stored.ndim else 1)
+        if bool((rows == rows[0]).all()):
+            tensors["mapping.w_avg"] = rows[0]
+            return
+        reason = ", since the rows of latent_avg differ"
+    tensors["mapping.w_avg"] = mean_w(tensors, config)
+    inferred["w_avg"] = f"mean of {W_AVG_SAMPLES} mapped latents, seed 0{reason}"
+
+
+def _add_noise(
+    tensors: dict[str, Tensor], config: Mapping[str, Any], inferred: dict[str, Any]
+) -> None:
+    """Draw the noise maps of a file from before they were stored; that code made them anew.
+
+    Raises:
+        CheckpointError: Some are there and others are not.
+    """
+    sides = [int(name.split(".")[0][1:]) for name in config["widths"]]
+    names = [f"synthesis.{group}.noise_const" for group in config["widths"]][1:]
+    missing = [name for name in names if name not in tensors]
+    if missing and len(missing) < len(names):
+        raise CheckpointError(f"generator: {missing[0]} is missing, and others are not")
+    if missing:
+        maps = seeds.noise_maps(0, "noise_const", range(1), [(side, side) for side in sides[1:]])
+        tensors |= {name: noise[0] for name, noise in zip(names, maps, strict=True)}
+        inferred["noise_maps"] = f"{len(names)} drawn from seed 0"
 
 
 def mean_w(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Tensor:
@@ -191,17 +213,23 @@ def _drop_leading(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def convert_generator(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return config and tensors of our generator, ``mapping.w_avg`` left out.
+def convert_generator(
+    state: Mapping[str, Tensor], lr_multiplier: float = LR_MULTIPLIER
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return config and tensors of our generator, without what a file need not hold.
+
+    That is ``mapping.w_avg``, and of old files the noise maps.
 
     Raises:
         CheckpointError: A name or size does not fit.
     """
     tensors = _drop_leading(_rename(state, _GENERATOR_NAMES, "generator"))
+    _check_mapping(tensors)
     num_convs = sum(name.endswith(".noise_strength") for name in tensors)
     num_layers = sum(re.fullmatch(r"mapping\.fc\d+\.weight", name) is not None for name in tensors)
     img_resolution = 4 * 2 ** (num_convs // 2)
     try:
+        check_square("input.input", tensors["synthesis.b4.const"], 4)
         names = stylegan2.generator_group_names(img_resolution)
         widths = {
             name: len(tensors[f"synthesis.{name}" + ("" if name.endswith("const") else ".bias")])
@@ -213,7 +241,7 @@ def convert_generator(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict
             "w_dim": tensors["mapping.fc0.weight"].shape[0],
             "img_resolution": img_resolution,
             "img_channels": len(tensors["synthesis.b4.torgb.bias"]),
-            "mapping_kwargs": {"num_layers": num_layers, "lr_multiplier": LR_MULTIPLIER},
+            "mapping_kwargs": {"num_layers": num_layers, "lr_multiplier": lr_multiplier},
             "widths": widths,
             "resample_filter": fir_taps(_blur_kernels(state)),
             "conv_clamp": None,
@@ -221,6 +249,23 @@ def convert_generator(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict
     except _MISFITS as error:
         raise CheckpointError(f"generator: its layers do not fit StyleGAN2: {error}") from error
     return config, tensors
+
+
+def _check_mapping(tensors: Mapping[str, Tensor]) -> None:
+    """Check that z has the size of w, and so every mapping layer: the code has one number for both.
+
+    Raises:
+        CheckpointError: A layer is not square.
+    """
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"mapping\.fc(\d+)\.weight", name)
+        if match and tensor.ndim == 2 and len(set(tensor.shape)) > 1:
+            raise CheckpointError(
+                f"generator: style.{int(match[1]) + 1}.weight is {list(tensor.shape)}, in this"
+                " layout it is square: z has the size of w. Perhaps a conditional model whose label"
+                " embedding was dropped",
+                "import the original file instead, before it was converted",
+            )
 
 
 def convert_discriminator(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -5,80 +5,79 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ganc.checkpoints import (
-    junyanz,
-    mimicry,
-    native,
-    nvidia,
-    nvidia_tensors,
-    pickles,
-    rosinality,
-    torch_file,
-)
-from ganc.checkpoints.foreign import Conversion, Reader, describe, exported_history
-from ganc.checkpoints.refusals import one_line, printable
+from ganc.checkpoints import foreign_file, native
+from ganc.checkpoints.foreign import SettingError, describe, exported_history
+from ganc.checkpoints.header import is_other_program
+from ganc.checkpoints.readers import TWO_WAY, read_tree
+from ganc.checkpoints.refusals import one_line
 from ganc.errors import CheckpointError, UsageError, unknown_name
-from ganc.files import atomic_write
+from ganc.files import atomic_write, no_such_file
 from ganc.models.model import ARCHITECTURES, Model, build_network
 from ganc.models.network import Network
 from ganc.progress import Warn, ignore
 from ganc.version import __version__
 
-READERS: dict[str, Reader] = {
-    "rosinality": Reader(("stylegan2",), rosinality.recognises, rosinality.convert),
-    "nvidia": Reader(("stylegan2", "stylegan3"), nvidia.recognises, nvidia.convert),
-    "nvidia_tensors": Reader(
-        ("stylegan2", "stylegan3"), nvidia_tensors.recognises, nvidia_tensors.convert
-    ),
-    "mimicry": Reader(("sngan",), mimicry.recognises, mimicry.convert),
-    "junyanz": Reader(
-        ("resnet_translator", "unet_translator", "patchgan"), junyanz.recognises, junyanz.convert
-    ),
-}
-
-TWO_WAY = ("resnet_translator", "unet_translator", "patchgan")
-"""Architectures of which a checkpoint may hold two: a CycleGAN's directions."""
-
 
 def load(
-    source: str | Path | BinaryIO, *, architecture: str | None = None, note: Warn = ignore
+    source: str | Path | BinaryIO,
+    *,
+    architecture: str | None = None,
+    keys: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    note: Warn = ignore,
 ) -> Model:
     """Load a checkpoint: ganc's own format or a foreign one. No code from the file ever runs.
 
     Args:
         source: A path, or a binary stream to read to its end.
         architecture: Overrides the detection of a foreign layout.
+        keys: What to read of a foreign file that holds several networks: keys as messages name
+            them ("ema_state_dict", "state_dict.decoder"). None takes all, of a raw and an averaged
+            copy the average.
+        settings: What a foreign file does not record, where the usual value is wrong.
         note: Told, in one line, which layout a foreign file has and what was inferred.
     Returns:
         The model, all networks in eval mode on the CPU.
     Raises:
-        CheckpointError: The file cannot be read, is damaged, or is of no known layout.
-        UsageError: ``architecture`` is not known.
+        CheckpointError: The file cannot be read, is damaged, is of no known layout, or holds
+            several networks that could be meant.
+        UsageError: ``architecture`` is not known, or a setting is no value.
     """
     where, content = _read(source)
     if architecture is not None and architecture not in ARCHITECTURES:
         raise unknown_name("architecture", architecture, ARCHITECTURES)
-    if content[8:9] == b"{":
+    is_native = foreign_file.is_safetensors(content)
+    if is_native and not is_other_program(foreign_file.header_text(content)):
+        if keys:
+            raise UsageError(f"--key goes with foreign files, {where} is ganc's own")
         return native.from_bytes(content, where)
-    tree = _read_tree(content, where)
-    conversion, layout = _convert(tree, architecture, where)
-    note(f"{where}: {layout} layout, inferred {describe(conversion.inferred)}")
+    tree = foreign_file.read(content, where)
+    try:
+        reading = read_tree(tree, architecture=architecture, keys=keys, settings=settings)
+    except SettingError:
+        raise
+    except (CheckpointError, UsageError) as error:  # a config that no network can have
+        raise CheckpointError(f"{where}: {one_line(str(error))}", error.hint) from error
+    _check_architecture(reading.networks, architecture, where)
+    layout = ", ".join(reading.layouts)
+    note(f"{where}: {layout} layout, inferred {one_line(describe(reading.inferred))}")
     step = {
         "command": "import",
         "layout": layout,
         "source": Path(where).name,
         "source_sha256": hashlib.sha256(content).hexdigest(),
-        "inferred": conversion.inferred,
-        **conversion.settings,
+        "inferred": reading.inferred,
+        **reading.settings,
         "ganc": __version__,
     }
-    return Model(**conversion.networks, provenance=[*exported_history(tree), step])
+    return Model(**reading.networks, provenance=[*exported_history(tree), step])
 
 
 def import_checkpoints(
     sources: Sequence[str | Path | BinaryIO],
     *,
     architecture: str | None = None,
+    keys: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     note: Warn = ignore,
 ) -> Model:
@@ -90,9 +89,10 @@ def import_checkpoints(
 
     Args:
         sources: Files or binary streams, ours or foreign.
-        architecture, note: See ``load``.
+        architecture, keys, note: See ``load``.
         settings: Entries of the networks' configs that no file records and that were assumed
-            wrongly ("norm_statistics", "img_resolution"); of every network that has them.
+            wrongly ("norm_statistics", "img_resolution", "lr_multiplier"); of every network that
+            has them.
     Raises:
         CheckpointError: See ``load``; or two files hold the same network, or the tensors do not fit
             a setting.
@@ -101,7 +101,7 @@ def import_checkpoints(
     joined: dict[str, Any] = {}
     provenance: list[dict[str, Any]] = []
     for source in sources:
-        model = load(source, architecture=architecture, note=note)
+        model = load(source, architecture=architecture, keys=keys, settings=settings, note=note)
         for name, network in model.networks():
             if name in joined and network.architecture in TWO_WAY:
                 name = f"{name}_b"
@@ -122,16 +122,29 @@ def _with_settings(
     networks: Mapping[str, Network], settings: Mapping[str, Any]
 ) -> dict[str, Network]:
     """Rebuild the networks whose configs have one of the settings with its new value."""
-    known = {key: None for network in networks.values() for key in network.config}
+    known = dict.fromkeys(key for network in networks.values() for key in _settable(network.config))
     for key in settings:
-        if key not in known or key == "widths":
-            raise unknown_name("setting", key, [name for name in known if name != "widths"])
+        if key not in known:
+            raise unknown_name("setting", key, known)
     rebuilt = {}
     for name, network in networks.items():
-        changed = {key: value for key, value in settings.items() if key in network.config}
-        config = network.config | changed
+        config = _changed(network.config, settings)
         rebuilt[name] = build_network(network.architecture, name, config, network.state_dict())
     return rebuilt
+
+
+def _settable(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of a config's entries, those of its mapping network among them."""
+    own = [name for name in config if name not in ("widths", "mapping_kwargs")]
+    return [*own, *config.get("mapping_kwargs", {})]
+
+
+def _changed(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with the settings that it has an entry for."""
+    return {
+        name: _changed(value, settings) if name == "mapping_kwargs" else settings.get(name, value)
+        for name, value in config.items()
+    }
 
 
 def save(model: Model, path: str | Path | BinaryIO, *, force: bool = False) -> None:
@@ -160,42 +173,12 @@ def _read(source: str | Path | BinaryIO) -> tuple[str, bytes]:
     try:
         return str(path), path.read_bytes()
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist", "check the path") from error
+        raise no_such_file(CheckpointError, path, "check the path") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _read_tree(content: bytes, where: str) -> Any:
-    """Unpickle a foreign file into plain containers, tensors and records; run nothing."""
-    if content.startswith((torch_file.ZIP_MAGIC, torch_file.LEGACY_MAGIC)):
-        return torch_file.read(content, where)
-    if pickles.recognises(content):
-        return pickles.read(content, where)
-    start = "empty" if not content else f"starting with {content[:8]!r}"
-    raise CheckpointError(
-        f"{where} is no checkpoint ({start})", "expected a .safetensors, .pt, .pth or .pkl file"
-    )
-
-
-def _convert(tree: Any, architecture: str | None, where: str) -> tuple[Conversion, str]:
-    for layout, reader in READERS.items():
-        if architecture is not None and architecture not in reader.architectures:
-            continue
-        if reader.recognises(tree):
-            try:
-                conversion = reader.convert(tree)
-            except (CheckpointError, UsageError) as error:  # a config that no network can have
-                raise CheckpointError(f"{where}: {one_line(str(error))}", error.hint) from error
-            _check_architecture(conversion, architecture, where)
-            return conversion, layout
-    keys = [printable(k) for k in tree if isinstance(k, str)] if isinstance(tree, dict) else []
-    found = ", ".join(keys[:4]) or type(tree).__name__
-    raise CheckpointError(
-        f"{where} is of no known layout (it holds {found})", f"known: {', '.join(READERS)}"
-    )
-
-
-def _check_architecture(conversion: Conversion, wanted: str | None, where: str) -> None:
-    found = {network.architecture for network in conversion.networks.values()}
+def _check_architecture(networks: Mapping[str, Network], wanted: str | None, where: str) -> None:
+    found = {network.architecture for network in networks.values()}
     if wanted is not None and wanted not in found:
         raise CheckpointError(f"{where} holds {', '.join(sorted(found))}, not {wanted}")

@@ -7,7 +7,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,24 @@ LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # Tied weights share a storage; few networks have any, and none ties all of them several times.
 _MOST_SHARED = 4
 _HEAVIEST_TUPLE = 100_000
+# An entry's name → what an archive with it is, and the way out.
+_OTHER_ARCHIVES = (
+    (
+        r"/constants\.pkl$|/code/.*\.py$",
+        "a TorchScript program, whose code is not run",
+        "save its tensors where it is trusted:"
+        " torch.save(torch.jit.load(FILE).state_dict(), NEW), and import NEW",
+    ),
+    (
+        r"exported_program\.json$|/models/[^/]+\.json$",
+        "an exported program (torch.export), not a checkpoint",
+        "import the checkpoint that it was exported from",
+    ),
+    (r"\.npy$", "an archive of NumPy arrays (npz), not a checkpoint",
+     "save the tensors with torch.save or as safetensors"),
+    (r"\.(pt|pth|ckpt|safetensors|tar|onnx)$", "a zip archive with {name} inside",
+     "unpack it and import what it holds"),
+)  # fmt: skip
 _LEGACY_PICKLES = 5  # magic number, protocol, system, tree, names of the storages
 
 
@@ -49,7 +67,7 @@ def read(content: bytes, where: str) -> Any:
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
-        raise _refusal(where, " ".join(str(error).split())) from error
+        raise _refusal(where, " ".join(str(error).split()), content) from error
     except Exception as error:
         # A damaged archive surfaces as whatever torch's parser happens to trip over: fuzzing finds
         # a dozen classes. Nothing of ours runs in the block, so all of them mean the file.
@@ -63,6 +81,7 @@ def _archived(content: bytes, where: str) -> list[bytes]:
     """Return an archive's pickles; refuse one that would unpack to more than it weighs."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
+        _check_kind([entry.filename for entry in entries], where)
         packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
         if packed:  # torch never compresses
             raise CheckpointError(
@@ -72,6 +91,15 @@ def _archived(content: bytes, where: str) -> list[bytes]:
         if claimed > len(content):
             raise damaged(where, f"its entries claim {claimed} bytes, the file has {len(content)}")
         return [archive.read(entry) for entry in entries if entry.filename.endswith(".pkl")]
+
+
+def _check_kind(names: Sequence[str], where: str) -> None:
+    """Refuse archives of other programs, which their entries' names tell."""
+    for pattern, what, way_out in _OTHER_ARCHIVES:
+        inner = next((name for name in names if re.search(pattern, name)), None)
+        if inner is not None:
+            name = printable(inner)
+            raise CheckpointError(f"{where} is {what.format(name=name)}", way_out)
 
 
 def _check_tuples(content: bytes, where: str) -> None:
@@ -130,11 +158,11 @@ def _take(opcode: pickletools.OpcodeInfo, stack: list[int], marks: list[int]) ->
     return taken
 
 
-def _refusal(where: str, finding: str) -> CheckpointError:
+def _refusal(where: str, finding: str, content: bytes) -> CheckpointError:
     """Word what torch's restricted unpickler objected to."""
     finding = finding.split("WeightsUnpickler error: ")[-1].split(" Check the documentation")[0]
     if match := re.search(r"GLOBAL (\S+)", finding):
-        return refused_global(where, match[1])
+        return refused_global(where, match[1], content)
     if match := re.match(r"Unsupported operand (\d+)", finding):
         names = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
         code = int(match[1])

@@ -302,7 +302,8 @@ def _architecture(ckpt: str | None) -> str | None:
         return None
     from pathlib import Path
 
-    from ganc.checkpoints.describe import info, is_own
+    from ganc.checkpoints.describe import info
+    from ganc.checkpoints.header import is_own
 
     return str(info(ckpt)["architecture"]) if is_own(Path(ckpt)) else None
 

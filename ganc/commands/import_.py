@@ -16,6 +16,14 @@ def import_(
     architecture: Annotated[
         str | None, typer.Option("--architecture", help="Override the detection.")
     ] = None,
+    keys: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--key",
+            metavar="KEY",
+            help="Which network of a file with several, e.g. g or state_dict.decoder; repeatable.",
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -40,7 +48,8 @@ def import_(
     chosen = dict(map(shared.parse_setting, settings or ()))
     if dry_run:
         resolved = {
-            "sources": sources, "output": output, "architecture": architecture, "set": chosen,
+            "sources": sources, "output": output, "architecture": architecture,
+            "keys": keys or [], "set": chosen,
         }  # fmt: skip
         return shared.emit_settings("import", resolved, as_json)
     shared.check_output(output, force)
@@ -48,8 +57,9 @@ def import_(
 
     streams = [sys.stdin.buffer if source == "-" else source for source in sources]
     model = import_checkpoints(
-        streams, architecture=architecture, settings=chosen, note=shared.noter(quiet)
-    )
+        streams, architecture=architecture, keys=keys or (), settings=chosen,
+        note=shared.noter(quiet),
+    )  # fmt: skip
     shared.save_model(model, output, force)
     inferred = [step["inferred"] for step in model.provenance if "inferred" in step]
     result = {

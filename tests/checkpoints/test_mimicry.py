@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ganc.checkpoints import mimicry
+from ganc.checkpoints.readers import read_tree
 from ganc.checkpoints.store import import_checkpoints, load
 from ganc.errors import CheckpointError
 from tests.conftest import GOLDEN, Outcome
@@ -38,10 +38,13 @@ def test_saved_networks() -> None:
     (step,) = generator.provenance
     assert (step["layout"], step["global_step"]) == ("mimicry", 100_000)
     assert step["inferred"] == {
-        "z_dim": 24, "img_resolution": 32, "img_channels": 3, "bottom_width": 4,
+        "generator": "model_state_dict", "z_dim": 24,
+        "img_resolution": 32, "img_channels": 3, "bottom_width": 4,
     }  # fmt: skip
-    assert discriminator.provenance[0]["inferred"] == {"img_resolution": 32, "img_channels": 3}
-    assert "mimicry layout, inferred z_dim 24" in notes[0]
+    assert discriminator.provenance[0]["inferred"] == {
+        "discriminator": "model_state_dict", "img_resolution": 32, "img_channels": 3,
+    }  # fmt: skip
+    assert "mimicry layout, inferred generator model_state_dict, z_dim 24" in notes[0]
     assert not generator.generator.training
 
 
@@ -77,10 +80,10 @@ def test_wrappings(wrap: Callable[[State], dict[str, Any]], tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("resolution", "bottom_width"), [(48, 6), (64, 4), (128, 4)])
 def test_sizes_are_inferred(resolution: int, bottom_width: int) -> None:
-    generator = mimicry.convert(recorded(resolution, "G"))
+    generator = read_tree(recorded(resolution, "G"))
     assert generator.inferred["img_resolution"] == resolution
     assert generator.inferred["bottom_width"] == bottom_width
-    discriminator = mimicry.convert(recorded(resolution, "D"))
+    discriminator = read_tree(recorded(resolution, "D"))
     assert discriminator.inferred["img_resolution"] == resolution
 
 
@@ -88,7 +91,7 @@ def test_discriminators_of_48_and_64_px_differ_in_a_name_only() -> None:
     small, large = recorded(48, "D"), recorded(64, "D")
     renamed = {re.sub(r"^l5\.", "l6.", name): tensor for name, tensor in small.items()}
     assert renamed.keys() == large.keys()
-    assert mimicry.convert(renamed).inferred["img_resolution"] == 64
+    assert read_tree(renamed).inferred["img_resolution"] == 64
 
 
 def test_networks_that_were_pruned_elsewhere() -> None:
@@ -98,7 +101,7 @@ def test_networks_that_were_pruned_elsewhere() -> None:
                  "b2.running_var"):  # fmt: skip
         state[f"block3.{name}"] = state[f"block3.{name}"][keep]
     state["block3.c2.weight"] = state["block3.c2.weight"][:, keep]
-    network = mimicry.convert(state).networks["generator"]
+    network = read_tree(state).networks["generator"]
     assert network.config["widths"]["block3.conv1"] == 3
     assert network.config["widths"]["block3.conv2"] == 32
 
@@ -113,10 +116,10 @@ def test_every_missing_or_misshapen_tensor_is_refused(path: Path) -> None:
         damaged = state_of(path)
         del damaged[name]
         with pytest.raises(CheckpointError):
-            mimicry.convert(damaged)
+            read_tree(damaged)
         for other in (tensor[None], tensor.new_zeros(0), torch.cat([tensor.reshape(-1)] * 2)):
             with pytest.raises(CheckpointError):
-                mimicry.convert(state_of(path) | {name: other})
+                read_tree(state_of(path) | {name: other})
 
 
 @pytest.mark.parametrize(
@@ -151,12 +154,13 @@ def test_first_name_that_does_not_fit(
 )
 def test_damage_is_named(change: Mapping[str, Tensor], finding: str) -> None:
     with pytest.raises(CheckpointError, match=finding):
-        mimicry.convert(state_of(NET_G) | change)
+        read_tree(state_of(NET_G) | change)
 
 
 @pytest.mark.parametrize("tree", [None, [], {}, {"model_state_dict": {}}, {"l1.weight": 3}])
 def test_other_trees_are_not_recognised(tree: Any) -> None:
-    assert not mimicry.recognises(tree)
+    with pytest.raises(CheckpointError, match="no known layout"):
+        read_tree(tree)
 
 
 # --- commands ------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ganc.checkpoints.store import READERS, load
+from ganc.checkpoints.readers import read_tree
+from ganc.checkpoints.store import load
 from ganc.errors import CheckpointError
 from ganc.models.model import Model
 from tests.conftest import GOLDEN
@@ -72,12 +73,13 @@ def test_a_mapping_layer_that_does_not_fit_is_named() -> None:
     # Found by flipping bytes: w_avg is computed before the network is built.
     tree = FILES["rosinality/legacy_nonzip.pt"]
     for shape, finding in (
-        ((3, 64), r"mapping\.fc3\.weight has shape \(3, 64\)"),
+        ((3, 64), r"style\.4\.weight is \[3, 64\], in this layout it is square"),
+        ((65, 65), r"mapping\.fc3\.weight has shape \(65, 65\)"),
         ((0, 64), "empty"),
     ):
         state = tree["g_ema"] | {"style.4.weight": torch.zeros(shape)}
         with pytest.raises(CheckpointError, match=finding):
-            READERS["rosinality"].convert({**tree, "g_ema": state})
+            read_tree({**tree, "g_ema": state})
 
 
 def test_leading_dimensions_are_checked() -> None:
@@ -85,4 +87,4 @@ def test_leading_dimensions_are_checked() -> None:
     weight = tree["g_ema"]["convs.0.conv.weight"]
     state = tree["g_ema"] | {"convs.0.conv.weight": torch.cat([weight, weight])}
     with pytest.raises(CheckpointError, match=r"b8\.conv0\.weight has shape \[2, .* \[1\]"):
-        READERS["rosinality"].convert({**tree, "g_ema": state})
+        read_tree({**tree, "g_ema": state})

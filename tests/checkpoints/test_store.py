@@ -219,7 +219,7 @@ def test_mutated_torch_files_give_clean_errors_or_a_model(
         (b"just some text, renamed", "no checkpoint"),
         (b"PK\x03\x04garbage", "damaged"),
         (struct.pack("<Q", 2**40) + b"{}", "not valid|damaged"),
-        (struct.pack("<Q", 2) + b"{}", "without ganc metadata"),
+        (struct.pack("<Q", 2) + b"{}", "no known layout"),
         (b"\x80\x02]q\x00.", "no known layout"),
     ],
 )

@@ -47,11 +47,11 @@ def test_rosinality_gives_back_the_public_state_dicts() -> None:
 
 @pytest.mark.parametrize("name", PICKLES)
 def test_nvidia_gives_back_the_public_state_dicts(name: str) -> None:
-    records = nvidia.networks_of(pickles.read(PICKLES[name].read_bytes(), name))
+    records = pickles.read(PICKLES[name].read_bytes(), name)
     layout = nvidia_tensors.to_layout(load(PICKLES[name]))
     assert layout.unfit_widths == {}
     for network in ("G_ema", "D"):
-        recorded = nvidia._Modules(network, records[network]).tensors
+        recorded = nvidia.Modules.of_record(network, records[network]).tensors
         same_tensors(layout.tree[network], recorded)
         given = records[network].state["_init_kwargs"]
         given = given | given.get("synthesis_kwargs", {})

@@ -1,0 +1,255 @@
+"""The table of readers, and which of a file's networks are read by which of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ganc.checkpoints import (
+    basicsr,
+    junyanz,
+    mimicry,
+    normalise,
+    nvidia,
+    nvidia_bare,
+    nvidia_tensors,
+    rosinality,
+)
+from ganc.checkpoints.foreign import Conversion, Reader
+from ganc.checkpoints.normalise import Found
+from ganc.checkpoints.refusals import printable
+from ganc.errors import CheckpointError
+from ganc.models.network import Network
+
+_STYLEGANS = ("stylegan2", "stylegan3")
+
+READERS: dict[str, Reader] = {
+    "nvidia": Reader(_STYLEGANS, nvidia.recognises, nvidia.convert),
+    "nvidia_tensors": Reader(_STYLEGANS, nvidia_tensors.recognises, nvidia_tensors.convert),
+    "nvidia_bare": Reader(_STYLEGANS, nvidia_bare.recognises, nvidia_bare.convert),
+    "basicsr": Reader(("stylegan2",), basicsr.recognises, basicsr.convert),
+    "rosinality": Reader(("stylegan2",), rosinality.recognises, rosinality.convert),
+    "mimicry": Reader(("sngan",), mimicry.recognises, mimicry.convert),
+    "junyanz": Reader(
+        ("resnet_translator", "unet_translator", "patchgan"), junyanz.recognises, junyanz.convert,
+        goes_by_names=False,
+    ),
+}  # fmt: skip
+"""Layout → its reader, in the order in which they are asked."""
+
+TWO_WAY = ("resnet_translator", "unet_translator", "patchgan")
+"""Architectures of which a checkpoint may hold two: a CycleGAN's directions."""
+
+_DEEPEST_PART = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Claim:
+    """A network of the file, and the reader that knows it."""
+
+    found: Found
+    layout: str
+    role: str
+
+
+@dataclass
+class Reading:
+    """What the readers made of one file.
+
+    Attributes:
+        layouts: Those that it is of: one, as a rule.
+        networks: By their name in ``Model``.
+        inferred: Of all networks, those of a second one under its name with a dot; which keys were
+            taken, passed over and left out.
+        settings: More for the provenance.
+    """
+
+    layouts: list[str] = field(default_factory=list)
+    networks: dict[str, Network] = field(default_factory=dict)
+    inferred: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def read_tree(
+    tree: Any,
+    *,
+    architecture: str | None = None,
+    keys: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> Reading:
+    """Build the networks of an unpickled file.
+
+    Args:
+        tree: Plain containers, tensors and records, of any shape.
+        architecture: The family that must be there; None takes whatever there is.
+        keys: What to read of the file; none reads all that it holds.
+        settings: What the user says of the networks.
+    Raises:
+        CheckpointError: It is of no known layout; several networks could be meant; or a tensor does
+            not fit.
+    """
+    found = normalise.find(tree)
+    if keys:
+        found = normalise.pick(found, keys)
+    layouts = [n for n, r in READERS.items() if architecture in (None, *r.architectures)]
+    claims = _claims(found, layouts)
+    if not claims:
+        raise CheckpointError(
+            f"of no known layout (it holds {_contents(tree)})", f"known: {', '.join(READERS)}"
+        )
+    given = settings or {}
+    tried, failed = _tried(claims, layouts, given)
+    taken = list(_assigned([claim for claim in claims if claim in tried] if tried else claims))
+    reading = Reading()
+    for name, claim, passed_over in taken:
+        conversion = tried.get(claim) or READERS[claim.layout].convert(claim.found, given)
+        _add(reading, name, claim, conversion, passed_over)
+    seen = [key for _, claim, passed_over in taken for key in (claim.found.key, *passed_over)]
+    _tell_left_out(reading, found, seen, failed)
+    return reading
+
+
+def _claims(found: Sequence[Found], layouts: Sequence[str]) -> list[Claim]:
+    """Return what readers recognise: those that go by names first, deep into the names."""
+    by_names = [name for name in layouts if READERS[name].goes_by_names]
+    by_shapes = [name for name in layouts if not READERS[name].goes_by_names]
+    claims = [claim for one in found for claim in _search(one, by_names, _DEEPEST_PART)]
+    return claims or [claim for one in found for claim in _search(one, by_shapes, 0)]
+
+
+def _search(found: Found, layouts: Sequence[str], depth: int) -> Iterator[Claim]:
+    for layout in layouts:
+        if role := READERS[layout].recognises(found):
+            yield Claim(found, layout, role)
+            return
+    if depth:
+        for part in normalise.parts(found):
+            yield from _search(part, layouts, depth - 1)
+
+
+def _tried(
+    claims: list[Claim], layouts: Sequence[str], settings: Mapping[str, Any]
+) -> tuple[dict[Claim, Conversion], dict[str, CheckpointError]]:
+    """Convert what was claimed by shapes: such a claim may be mistaken, or hold of a part alone.
+
+    Args:
+        claims: Parts of a mistaken claim are added.
+    Returns:
+        The conversions; and key → why not, of what did not convert.
+    Raises:
+        CheckpointError: Nothing did.
+    """
+    tried: dict[Claim, Conversion] = {}
+    failed: dict[str, CheckpointError] = {}
+    for claim in claims:  # grows
+        reader = READERS[claim.layout]
+        if reader.goes_by_names:
+            continue
+        try:
+            tried[claim] = reader.convert(claim.found, settings)
+        except CheckpointError as error:
+            failed[claim.found.key] = error
+            for part in normalise.parts(claim.found):
+                claims += _search(part, layouts, 0)
+    if failed and not tried:
+        raise next(iter(failed.values()))
+    return tried, failed
+
+
+def _assigned(claims: Sequence[Claim]) -> Iterator[tuple[str, Claim, list[str]]]:
+    """Yield each network that is taken: its name in a model, itself, and the keys passed over.
+
+    Averaged weights are preferred to raw ones.
+
+    Raises:
+        CheckpointError: Several could be meant.
+    """
+    for role in ("generator", "discriminator"):
+        mine = [claim for claim in claims if claim.role == role]
+        taken = [claim for claim in mine if claim.found.is_average] or mine
+        passed_over = [claim.found.key for claim in mine if claim not in taken]
+        pair = _directions(taken, claims) if len(taken) == 2 else None
+        if pair:
+            yield role, pair[0], passed_over
+            yield f"{role}_b", pair[1], []
+        elif len(taken) > 1:
+            names = ", ".join(printable(claim.found.key or "the file itself") for claim in taken)
+            raise CheckpointError(
+                f"holds {len(taken)} networks that could be the {role}: {names}",
+                "pick one: ganc import SRC --key NAME -o OUT",
+            )
+        elif taken:
+            yield role, taken[0], passed_over
+
+
+def _directions(pair: Sequence[Claim], claims: Sequence[Claim]) -> Sequence[Claim] | None:
+    """Return a CycleGAN's two networks of one role, the first direction's first; None of others.
+
+    Generators are called A and B, or AB and BA. A discriminator's letter is that of its generator
+    in the first case, that of the images which it judges in the second.
+    """
+    marks = {normalise.direction(claim.found.key) or "": claim for claim in pair}
+    is_two_way = all(set(READERS[claim.layout].architectures) <= set(TWO_WAY) for claim in pair)
+    if not is_two_way or set(marks) not in ({"A", "B"}, {"AB", "BA"}):
+        return None
+    ordered = [marks[mark] for mark in sorted(marks)]
+    of_generators = {
+        normalise.direction(claim.found.key) for claim in claims if claim.role == "generator"
+    }
+    judges_targets = pair[0].role == "discriminator" and "AB" in of_generators
+    return ordered[::-1] if judges_targets else ordered
+
+
+def _add(
+    reading: Reading, name: str, claim: Claim, conversion: Conversion, passed_over: Sequence[str]
+) -> None:
+    """Take one network into the result."""
+    prefix = f"{name}." if reading.networks else ""
+    if claim.found.key:
+        reading.inferred[name] = claim.found.key
+    if passed_over:
+        keys = ", ".join(key or "what lies beside it" for key in passed_over)
+        reading.inferred[f"{prefix}passed_over"] = keys
+    reading.inferred |= {f"{prefix}{key}": value for key, value in conversion.inferred.items()}
+    if claim.layout not in reading.layouts:
+        reading.layouts.append(claim.layout)
+    reading.networks[name] = conversion.network
+    reading.settings |= conversion.settings
+
+
+def _tell_left_out(
+    reading: Reading,
+    found: Sequence[Found],
+    seen: Sequence[str],
+    failed: Mapping[str, CheckpointError],
+) -> None:
+    """Say what of the file was not read: other networks, and tools' numbers among the tensors."""
+    unread = [key for one in found for key in _unread(one, seen)]
+    told = [
+        f"{key} ({failed[key].message})" if key in failed else key for key in dict.fromkeys(unread)
+    ]
+    if told:
+        reading.inferred["not_read"] = ", ".join(told)
+    dropped = sum(len(one.dropped) for one in found)
+    if dropped:
+        reading.inferred["left_out"] = f"{dropped} numbers of tools, such as operation counts"
+
+
+def _unread(found: Found, seen: Sequence[str]) -> Iterator[str]:
+    """Yield the keys of what is neither read nor passed over."""
+    start = f"{found.key}." if found.key else ""
+    if found.key in seen:
+        return
+    if found.key and not any(key.startswith(start) for key in seen):
+        yield found.key
+        return
+    for first in dict.fromkeys(name.split(".", 1)[0] for name in found.state if "." in name):
+        key = f"{start}{first}"
+        if not any(other == key or other.startswith(f"{key}.") for other in seen):
+            yield key
+
+
+def _contents(tree: Any) -> str:
+    keys = (
+        [printable(key) for key in tree if isinstance(key, str)] if isinstance(tree, dict) else []
+    )
+    return ", ".join(keys[:4]) or type(tree).__name__
