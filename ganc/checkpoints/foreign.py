@@ -9,11 +9,12 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from ganc import seeds
 from ganc.checkpoints.normalise import Found
 from ganc.checkpoints.refusals import printable
 from ganc.errors import CheckpointError, UsageError
 from ganc.models.network import Network
-from ganc.models.stylegan2 import RESAMPLE_FILTER
+from ganc.models.stylegan2 import RESAMPLE_FILTER, generator_group_names
 
 R = TypeVar("R")
 
@@ -106,6 +107,28 @@ def as_float(name: str, tensor: Tensor) -> Tensor:
 def describe(inferred: Mapping[str, Any]) -> str:
     """Return what was inferred as one line for a person."""
     return ", ".join(f"{name} {value}" for name, value in inferred.items()) or "nothing"
+
+
+def fill_noise(tensors: dict[str, Tensor], img_resolution: int, inferred: dict[str, Any]) -> None:
+    """Draw the noise maps of a StyleGAN2 that was saved without them: that code makes them anew.
+
+    Args:
+        tensors: By our names; gains the maps.
+        img_resolution: Of the generator.
+        inferred: Gains a note.
+    Raises:
+        CheckpointError: Some are there and others are not.
+    """
+    layers = generator_group_names(img_resolution)[1:]
+    names = [f"synthesis.{layer}.noise_const" for layer in layers]
+    missing = [name for name in names if name not in tensors]
+    if missing and len(missing) < len(names):
+        raise CheckpointError(f"{missing[0]} is missing, and other noise maps are there")
+    if missing:
+        sides = [int(layer.split(".")[0][1:]) for layer in layers]
+        maps = seeds.noise_maps(0, "noise_const", range(1), [(side, side) for side in sides])
+        tensors |= {name: noise[0] for name, noise in zip(names, maps, strict=True)}
+        inferred["noise_maps"] = f"{len(names)} drawn from seed 0"
 
 
 def fir_taps(kernels: Sequence[Tensor]) -> list[float]:

@@ -32,7 +32,7 @@ ASSUMED = {
 """What a file says nothing about."""
 
 UNTRACKED = "norm.num_batches_tracked"
-"""The buffer that batch norm did not store until 2018, and does not read."""
+"""The counter of batch norm, which it does not read."""
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 _NORM_PARTS = ("weight", "bias", *_RUNNING)
@@ -341,14 +341,13 @@ def _fit(network: Network, slot: str, layer: Layer, state: State) -> dict[str, T
             raise CheckpointError(
                 f"{key} has shape {_shape(state[key])}, expected {shapes[part]} ({where})"
             )
-    for part in [part for part in shapes if part not in kept and part != UNTRACKED]:
+    for part in [part for part in shapes if part not in kept]:
         raise CheckpointError(
             f"{layer['conv.weight']} comes without a {part}, expected {shapes[part]} ({where})"
         )
     tensors = {part: as_float(key, state[key]) for part, key in kept.items()}
     if UNTRACKED in shapes:
-        untracked = state[kept[UNTRACKED]] if UNTRACKED in kept else torch.tensor(0)
-        tensors[UNTRACKED] = untracked.to(torch.int64)
+        tensors[UNTRACKED] = state[kept[UNTRACKED]].to(torch.int64)
     return {f"{slot}.{part}": tensor for part, tensor in tensors.items()}
 
 
@@ -369,11 +368,8 @@ def _inferred(network: Network, layers: list[Layer]) -> dict[str, Any]:
     for name in inferred.keys() & (ASSUMED[network.architecture] | guessed):
         inferred[name] = f"{inferred[name]} (assumed)"
     dropped = sum(is_old_buffer(part, layer) for layer in layers for part in layer)
-    filled = sum("norm.running_var" in layer and UNTRACKED not in layer for layer in layers)
     if dropped:
         inferred["dropped"] = f"{dropped} buffers of instance norms, which are never used"
-    elif filled:
-        inferred["filled"] = f"{filled} num_batches_tracked, which are never used"
     return {"architecture": network.architecture, **inferred}
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ganc.checkpoints.pickles import Record
@@ -66,6 +67,7 @@ class Found:
         is_average: Whether it holds averaged weights, by its key or by an average's counter.
         beside: What else stood beside it or above ("latent_avg", "config"), the nearest first.
         dropped: Names of what was left behind.
+        filled: Names of the counters of batch norm that were missing; nothing reads them.
     """
 
     key: str
@@ -73,6 +75,7 @@ class Found:
     is_average: bool = False
     beside: Mapping[str, Any] = field(default_factory=dict, repr=False)
     dropped: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()
 
     @property
     def state(self) -> State:
@@ -102,8 +105,8 @@ def pick(found: Sequence[Found], keys: Sequence[str]) -> list[Found]:
         here = [f for f in found if f.key == key or f.key.startswith(f"{key}.")]
         here = here or [part for f in found for part in _below(f, key)]
         if not here:
-            known = list(dict.fromkeys(_nameable(found)))
-            near = nearest(key, known)
+            near = nearest(key, _nameable(found))
+            known = [one.key for one in found if one.key]
             raise CheckpointError(
                 f"nothing lies at the key `{printable(key)}`; there is {_listed(known)}",
                 f"did you mean `{near}`?" if near else None,
@@ -175,19 +178,22 @@ def _networks(found: Found) -> list[Found]:
     """Take off what wraps a state dict, and part the networks that its names tell apart."""
     if isinstance(found.content, Record):
         return [found]
+    is_average = found.is_average
     found = _unwrapped(found)
     groups: dict[str, None] = dict.fromkeys(
         prefix for name in found.state if (prefix := _network_prefix(name))
     )
     if not groups:
         return [found] if found.state else []
-    rest = {name: t for name, t in found.state.items() if not _network_prefix(name)}
+    # A counter of averages speaks of one network; of several, their names do.
+    found = replace(found, is_average=is_average)
     named = [part for prefix in groups for part in _networks(_under(found, prefix))]
-    return named + ([replace(found, content=rest)] if rest else [])
+    rest = _only(found, lambda name: name if _network_prefix(name) is None else None)
+    return named + ([rest] if rest.state else [])
 
 
 def _unwrapped(found: Found) -> Found:
-    """Drop wrappers' prefixes and bystanders; spell spectral norm one way."""
+    """Drop wrappers' prefixes and bystanders; spell spectral norm one way; fill in counters."""
     state, dropped, is_average = dict(found.state), list(found.dropped), found.is_average
     for name in list(state):
         match = _BYSTANDERS.fullmatch(name)
@@ -201,8 +207,33 @@ def _unwrapped(found: Found) -> Found:
         state = _renamed(state, lambda name: _WRAPPERS.sub("", name))
         if all(name.startswith(_PARALLEL) for name in state):
             state = _renamed(state, lambda name: name.removeprefix(_PARALLEL))
-    state = _renamed(state, _plain_spectral)
-    return replace(found, content=state, is_average=is_average, dropped=tuple(dropped))
+    state, filled = _with_counters(_renamed(state, _plain_spectral))
+    return replace(
+        found,
+        content=state,
+        is_average=is_average,
+        dropped=tuple(dropped),
+        filled=(*found.filled, *filled),
+    )
+
+
+def _with_counters(state: State) -> tuple[dict[str, Tensor], list[str]]:
+    """Add the ``num_batches_tracked`` that batch norm did not store until 2018.
+
+    Returns:
+        The tensors, each counter where sorting by name would put it; and the counters' names.
+    """
+    complete: dict[str, Tensor] = {}
+    filled = []
+    for name, tensor in state.items():
+        module, _, part = name.rpartition(".")
+        counter = f"{module}.num_batches_tracked"
+        # Without a weight it is an instance norm of that time, which stored what it never used.
+        if part == "running_mean" and f"{module}.weight" in state and counter not in state:
+            complete[counter] = torch.tensor(0)
+            filled.append(counter)
+        complete[name] = tensor
+    return complete, filled
 
 
 def _renamed(state: State, rename: Callable[[str], str]) -> dict[str, Tensor]:
@@ -249,12 +280,22 @@ def _is_average(path: Sequence[str]) -> bool:
 def _under(found: Found, prefix: str) -> Found:
     """Return the tensors whose names begin with a prefix, without it."""
     start = f"{prefix}."
-    state = {n.removeprefix(start): t for n, t in found.state.items() if n.startswith(start)}
+    part = _only(found, lambda n: n.removeprefix(start) if n.startswith(start) else None)
+    return replace(
+        part,
+        key=f"{found.key}.{prefix}" if found.key else prefix,
+        is_average=found.is_average or _is_average(prefix.split(".")),
+    )
+
+
+def _only(found: Found, rename: Callable[[str], str | None]) -> Found:
+    """Return the part of a state dict whose names ``rename`` keeps, under the names it gives."""
+    named = ((rename(name), tensor) for name, tensor in found.state.items())
     return replace(
         found,
-        key=f"{found.key}.{prefix}" if found.key else prefix,
-        content=state,
-        is_average=found.is_average or _is_average(prefix.split(".")),
+        content={name: tensor for name, tensor in named if name is not None},
+        dropped=tuple(name for name in map(rename, found.dropped) if name is not None),
+        filled=tuple(name for name in map(rename, found.filled) if name is not None),
     )
 
 

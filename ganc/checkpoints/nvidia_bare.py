@@ -12,10 +12,17 @@ from typing import Any
 
 from torch import Tensor
 
-from ganc.checkpoints.foreign import Conversion, as_assumed, as_float, assumed_number, check_square
+from ganc.checkpoints.foreign import (
+    Conversion,
+    as_assumed,
+    as_float,
+    assumed_number,
+    check_square,
+    fill_noise,
+)
 from ganc.checkpoints.normalise import Found
 from ganc.checkpoints.nvidia import LICENCE, SAMPLING, DesignError, Modules, build
-from ganc.errors import CheckpointError
+from ganc.errors import CheckpointError, GancError
 from ganc.models import stylegan2_discriminator, stylegan3
 from ganc.models.network import Network
 
@@ -58,6 +65,8 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
     name = found.key or str(role)
     try:
         bare.read()
+    except GancError:
+        raise
     except (KeyError, IndexError, ValueError) as error:
         missing = error.args[0] if isinstance(error, KeyError) else error
         raise CheckpointError(f"{name}: its layers do not fit {bare.kind}: {missing}") from error
@@ -169,6 +178,7 @@ class _Generator2(_Bare):
         self.inferred["architecture"] = architecture
         self.mapping()
         self.assume(f"{top}.conv1", "conv_clamp", None)
+        fill_noise(self.tensors, sides[-1], self.inferred)
 
 
 class _Discriminator(_Bare):

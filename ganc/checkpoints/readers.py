@@ -210,6 +210,9 @@ def _add(
         keys = ", ".join(key or "what lies beside it" for key in passed_over)
         reading.inferred[f"{prefix}passed_over"] = keys
     reading.inferred |= {f"{prefix}{key}": value for key, value in conversion.inferred.items()}
+    if filled := len(claim.found.filled):
+        note = f"{filled} num_batches_tracked, which are never used"
+        reading.inferred[f"{prefix}filled"] = note
     if claim.layout not in reading.layouts:
         reading.layouts.append(claim.layout)
     reading.networks[name] = conversion.network
@@ -237,7 +240,8 @@ def _tell_left_out(
 def _unread(found: Found, seen: Sequence[str]) -> Iterator[str]:
     """Yield the keys of what is neither read nor passed over."""
     start = f"{found.key}." if found.key else ""
-    if found.key in seen:
+    is_network = any(tensor.ndim > 1 for tensor in found.state.values())
+    if found.key in seen or not is_network:
         return
     if found.key and not any(key.startswith(start) for key in seen):
         yield found.key

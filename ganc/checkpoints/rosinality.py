@@ -19,6 +19,7 @@ from ganc.checkpoints.foreign import (
     as_float,
     assumed_number,
     check_square,
+    fill_noise,
     fir_taps,
 )
 from ganc.checkpoints.normalise import Found
@@ -58,7 +59,7 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
     config, tensors = convert_generator(found.state, multiplier)
     inferred: dict[str, Any] = {}
     _add_w_avg(tensors, config, found.beside.get("latent_avg"), inferred)
-    _add_noise(tensors, config, inferred)
+    fill_noise(tensors, config["img_resolution"], inferred)
     inferred |= {
         "img_resolution": config["img_resolution"],
         "z_dim": config["z_dim"],
@@ -84,25 +85,6 @@ def _add_w_avg(
         reason = ", since the rows of latent_avg differ"
     tensors["mapping.w_avg"] = mean_w(tensors, config)
     inferred["w_avg"] = f"mean of {W_AVG_SAMPLES} mapped latents, seed 0{reason}"
-
-
-def _add_noise(
-    tensors: dict[str, Tensor], config: Mapping[str, Any], inferred: dict[str, Any]
-) -> None:
-    """Draw the noise maps of a file from before they were stored; that code made them anew.
-
-    Raises:
-        CheckpointError: Some are there and others are not.
-    """
-    sides = [int(name.split(".")[0][1:]) for name in config["widths"]]
-    names = [f"synthesis.{group}.noise_const" for group in config["widths"]][1:]
-    missing = [name for name in names if name not in tensors]
-    if missing and len(missing) < len(names):
-        raise CheckpointError(f"generator: {missing[0]} is missing, and others are not")
-    if missing:
-        maps = seeds.noise_maps(0, "noise_const", range(1), [(side, side) for side in sides[1:]])
-        tensors |= {name: noise[0] for name, noise in zip(names, maps, strict=True)}
-        inferred["noise_maps"] = f"{len(names)} drawn from seed 0"
 
 
 def mean_w(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Tensor:
@@ -225,11 +207,12 @@ def convert_generator(
     """
     tensors = _drop_leading(_rename(state, _GENERATOR_NAMES, "generator"))
     _check_mapping(tensors)
+    if "synthesis.b4.const" in tensors:
+        check_square("generator: input.input", tensors["synthesis.b4.const"], 4)
     num_convs = sum(name.endswith(".noise_strength") for name in tensors)
     num_layers = sum(re.fullmatch(r"mapping\.fc\d+\.weight", name) is not None for name in tensors)
     img_resolution = 4 * 2 ** (num_convs // 2)
     try:
-        check_square("input.input", tensors["synthesis.b4.const"], 4)
         names = stylegan2.generator_group_names(img_resolution)
         widths = {
             name: len(tensors[f"synthesis.{name}" + ("" if name.endswith("const") else ".bias")])
