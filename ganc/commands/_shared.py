@@ -52,6 +52,11 @@ Set = Annotated[
 ]
 
 
+def choices(about: Mapping[str, str]) -> str:
+    """Return the names of a table with a phrase each, for a help text."""
+    return ", ".join(f"{name} ({phrase})" for name, phrase in about.items())
+
+
 def parse_setting(text: str) -> tuple[str, Any]:
     """Parse norm_statistics=batch or img_resolution=512; values are JSON, or else text."""
     name, equals, value = text.partition("=")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ganc.commands import _shared as shared
+from ganc.exporters.formats import ABOUT
 
 
 def export(
@@ -13,10 +14,7 @@ def export(
     output: shared.Output,
     format: Annotated[
         str,
-        typer.Option(
-            "--format",
-            help="onnx; torch (.pt2); or the tensors of public code, rosinality or nvidia (.pt).",
-        ),
+        typer.Option("--format", help=f"{shared.choices(ABOUT)}."),
     ] = "onnx",
     inputs: Annotated[
         str | None,

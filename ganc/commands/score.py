@@ -9,6 +9,7 @@ import typer
 from ganc.commands import _density as density
 from ganc.commands import _shared as shared
 from ganc.commands._dash import STDIN, STDOUT
+from ganc.scoring.methods import ABOUT
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +35,7 @@ def score(
         str,
         typer.Option(
             "--method",
-            help="diversity, content, density, activation, asv, style, l1-in, l1-out, random or a"
-            " mix.",
+            help=f"{shared.choices(ABOUT)}, or a mix such as diversity:0.7,content:0.3.",
         ),
     ] = "diversity",
     output: Annotated[
