@@ -49,7 +49,6 @@ app = typer.Typer(
     name="ganc",
     help="Make trained GANs small and fast without losing their quality and diversity.",
     epilog=f"Exit codes: {_meanings}.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -181,9 +180,7 @@ def _usage(error: Any) -> tuple[str, str | None]:
     message = error.format_message().strip().rstrip(".")
     context = getattr(error, "ctx", None)
     hint = f"see {context.command_path} --help" if context is not None else "see ganc --help"
-    if not message:  # `ganc` alone: the help was printed already
-        return "a command is missing", hint
-    return message[0].lower() + message[1:], hint
+    return message[:1].lower() + message[1:], hint
 
 
 def _print_error(message: str | None, hint: str | None) -> None:

@@ -144,6 +144,7 @@ def test_dry_run_resolves_counts(ganc: Ganc) -> None:
         (("prune", "x", "--scores", "s", "-o", "y", "--macs", "4x"), ["`4x` is not a count"]),
         (("sample", "x", "-o", "y", "--labels", "a"), ["no list of classes"]),
         (("info",), ["CKPT"]),
+        ((), ["missing command", "ganc --help"]),
         (("export", "x", "-o", "y", "--format", "onx"), ["`onnx`"]),
         (("eval", "x", "--metrics", "macss"), ["`macs`"]),
         (("distill", "x", "--teacher", "y", "-o", "z", "--recipe", "stylkd"), ["`stylekd`"]),

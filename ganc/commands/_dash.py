@@ -129,7 +129,7 @@ def _uses(
 
 def _dashes_in(value: Any) -> int:
     """Return how often a value, or one of a list of them, is ``-``."""
-    return sum(item == "-" for item in value) if isinstance(value, list) else int(value == "-")
+    return sum(item == "-" for item in (value if isinstance(value, list | tuple) else [value]))
 
 
 def _known_as(parameter: Any) -> str:
