@@ -10,6 +10,7 @@ from typing import Any
 from typer.main import get_command
 
 from ganc.cli import COMMANDS, app
+from ganc.errors import EXIT_CODES
 
 PAGE = Path(__file__).parent / "cli.md"
 
@@ -21,23 +22,29 @@ stdout carries only the result: a table for a person, or one JSON document with 
 warnings and errors go to stderr; there are no progress bars off a terminal; `NO_COLOR` is honoured.
 `--debug`, anywhere on the line, shows tracebacks.
 
+`-` as a path is stdin or stdout where the option says so, and wrong usage elsewhere; a file of that
+name is `./-`. A stream goes to one option: with `-o -` there is no table and no `--json`.
+
+    ganc import faces.pt -o - | ganc info - --json | jq .macs
+    ganc eval small.safetensors --teacher faces.pt --report - --quiet > report.html
+
 ## Exit codes
 
 | code | meaning |
 |---|---|
-| 0 | done |
-| 1 | a `--require` was not met |
-| 2 | wrong usage: an unknown flag, method or metric, a bad value, flags that exclude each other |
-| 3 | bad input or state: a file, a checkpoint, data, an existing output, missing weights |
-| 4 | the computation failed: a non-finite loss, an export that does not match, out of memory |
-| 130, 143 | ended by Ctrl-C, by SIGTERM |
+{codes}
+
+A requirement that is not met gives 1 even where the reader left early: under `set -o pipefail`,
+`ganc eval … --require … | head -1` is 1 then and only then.
 """
 
 
 def render() -> str:
     """Return the page."""
     commands = get_command(app).commands
-    return "\n".join([HEAD, *(section(name, commands[name]) for name in COMMANDS)])
+    codes = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
+    head = HEAD.format(codes=codes)
+    return "\n".join([head, *(section(name, commands[name]) for name in COMMANDS)])
 
 
 def section(name: str, command: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ganc import errors
+from ganc.commands._dash import DashCommand
 from ganc.commands.demo import demo
 from ganc.commands.distill import distill
 from ganc.commands.doctor import doctor
@@ -25,6 +26,7 @@ from ganc.commands.prune import prune
 from ganc.commands.sample import sample
 from ganc.commands.score import score
 from ganc.commands.weights import weights
+from ganc.standard_streams import Outlet, open_standard_streams
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "import": import_,
@@ -40,19 +42,20 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
 }
 
+_meanings = ", ".join(
+    f"{code} {meaning.partition(':')[0]}" for code, meaning in errors.EXIT_CODES.items()
+)
 app = typer.Typer(
     name="ganc",
     help="Make trained GANs small and fast without losing their quality and diversity.",
-    epilog="Exit codes: 0 done, 1 a --require was not met, 2 wrong usage, 3 bad input or state,"
-    " 4 the computation failed, 130 Ctrl-C, 143 SIGTERM.",
-    no_args_is_help=True,
+    epilog=f"Exit codes: {_meanings}.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+    app.command(_name, cls=DashCommand)(_command)
 
 
 def _print_version(value: bool) -> None:
@@ -81,7 +84,28 @@ def main() -> NoReturn:
     # OpenMP's waiting threads spin for milliseconds by default. On an idle machine 1000 turns are
     # as fast; where another process wants a core, a training step went from 20 s to 0.5 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    sys.exit(run(sys.argv[1:]))
+    stdout = open_standard_streams()
+    sys.exit(after_output(run(sys.argv[1:]), stdout))
+
+
+def after_output(code: int, stdout: Outlet) -> int:
+    """Return the exit code of a command, given what became of its output.
+
+    A failed command keeps its code: a requirement that is not met is told to whoever started the
+    command, not to whoever reads its output.
+
+    Args:
+        code: Of the command itself.
+        stdout: Below ``sys.stdout``.
+    """
+    sys.stdout.flush()
+    if stdout.error is None or code not in (errors.EXIT_DONE, errors.EXIT_REQUIREMENT):
+        return code
+    if isinstance(stdout.error, BrokenPipeError):  # nobody is left to tell
+        return code or errors.EXIT_PIPE
+    reason = stdout.error.strerror or stdout.error
+    _print_error(f"stdout cannot be written: {reason}", "send it to a file or pipe that takes it")
+    return code or errors.EXIT_INPUT
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -98,7 +122,6 @@ def run(arguments: Sequence[str]) -> int:
     try:
         # Out of standalone mode typer raises its errors and returns what a command returned.
         code = typer.main.get_command(app).main(rest, prog_name="ganc", standalone_mode=False)
-        sys.stdout.flush()
         if code == errors.EXIT_INTERRUPTED:  # typer makes Ctrl-C a returned code
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
@@ -138,12 +161,6 @@ def explain(error: BaseException) -> tuple[int, str | None, str | None]:
         return errors.EXIT_INTERRUPTED, "interrupted", None
     if isinstance(error, typer.Exit):
         return error.exit_code, None, None
-    if isinstance(error, SystemExit):
-        return int(error.code or 0), None, None
-    if isinstance(error, BrokenPipeError):
-        # The reader went away (`| head`): nobody is left to tell. Keep the flush at exit quiet.
-        sys.stdout = None
-        return errors.EXIT_INPUT, None, None
     if hasattr(error, "format_message"):
         return errors.EXIT_USAGE, *_usage(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -163,9 +180,7 @@ def _usage(error: Any) -> tuple[str, str | None]:
     message = error.format_message().strip().rstrip(".")
     context = getattr(error, "ctx", None)
     hint = f"see {context.command_path} --help" if context is not None else "see ganc --help"
-    if not message:  # `ganc` alone: the help was printed already
-        return "a command is missing", hint
-    return message[0].lower() + message[1:], hint
+    return message[:1].lower() + message[1:], hint
 
 
 def _print_error(message: str | None, hint: str | None) -> None:

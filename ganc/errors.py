@@ -6,12 +6,29 @@ This module imports nothing: the command line loads it before anything else.
 import difflib
 from collections.abc import Iterable
 
+EXIT_DONE = 0
 EXIT_REQUIREMENT = 1
 EXIT_USAGE = 2
 EXIT_INPUT = 3
 EXIT_COMPUTATION = 4
 EXIT_INTERRUPTED = 130
+EXIT_PIPE = 141
 EXIT_TERMINATED = 143
+
+EXIT_CODES = {
+    EXIT_DONE: "done",
+    EXIT_REQUIREMENT: "a --require was not met: this and nothing else, whoever reads the output",
+    EXIT_USAGE: "wrong usage: an unknown flag, method or metric, a bad value, flags that exclude"
+    " each other",
+    EXIT_INPUT: "bad input or state: a file, a checkpoint, data, an existing output, missing"
+    " weights, a full disk",
+    EXIT_COMPUTATION: "the computation failed: a non-finite loss, an export that does not match,"
+    " out of memory",
+    EXIT_INTERRUPTED: "Ctrl-C",
+    EXIT_PIPE: "the reader left: what reads stdout, such as head, closed it before all was written",
+    EXIT_TERMINATED: "SIGTERM",
+}
+"""Exit code → what it means, in short up to the colon."""
 
 
 class GancError(Exception):

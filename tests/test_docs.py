@@ -11,7 +11,11 @@ import pytest
 from PIL import Image
 
 from ganc.cli import COMMANDS
+from ganc.distillation import recipes
 from ganc.evaluation.metrics import METRICS
+from ganc.exporters import formats
+from ganc.exporters.export import FORMATS
+from ganc.scoring import methods
 from ganc.scoring.density.recipe import SETTINGS
 from ganc.scoring.score import METHODS
 from tests.conftest import Outcome
@@ -33,6 +37,27 @@ def script(name: str) -> ModuleType:
 def test_cli_page_is_up_to_date() -> None:
     page = (ROOT / "docs" / "cli.md").read_text()
     assert page == script("cli_reference").render(), "run: python docs/cli_reference.py"
+
+
+def test_readme_table_is_up_to_date() -> None:
+    page = (ROOT / "README.md").read_text()
+    assert page == script("readme_table").replaced(page), "run: python docs/readme_table.py"
+
+
+@pytest.mark.parametrize(
+    ("about", "table"),
+    [(methods.ABOUT, METHODS), (formats.ABOUT, FORMATS), (recipes.ABOUT, recipes.RECIPES)],
+    ids=["methods", "formats", "recipes"],
+)
+def test_help_describes_all_there_are(about: dict[str, str], table: dict[str, object]) -> None:
+    assert list(about) == list(table)
+
+
+def test_a_new_recipe_is_missed_in_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "README.md").read_text()
+    monkeypatch.setitem(recipes.RECIPES, "new", recipes.Recipe("new"))
+    monkeypatch.setitem(recipes.ABOUT, "new", "one more")
+    assert "`new` (one more) |" in script("readme_table").replaced(page)
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))

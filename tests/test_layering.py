@@ -29,6 +29,7 @@ LAYERS: list[set[str]] = [
         "parallel",
         "safetensors_file",
         "seeds",
+        "standard_streams",
         "stop",
         "timing",
     },

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def check(
-    path: str, models: Mapping[str, "Model"], teacher: str | None, network: str, *, force: bool
+    path: Path, models: Mapping[str, "Model"], teacher: str | None, network: str, *, force: bool
 ) -> None:
     """Refuse, before anything is measured, a report that could not be written.
 
@@ -28,7 +28,7 @@ def check(
 
 
 def write(
-    path: str,
+    path: Path,
     models: Mapping[str, "Model"],
     results: Mapping[str, dict[str, Any]],
     teacher: str | None,

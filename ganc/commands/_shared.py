@@ -1,12 +1,15 @@
 """What several commands share: options, output, progress, reading a checkpoint."""
 
 import contextlib
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
+
+from ganc.commands._dash import STDIN, STDOUT
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,16 +19,20 @@ if TYPE_CHECKING:
     from ganc.scores import Scores
 
 Checkpoint = Annotated[
-    str, typer.Argument(metavar="CKPT", help="Checkpoint, ours or foreign; - reads stdin.")
+    str,
+    typer.Argument(metavar="CKPT", help=f"Checkpoint, ours or foreign; {STDIN.help}."),
+    STDIN,
 ]
-Output = Annotated[str, typer.Option("--output", "-o", help="Where to write; - is stdout.")]
+Output = Annotated[
+    str, typer.Option("--output", "-o", help=f"Where to write; {STDOUT.help}."), STDOUT
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")]
 Network = Annotated[
     str,
     typer.Option("--network", help="generator, or generator_b: a CycleGAN's other direction."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout."), STDOUT]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the resolved settings and stop before any work.")
@@ -43,6 +50,11 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="An entry of the config; repeatable."),
 ]
+
+
+def choices(about: Mapping[str, str]) -> str:
+    """Return the names of a table with a phrase each, for a help text."""
+    return ", ".join(f"{name} ({phrase})" for name, phrase in about.items())
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -67,8 +79,9 @@ def emit(result: Mapping[str, Any], as_json: bool, tables: Callable[[], Iterable
     # Paths and names may hold brackets, which rich would read as markup.
     width = None if sys.stdout.isatty() else 160
     console = Console(width=width, markup=False, emoji=False, highlight=False)
-    for table in tables():
-        console.print(table)
+    with console:  # one write, so that a reader that wants the first lines alone misses nothing
+        for table in tables():
+            console.print(table)
 
 
 def emit_settings(command: str, settings: Mapping[str, Any], as_json: bool) -> None:
@@ -166,21 +179,59 @@ def _name_phases() -> "Progress":
     return report
 
 
+def opened(path: str) -> str | BinaryIO:
+    """Return what the library reads: the path, or for - all of stdin.
+
+    Raises:
+        InputError: stdin is closed or cannot be read.
+    """
+    from ganc.errors import InputError
+
+    if path != "-":
+        return path
+    if sys.stdin is None:
+        raise InputError("stdin is closed", "pipe a file into it, or name one")
+    try:
+        stream = io.BytesIO(sys.stdin.buffer.read())
+    except OSError as error:
+        raise InputError(f"stdin cannot be read: {error.strerror or error}") from error
+    stream.name = "stdin"
+    return stream
+
+
+@contextlib.contextmanager
+def destination(path: str | None) -> Iterator[Any]:
+    """Yield the file to write: ``path``, or for - a temporary one that stdout gets at the end.
+
+    So what is read again once it is written can go to a pipe, too. Where the body fails, nothing
+    goes to stdout. None stays None.
+    """
+    import shutil
+    import tempfile
+    from pathlib import Path
+
+    if path != "-":
+        yield None if path is None else Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="ganc-") as folder:
+        file = Path(folder) / "stdout"
+        yield file
+        with file.open("rb") as written:
+            shutil.copyfileobj(written, sys.stdout.buffer)
+
+
 def load_model(path: str, quiet: bool = False) -> "Model":
     """Load a checkpoint; say on stderr what was inferred from a foreign one."""
     from ganc.checkpoints.store import load
 
-    return load(sys.stdin.buffer if path == "-" else path, note=noter(quiet))
+    return load(opened(path), note=noter(quiet))
 
 
-def load_scores(path: str, ckpt: str, flag: str) -> "Scores":
-    """Load a scores file; - reads stdin, unless the checkpoint does."""
-    from ganc.errors import UsageError
+def load_scores(path: str) -> "Scores":
+    """Load a scores file; - reads stdin."""
     from ganc.scores import Scores
 
-    if ckpt == path == "-":
-        raise UsageError(f"CKPT and {flag} cannot both be -", "name one of them")
-    return Scores.load(sys.stdin.buffer if path == "-" else path)
+    return Scores.load(opened(path))
 
 
 def check_output(path: str, force: bool) -> None:
@@ -191,14 +242,6 @@ def check_output(path: str, force: bool) -> None:
 
     if path != "-":
         check(Path(path), force=force)
-
-
-def forbid_json_on_stdout(output: str, as_json: bool) -> None:
-    """Refuse to mix a result and a file on one stdout."""
-    from ganc.errors import UsageError
-
-    if output == "-" and as_json:
-        raise UsageError("-o - and --json both write stdout", "name a file with -o, or drop --json")
 
 
 def check_plot(path: str | None, output: str, force: bool) -> None:
@@ -226,7 +269,4 @@ def save_model(model: "Model", output: str, force: bool) -> None:
     """Save a checkpoint to a path, or to stdout for -."""
     from ganc.checkpoints.store import save
 
-    if output == "-":
-        save(model, sys.stdout.buffer)
-    else:
-        save(model, output, force=force)
+    save(model, sys.stdout.buffer if output == "-" else output, force=force)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ganc.commands import _shared as shared
-from ganc.distillation.recipes import NUMBERS, RECIPES, SNGAN, STYLE, TRANSLATION, is_read
+from ganc.distillation.recipes import ABOUT, NUMBERS, RECIPES, SNGAN, STYLE, TRANSLATION, is_read
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +94,12 @@ def distill(
         ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option("--recipe", help=f"{', '.join(RECIPES)} (the family's).")
+        str | None,
+        typer.Option(
+            "--recipe",
+            help=f"{shared.choices(ABOUT)}, or FILE.toml; default: the family's. How published"
+            " commands differ: docs/distillation.md.",
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", min=1, help="Steps in all (10 000, or the run's).")

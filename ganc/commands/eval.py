@@ -7,6 +7,7 @@ import typer
 
 from ganc.commands import _report
 from ganc.commands import _shared as shared
+from ganc.commands._dash import EXTRA_STDOUT, STDIN
 from ganc.errors import EXIT_REQUIREMENT
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ Result = dict[str, Any]
 def eval_(
     ckpts: Annotated[
         list[str],
-        typer.Argument(metavar="CKPT…", help="Checkpoints, ours or foreign; one - reads stdin."),
+        typer.Argument(metavar="CKPT…", help=f"Checkpoints, ours or foreign; one {STDIN.help}."),
+        STDIN,
     ],
     metrics: Annotated[
         str | None,
@@ -30,7 +32,9 @@ def eval_(
         ),
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option("--teacher", help="Checkpoint to compare with.")
+        str | None,
+        typer.Option("--teacher", help=f"Checkpoint to compare with; {STDIN.help}."),
+        STDIN,
     ] = None,
     data: Annotated[
         str | None, typer.Option("--data", metavar="DIR|ZIP", help="Real images to compare with.")
@@ -75,12 +79,20 @@ def eval_(
     against: Annotated[
         str | None,
         typer.Option(
-            "--against", metavar="JSON", help="Earlier result (--json) to compare with, if alike."
+            "--against",
+            metavar="JSON",
+            help=f"Earlier result (--json) to compare with, if alike; {STDIN.help}.",
         ),
+        STDIN,
     ] = None,
     report: Annotated[
         str | None,
-        typer.Option("--report", metavar="HTML", help="Write a page with images and plots, too."),
+        typer.Option(
+            "--report",
+            metavar="HTML",
+            help=f"Write a page with images and plots, too; {EXTRA_STDOUT.help}.",
+        ),
+        EXTRA_STDOUT,
     ] = None,
     samples: Annotated[
         int,
@@ -164,12 +176,12 @@ def eval_(
         }  # fmt: skip
         shared.emit_settings("eval", resolved, as_json)
         return 0
-    earlier = None
+    earlier, before = None, "stdin" if against == "-" else str(against)
     if against is not None:
-        earlier = read_result(against)
-        check_settings(plan.metrics, chosen, earlier, against)
+        earlier = read_result(shared.opened(against))
+        check_settings(plan.metrics, chosen, earlier, before)
     warn = shared.warner(quiet)
-    with shared.progress_bar(quiet) as progress:
+    with shared.progress_bar(quiet) as progress, shared.destination(report) as page:
         common: dict[str, Any] = {
             "data": data, "input": input, "target": target, "labels": labels,
             "segmenter": segmenter, "resize": resize, "device": device, "repeats": repeats,
@@ -179,8 +191,8 @@ def eval_(
         judge = None if teacher is None else shared.load_model(teacher, quiet)
         shows_teacher = judge is not None and (len(ckpts) > 1 or report is not None)
         shown = {teacher: judge, **models} if teacher and judge and shows_teacher else models
-        if report is not None:
-            _report.check(report, shown, teacher, network, force=force)
+        if page is not None:
+            _report.check(page, shown, teacher, network, force=force)
         teachers: Result | None = None
         if shows_teacher:
             alone = of_teacher(plan.metrics, has_data=data is not None)
@@ -192,32 +204,31 @@ def eval_(
                 teacher_values=None if teachers is None else teachers["metrics"], **common,
             )  # fmt: skip
             results[ckpt] = {"checkpoint": ckpt, **found}
-            if against is not None and earlier is not None:
-                rows = compare_results(found, earlier, against)
+            if earlier is not None:
+                rows = compare_results(found, earlier, before)
                 results[ckpt]["against"] = {"result": against, "values": rows}
-        if report is not None:
+        if page is not None:
             measured = results if teachers is None else {str(teacher): teachers, **results}
             _report.write(
-                report, shown, measured, teacher, input=input, resize=resize, network=network,
+                page, shown, measured, teacher, input=input, resize=resize, network=network,
                 seed=seed, device=device, force=force, progress=progress,
             )  # fmt: skip
     all_results = list(results.values())
     document = all_results[0] if len(ckpts) == 1 else {"results": all_results, "teacher": teachers}
     if report is not None:
         document = {**document, "report": report}
-    shared.emit(document, as_json, lambda: _tables(all_results, teachers))
+    if report != "-":
+        shared.emit(document, as_json, lambda: _tables(all_results, teachers))
     met = [row["met"] for result in all_results for row in result["requirements"]]
     return 0 if all(met) else EXIT_REQUIREMENT
 
 
 def _check_distinct(ckpts: list[str], teacher: str | None, *, has_report: bool) -> None:
-    """Refuse checkpoints that would be two columns of one name, or read stdin twice."""
+    """Refuse checkpoints that would be two columns of one name."""
     from pathlib import Path
 
     from ganc.errors import UsageError
 
-    if [*ckpts, teacher].count("-") > 1:
-        raise UsageError("only one of CKPT… and --teacher can be -", "name the others")
     files = [Path(ckpt).resolve() for ckpt in ckpts]
     for ckpt, file in zip(ckpts, files, strict=True):
         if files.count(file) > 1:

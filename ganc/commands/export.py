@@ -6,17 +6,15 @@ from typing import Annotated
 import typer
 
 from ganc.commands import _shared as shared
+from ganc.exporters.formats import ABOUT
 
 
 def export(
     ckpt: shared.Checkpoint,
-    output: Annotated[str, typer.Option("--output", "-o", help="Where to write.")],
+    output: shared.Output,
     format: Annotated[
         str,
-        typer.Option(
-            "--format",
-            help="onnx; torch (.pt2); or the tensors of public code, rosinality or nvidia (.pt).",
-        ),
+        typer.Option("--format", help=f"{shared.choices(ABOUT)}."),
     ] = "onnx",
     inputs: Annotated[
         str | None,
@@ -52,19 +50,16 @@ def export(
     if dry_run:
         settings = {"checkpoint": ckpt, "output": output, **options}
         return shared.emit_settings("export", settings, as_json)
-    from ganc.errors import UsageError
     from ganc.exporters.export import export as export_model
     from ganc.exporters.export import resolve
     from ganc.exporters.target import Settings
 
-    if output == "-":
-        raise UsageError("-o - is not possible: the file is checked after writing", "name a file")
     shared.check_output(output, force)
     resolve(Settings(format, inputs, dtype, opset, network))
     model = shared.load_model(ckpt, quiet)
-    with shared.progress_bar(quiet) as progress:
+    with shared.progress_bar(quiet) as progress, shared.destination(output) as path:
         written = export_model(
-            model, output, format=format, inputs=inputs, network=network, dtype=dtype,
+            model, path, format=format, inputs=inputs, network=network, dtype=dtype,
             opset=opset, force=force, progress=progress,
         )  # fmt: skip
     warn = shared.warner(quiet)
@@ -76,5 +71,6 @@ def export(
             " it loads the file only where widths can be set one by one (see unfit_widths)"
         )
     result = dataclasses.asdict(written)
-    shared.emit(result, as_json, lambda: [shared.key_values(result)])
+    if output != "-":
+        shared.emit(result, as_json, lambda: [shared.key_values(result)])
     return None

@@ -1,16 +1,18 @@
 """``ganc import``."""
 
-import sys
 from typing import Annotated
 
 import typer
 
 from ganc.commands import _shared as shared
+from ganc.commands._dash import STDIN
 
 
 def import_(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SRC", help="Foreign checkpoints; - reads stdin.")
+        list[str],
+        typer.Argument(metavar="SRC", help=f"Foreign checkpoints; {STDIN.help}."),
+        STDIN,
     ],
     output: shared.Output,
     architecture: Annotated[
@@ -44,7 +46,6 @@ def import_(
 
     Example: ganc import faces.pt -o faces.safetensors
     """
-    shared.forbid_json_on_stdout(output, as_json)
     chosen = dict(map(shared.parse_setting, settings or ()))
     if dry_run:
         resolved = {
@@ -55,7 +56,7 @@ def import_(
     shared.check_output(output, force)
     from ganc.checkpoints.store import import_checkpoints
 
-    streams = [sys.stdin.buffer if source == "-" else source for source in sources]
+    streams = [shared.opened(source) for source in sources]
     model = import_checkpoints(
         streams, architecture=architecture, keys=keys or (), settings=chosen,
         note=shared.noter(quiet),

@@ -1,6 +1,5 @@
 """``ganc info``."""
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from ganc.commands import _shared as shared
@@ -20,7 +19,7 @@ def info(
     """
     from ganc.checkpoints.describe import info as describe
 
-    result = describe(sys.stdin.buffer if ckpt == "-" else ckpt, note=shared.noter(quiet))
+    result = describe(shared.opened(ckpt), note=shared.noter(quiet))
     shared.emit(result, as_json, lambda: _tables(result))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ganc.commands import _shared as shared
+from ganc.commands._dash import STDIN
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,7 +29,9 @@ def _count(text: str) -> float:
 def prune(
     ckpt: shared.Checkpoint,
     scores: Annotated[
-        str, typer.Option("--scores", help="Scores of this checkpoint; - reads stdin.")
+        str,
+        typer.Option("--scores", help=f"Scores of this checkpoint; {STDIN.help}."),
+        STDIN,
     ],
     output: shared.Output,
     prune_ratio: Annotated[
@@ -75,7 +78,6 @@ def prune(
     from ganc.errors import UsageError
     from ganc.pruning import apply_plan, make_plan, removes_nothing, resolve_budget
 
-    shared.forbid_json_on_stdout(output, as_json)
     resolve_budget(**budget)
     if dry_run:
         settings = {"checkpoint": ckpt, "scores": scores, "output": output, **budget,
@@ -83,7 +85,7 @@ def prune(
         return shared.emit_settings("prune", settings, as_json)
     shared.check_output(output, force)
     shared.check_plot(plot, output, force)
-    loaded = shared.load_scores(scores, ckpt, "--scores")
+    loaded = shared.load_scores(scores)
     model = shared.load_model(ckpt, quiet)
     plan = make_plan(model, loaded, **budget)
     if removes_nothing(model, plan):

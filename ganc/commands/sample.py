@@ -1,6 +1,5 @@
 """``ganc sample``."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -83,10 +82,12 @@ def sample(
     count, (height, width) = len(images), images.shape[2:]
     if input is not None:
         images = beside_inputs(model, images, input, resize=resize, network=network)
-    save_grid(images, Path(output), columns=columns, zoom=zoom_for(width), force=force)
+    with shared.destination(output) as path:
+        save_grid(images, path, columns=columns, zoom=zoom_for(width), force=force)
     result = {
         "output": output, "images": count, "resolution": width,
         "size": [height, width], "settings": {"num": num, **settings},
     }  # fmt: skip
-    shared.emit(result, as_json, lambda: [shared.key_values(result)])
+    if output != "-":
+        shared.emit(result, as_json, lambda: [shared.key_values(result)])
     return None

@@ -8,6 +8,8 @@ import typer
 
 from ganc.commands import _density as density
 from ganc.commands import _shared as shared
+from ganc.commands._dash import STDIN, STDOUT
+from ganc.scoring.methods import ABOUT
 
 if TYPE_CHECKING:
     import torch
@@ -33,15 +35,17 @@ def score(
         str,
         typer.Option(
             "--method",
-            help="diversity, content, density, activation, asv, style, l1-in, l1-out, random or a"
-            " mix.",
+            help=f"{shared.choices(ABOUT)}, or a mix such as diversity:0.7,content:0.3.",
         ),
     ] = "diversity",
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", help="Default: <stem>.<method>.scores.safetensors; - is stdout."
+            "--output",
+            "-o",
+            help=f"Default: <stem>.<method>.scores.safetensors; {STDOUT.help}.",
         ),
+        STDOUT,
     ] = None,
     samples: Annotated[
         str | None,
@@ -121,8 +125,10 @@ def score(
         typer.Option(
             "--compare",
             metavar="SCORES",
-            help="Other scores of this checkpoint: print rank correlation and overlap.",
+            help="Other scores of this checkpoint: print rank correlation and overlap;"
+            f" {STDIN.help}.",
         ),
+        STDIN,
     ] = None,
     plot: shared.Plot = None,
     effective: Annotated[
@@ -228,7 +234,6 @@ def score(
         density_set, neighbourhoods, resume, is_asked="density" in names, ckpt=ckpt, output=target
     )
     parts = resolve(method, **settings)
-    shared.forbid_json_on_stdout(target, as_json)
     if target == "-" and compare is not None:
         raise UsageError("-o - and --compare both write stdout", "name a file with -o")
     looked_at = _check_preview(preview, parts, (target, plot))
@@ -247,7 +252,7 @@ def score(
         density.check_files(parts, force)
         if preview is not None and is_first:  # another process might see it written already
             shared.check_output(preview, force)
-        other = None if compare is None else shared.load_scores(compare, ckpt, "--compare")
+        other = None if compare is None else shared.load_scores(compare)
         model = shared.load_model(ckpt, quiet or not is_first)
         if other is not None:
             _check_compared(other, model, parts, str(compare))
@@ -295,7 +300,7 @@ def _check_preview(
     requests = [part.request for part in parts if part.name == "content"]
     if not requests:
         raise UsageError("--preview shows masks, which only method content has")
-    if preview == "-" or Path(preview).resolve() in [Path(p).resolve() for p in others if p]:
+    if Path(preview).resolve() in [Path(p).resolve() for p in others if p]:
         raise UsageError(f"--preview {preview} is no file of its own", "give it another name")
     return requests[0]
 
@@ -358,10 +363,7 @@ def _kept(scores: "Scores", group: str, prune_ratio: float) -> int:
 def _save(scores: "Scores", target: str, force: bool) -> None:
     import sys
 
-    if target == "-":
-        scores.save(sys.stdout.buffer)
-    else:
-        scores.save(target, force=force)
+    scores.save(sys.stdout.buffer if target == "-" else target, force=force)
 
 
 def _plot(scores: "Scores", path: str, checkpoint: str, prune_ratio: float, force: bool) -> None:

@@ -192,6 +192,15 @@ RECIPES: dict[str, Recipe] = {
     ),
 }  # fmt: skip
 
+ABOUT = {
+    "gan": "StyleGAN's own training",
+    "cagan": "masked distances to a StyleGAN teacher, content-aware compression",
+    "stylekd": "distances and latent directions of a StyleGAN teacher",
+    "sngan": "SN-GAN's own training, with the distances",
+    "i2i": "pix2pix and CycleGAN",
+}
+"""Recipe → what it is, in a phrase."""
+
 DEFAULTS = {STYLE: "stylekd", SNGAN: "sngan", TRANSLATION: "i2i"}
 """Kind of training → the recipe of a run that names none."""
 

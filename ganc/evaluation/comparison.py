@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ganc.errors import InputError
 from ganc.evaluation.metrics import value_names
@@ -14,14 +14,18 @@ RESULT_FOUND = frozenset({"runs"})
 """Keys of a protocol that say what happened, not how it was measured."""
 
 
-def read_result(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what ``ganc eval --json`` printed for one checkpoint.
+def read_result(source: str | os.PathLike[str] | BinaryIO) -> dict[str, Any]:
+    """Read what ``ganc eval --json`` printed for one checkpoint, from a path or a binary stream.
 
     Raises:
         InputError: It cannot be read, or is something else.
     """
+    if isinstance(source, str | os.PathLike):
+        path, read = str(source), Path(source).read_bytes
+    else:
+        path, read = getattr(source, "name", "the stream"), source.read
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(read())
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

@@ -29,19 +29,26 @@ NETWORKS = ("generator", "discriminator", "generator_b", "discriminator_b")
 
 
 class Family(NamedTuple):
-    """The network classes that carry one architecture's name."""
+    """The network classes that carry one architecture's name, and what they are, in a phrase."""
 
     generator: type[Network] | None
     discriminator: type[Network] | None
+    about: str
 
 
 ARCHITECTURES: dict[str, Family] = {
-    "stylegan2": Family(stylegan2.Generator, stylegan2_discriminator.Discriminator),
-    "stylegan3": Family(stylegan3.Generator, None),
-    "sngan": Family(sngan.Generator, sngan.Discriminator),
-    "resnet_translator": Family(resnet_translator.Generator, None),
-    "unet_translator": Family(unet_translator.Generator, None),
-    "patchgan": Family(None, patchgan.Discriminator),
+    "stylegan2": Family(
+        stylegan2.Generator,
+        stylegan2_discriminator.Discriminator,
+        "StyleGAN2 (skip, resnet, orig), conditional or not",
+    ),
+    "stylegan3": Family(stylegan3.Generator, None, "StyleGAN3-T and -R, conditional or not"),
+    "sngan": Family(sngan.Generator, sngan.Discriminator, "SN-GAN at 32–128 px"),
+    "resnet_translator": Family(
+        resnet_translator.Generator, None, "CycleGAN's ResNets of any depth"
+    ),
+    "unet_translator": Family(unet_translator.Generator, None, "pix2pix's U-Nets of any depth"),
+    "patchgan": Family(None, patchgan.Discriminator, "PatchGAN, their discriminator"),
 }
 
 

@@ -38,7 +38,6 @@ class Method(NamedTuple):
         samples: Default; 0 where the method draws no latents.
         batch: Default where it draws some; 0 for as many as take the memory of one large image.
         options: The settings of ``ScoreRequest`` that it reads beside samples, batch and seed.
-        about: One line for the help text.
         defaults: Architecture → settings that are None until the model is known.
         check: Refuses settings that it could not work with, before the model is looked at.
         is_two_sided: Whether it plays generator against discriminator, and scores both.
@@ -48,7 +47,6 @@ class Method(NamedTuple):
     samples: int
     batch: int
     options: tuple[str, ...]
-    about: str
     defaults: Callable[[str], dict[str, Any]] = lambda architecture: {}
     check: Callable[[ScoreRequest], None] = lambda request: None
     is_two_sided: bool = False
@@ -59,37 +57,26 @@ METHODS: dict[str, Method] = {
         diversity.Diversity, 5000, 5,
         ("noise_mode", "latents", "directions", "noise", "alpha", "num_directions", "gradient",
          "truncation_psi", "direction_batch", "precision"),
-        "variance of the channel's sensitivity over latent directions (DCP-GAN)",
         diversity.defaults,
     ),
     "content": Method(
         content_method.Content, 400, 10,
         ("content", "noise_prob", "noise_mode", "latents", "noise", "masks", "salt"),
-        "sensitivity to noise on the contents of interest (content-aware compression)",
         check=content_method.check,
     ),
     "density": Method(
         Density, 5000, 0,
         ("data", "data_b", "swap", "resize", "density", "neighbourhoods", "state", "resume", "log",
          "noise_mode"),
-        "gates that keep the local density of the images, for both networks (MGGC)",
         check=density_method.check,
         is_two_sided=True,
     ),
-    "activation": Method(
-        Activation, 1000, 10, ("noise_mode", "data", "data_b"),
-        "mean |feature| that its consumers read",
-    ),
-    "asv": Method(
-        Asv, 1000, 10, ("noise_mode", "data", "data_b"),
-        "standard deviation of the feature over samples, mean over pixels",
-    ),
-    "style": Method(Style, 1000, 10, (), "mean |style| that scales it (StyleGAN)"),
-    "l1-in": Method(L1In, 0, 0, ("discriminator",), "L1 norm of the weights that make it"),
-    "l1-out": Method(
-        L1Out, 0, 10, ("effective", "discriminator"), "L1 norm of the weights that consume it"
-    ),
-    "random": Method(Random, 0, 0, ("discriminator",), "uniform random numbers, the baseline"),
+    "activation": Method(Activation, 1000, 10, ("noise_mode", "data", "data_b")),
+    "asv": Method(Asv, 1000, 10, ("noise_mode", "data", "data_b")),
+    "style": Method(Style, 1000, 10, ()),
+    "l1-in": Method(L1In, 0, 0, ("discriminator",)),
+    "l1-out": Method(L1Out, 0, 10, ("effective", "discriminator")),
+    "random": Method(Random, 0, 0, ("discriminator",)),
 }  # fmt: skip
 
 EFFECTIVE_SAMPLES = 1000

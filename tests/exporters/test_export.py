@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ganc.checkpoints.native import build_model
+from ganc.cli import run
 from ganc.errors import (
     ComputationError,
     InputError,
@@ -409,7 +410,11 @@ def test_command_checks_options_before_it_loads(
     assert error in outcome.err
 
 
-def test_command_refuses_stdout(ganc: Callable[..., Outcome], checkpoint: Path) -> None:
-    outcome = ganc("export", checkpoint, "-o", "-")
-    assert (outcome.code, outcome.out) == (2, "")
-    assert "name a file" in outcome.err
+def test_command_writes_a_checked_file_to_stdout(
+    checkpoint: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert run(["export", str(checkpoint), "-o", "-", "-q"]) == 0
+    session = onnxruntime.InferenceSession(
+        capsysbinary.readouterr().out, providers=["CPUExecutionProvider"]
+    )
+    assert [described.name for described in session.get_inputs()] == ["z", "truncation_psi"]

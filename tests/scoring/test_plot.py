@@ -179,6 +179,7 @@ def test_commands_refuse_bad_plots(ganc: Ganc, checkpoint: Path, tmp_path: Path)
     common = ("score", checkpoint, "--method", "random")
     same = tmp_path / "x.png"
     assert_one_line(ganc(*common, "-o", same, "--plot", same), 2, "-o and --plot both name")
-    assert_one_line(ganc(*common, "--plot", "-"), 2, ".png")
+    assert_one_line(ganc(*common, "--plot", tmp_path / "x.jpg"), 2, ".png")
+    assert_one_line(ganc(*common, "--plot", "-"), 2, "--plot cannot be -")
     assert_one_line(ganc(*common, "--plot", tmp_path / "no" / "x.png"), 3, "does not exist")
     assert sorted(path.name for path in tmp_path.iterdir()) == [checkpoint.name]
