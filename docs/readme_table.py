@@ -6,7 +6,7 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ganc.checkpoints.store import READERS
+from ganc.checkpoints.readers import READERS
 from ganc.distillation import recipes
 from ganc.evaluation.metrics import METRICS
 from ganc.exporters import formats
@@ -18,20 +18,12 @@ from ganc.scoring.score import METHODS
 PAGE = Path(__file__).parents[1] / "README.md"
 HEADING = "## What it knows\n\n"
 
-LAYOUTS = {
-    "rosinality": "rosinality's StyleGAN2 `.pt`",
-    "nvidia": "NVIDIA's StyleGAN2-ADA and StyleGAN3 `.pkl`",
-    "nvidia_tensors": "the same as plain tensors",
-    "mimicry": "mimicry's SN-GAN `.pth`",
-    "junyanz": "junyanz's pix2pix and CycleGAN `.pth` and their relatives",
-}
-
 
 def render() -> str:
     """Return the table."""
     rows = {
         "models": "; ".join(family.about for family in ARCHITECTURES.values()),
-        "reads": "; ".join(["its own safetensors", *(LAYOUTS[layout] for layout in READERS)]),
+        "reads": "; ".join(["its own safetensors", *(reader.about for reader in READERS.values())]),
         "scores": described(METHODS, methods.ABOUT) + ", any mix of them",
         "recipes": described(recipes.RECIPES, recipes.ABOUT),
         "metrics": ", ".join(f"`{name}`" for name in METRICS),

@@ -76,6 +76,7 @@ class Reader(NamedTuple):
     """How the networks of one foreign layout are recognised and converted.
 
     Attributes:
+        about: Whose files these are, as the README says it.
         architectures: The families it may hold.
         recognises: The role of a network that is of this layout, "generator" or "discriminator";
             None of any other.
@@ -85,6 +86,7 @@ class Reader(NamedTuple):
             it is asked where no names are known, and what it cannot convert may be nothing of its.
     """
 
+    about: str
     architectures: tuple[str, ...]
     recognises: Callable[[Found], str | None]
     convert: Callable[[Found, Mapping[str, Any]], Conversion]

@@ -22,22 +22,37 @@ from ganc.models.network import Network
 
 _STYLEGANS = ("stylegan2", "stylegan3")
 
+TWO_WAY = ("resnet_translator", "unet_translator", "patchgan")
+"""Architectures of which a checkpoint may hold two: a CycleGAN's directions."""
+
 READERS: dict[str, Reader] = {
-    "nvidia": Reader(_STYLEGANS, nvidia.recognises, nvidia.convert),
-    "nvidia_tensors": Reader(_STYLEGANS, nvidia_tensors.recognises, nvidia_tensors.convert),
-    "nvidia_bare": Reader(_STYLEGANS, nvidia_bare.recognises, nvidia_bare.convert),
-    "basicsr": Reader(("stylegan2",), basicsr.recognises, basicsr.convert),
-    "rosinality": Reader(("stylegan2",), rosinality.recognises, rosinality.convert),
-    "mimicry": Reader(("sngan",), mimicry.recognises, mimicry.convert),
+    "nvidia": Reader(
+        "NVIDIA's StyleGAN2-ADA and StyleGAN3 `.pkl`",
+        _STYLEGANS, nvidia.recognises, nvidia.convert,
+    ),
+    "nvidia_tensors": Reader(
+        "what `ganc export --format nvidia` writes",
+        _STYLEGANS, nvidia_tensors.recognises, nvidia_tensors.convert,
+    ),
+    "nvidia_bare": Reader(
+        "bare state dicts of NVIDIA's networks",
+        _STYLEGANS, nvidia_bare.recognises, nvidia_bare.convert,
+    ),
+    "basicsr": Reader(
+        "BasicSR's StyleGAN2 `.pth`", ("stylegan2",), basicsr.recognises, basicsr.convert
+    ),
+    "rosinality": Reader(
+        "rosinality's StyleGAN2 `.pt`", ("stylegan2",), rosinality.recognises, rosinality.convert
+    ),
+    "mimicry": Reader(
+        "mimicry's SN-GAN `.pth`", ("sngan",), mimicry.recognises, mimicry.convert
+    ),
     "junyanz": Reader(
-        ("resnet_translator", "unet_translator", "patchgan"), junyanz.recognises, junyanz.convert,
-        goes_by_names=False,
+        "junyanz's pix2pix and CycleGAN `.pth` and their relatives",
+        TWO_WAY, junyanz.recognises, junyanz.convert, goes_by_names=False,
     ),
 }  # fmt: skip
 """Layout → its reader, in the order in which they are asked."""
-
-TWO_WAY = ("resnet_translator", "unet_translator", "patchgan")
-"""Architectures of which a checkpoint may hold two: a CycleGAN's directions."""
 
 _DEEPEST_PART = 3
 
@@ -188,7 +203,7 @@ def _directions(pair: Sequence[Claim], claims: Sequence[Claim]) -> Sequence[Clai
     in the first case, that of the images which it judges in the second.
     """
     marks = {normalise.direction(claim.found.key) or "": claim for claim in pair}
-    is_two_way = all(set(READERS[claim.layout].architectures) <= set(TWO_WAY) for claim in pair)
+    is_two_way = all(READERS[claim.layout].architectures == TWO_WAY for claim in pair)
     if not is_two_way or set(marks) not in ({"A", "B"}, {"AB", "BA"}):
         return None
     ordered = [marks[mark] for mark in sorted(marks)]
