@@ -279,8 +279,8 @@ def _convert(candidate: Candidate, state: State, layers: list[Layer]) -> Convers
         )
     laid = dict(zip(slots, layers, strict=False))
     normed = next(n for n in slots if skeleton.get_submodule(n).get_submodule("norm").state_dict())
-    arguments = norm_arguments(laid[normed])
     spectral = [slot for slot, layer in laid.items() if "conv.weight_u" in layer]
+    arguments = norm_arguments(laid[normed], is_spectral=bool(spectral))
     if spectral and candidate.architecture != "patchgan":
         raise CheckpointError(
             f"{laid[spectral[0]]['conv.weight']} is spectrally normalised, which a"
@@ -300,18 +300,18 @@ def _convert(candidate: Candidate, state: State, layers: list[Layer]) -> Convers
     return Conversion(built, _inferred(built, layers))
 
 
-def norm_arguments(layer: Layer) -> dict[str, Any]:
+def norm_arguments(layer: Layer, *, is_spectral: bool = False) -> dict[str, Any]:
     """Return which norm a layer has, by our networks' arguments.
 
     Running averages without a weight are what instance norm stored until 2018 and never used.
     Without any tensor of a norm the bias tells: these projects give one to a convolution before
-    instance norm only. Of spectrally normalised convolutions, which mostly stand alone, it is the
-    other way round: the bias is left out where an instance norm would take it away.
+    instance norm only. In spectrally normalised networks, whose convolutions mostly stand alone, it
+    is the other way round: the bias is left out where an instance norm would take it away.
     """
     is_affine, has_bias = "norm.weight" in layer, "conv.bias" in layer
     has_running = "norm.running_mean" in layer
     is_batch = is_affine and has_running
-    is_instance = is_affine or has_running or has_bias != ("conv.weight_u" in layer)
+    is_instance = is_affine or has_running or has_bias != is_spectral
     norm = "batch" if is_batch else "instance" if is_instance else "none"
     return {"norm": norm, "norm_affine": is_affine, "bias": has_bias}
 
