@@ -197,7 +197,7 @@ def check_square(name: str, tensor: Tensor, side: int) -> None:
 
 def exported_history(tree: Any) -> list[dict[str, Any]]:
     """Return the provenance that ``ganc export`` wrote into a tree's JSON ``config``, if it did."""
-    text = tree.get("config") if isinstance(tree, Mapping) else None
+    text = dict.get(tree, "config") if isinstance(tree, dict) else None
     try:
         described = json.loads(text) if isinstance(text, str) else {}
     except ValueError:

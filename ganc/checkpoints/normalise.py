@@ -26,7 +26,7 @@ State = Mapping[str, Tensor]
 _DEEPEST = 8
 _MOST_CONTAINERS = 10_000
 _LONGEST_LIST = 100
-_CONTAINERS = (Mapping, list, tuple, argparse.Namespace, Record)
+_CONTAINERS = (dict, list, tuple, argparse.Namespace, Record)
 _LONGEST_NAME = 500
 
 # Modules that only wrap another one; their names may stand anywhere.
@@ -159,8 +159,8 @@ def _entries(value: Any) -> dict[str, Any]:
     """Return a container's parts by name; {} of what is none."""
     if isinstance(value, argparse.Namespace):
         return vars(value)
-    if isinstance(value, Mapping):
-        return {k if isinstance(k, str) else str(k)[:20]: v for k, v in value.items()}
+    if isinstance(value, dict):  # of whose own attributes a file may have made anything
+        return {k if isinstance(k, str) else str(k)[:20]: v for k, v in dict.items(value)}
     if isinstance(value, list | tuple) and len(value) <= _LONGEST_LIST:
         return {str(index): part for index, part in enumerate(value)}
     return {}

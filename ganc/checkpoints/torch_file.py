@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ganc.checkpoints.header import damaged
+from ganc.checkpoints.inert import STAND_INS
 from ganc.checkpoints.refusals import printable, refused_global, refused_opcode
 from ganc.errors import CheckpointError
 
@@ -61,7 +62,10 @@ def read(content: bytes, where: str) -> Any:
             _check_tuples(part, where)
         # A training checkpoint holds its arguments as a Namespace: plain data, so allowed. Torch
         # warns about its own old storage class while it words an error about a damaged file.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with (
+            torch.serialization.safe_globals([argparse.Namespace, *STAND_INS]),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             tree = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except CheckpointError:
@@ -182,7 +186,7 @@ def _check_claims(tree: Any, size: int, where: str) -> None:
         if isinstance(value, Tensor):
             claimed += value.numel() * value.element_size()
         elif isinstance(value, dict):
-            waiting += value.values()
+            waiting += dict.values(value)  # an ordered one may have attributes from the file
         elif isinstance(value, list | tuple | set):
             waiting += value
         elif isinstance(value, argparse.Namespace):

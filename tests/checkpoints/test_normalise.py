@@ -1,8 +1,14 @@
 """State dicts in every wrapping: the same network comes out, and what was taken is said."""
 
+import collections
+import datetime
+import pathlib
+import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -251,3 +257,38 @@ def test_any_stack_of_wrappers_comes_off(wrappers: list[str], keys: list[str]) -
     assert any(name.endswith("input.input") for name in plain)
     if "model." not in wrappers:
         assert [list(one.state) for one in found] == [["input.input"]]
+
+
+def test_values_of_training_loops_are_no_obstacle(expected: dict[str, Any]) -> None:
+    counts: Any = collections.defaultdict(list)
+    counts["fid"].append(3.5)
+    tree = {
+        "best": np.float64(12.5), "step": np.int64(7), "history": np.arange(3.0), "counts": counts,
+        "folder": pathlib.PurePosixPath("/runs"), "started": datetime.datetime(2024, 5, 17),
+        "g_ema": G, "latent_avg": W_AVG,
+    }  # fmt: skip
+    assert_same(loaded(tree).generator, expected)
+
+
+def test_dicts_with_attributes_are_dicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    class EasyDict(dict[str, Any]):
+        pass
+
+    EasyDict.__module__, EasyDict.__qualname__ = "easydict", "EasyDict"
+    module = types.ModuleType("easydict")
+    module.EasyDict = EasyDict  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "easydict", module)
+    options = EasyDict(size=32)
+    options.size = 32  # type: ignore[attr-defined]
+    model = loaded(EasyDict(g_ema=EasyDict(G), latent_avg=W_AVG, options=options))
+    assert model.generator.z_dim == 64
+
+
+def test_an_ordered_dict_may_have_attributes_of_any_name(expected: dict[str, Any]) -> None:
+    class Odd:
+        def __reduce__(self) -> tuple[Any, ...]:
+            attributes = dict.fromkeys(("values", "items", "get", "keys"), 3)
+            entries = {"g_ema": G, "latent_avg": W_AVG}.items()
+            return collections.OrderedDict, (), attributes, None, iter(entries)
+
+    assert_same(loaded(Odd()).generator, expected)
