@@ -1,5 +1,7 @@
 """Sizes that agree in the public code must agree in a file, or it is another model."""
 
+from collections.abc import Callable, Mapping
+
 import pytest
 import torch
 
@@ -69,3 +71,24 @@ def test_counters_that_an_old_sngan_lacks_are_filled() -> None:
     z = torch.randn(2, 24)
     with torch.no_grad():
         assert torch.equal(model.generator(z), loaded(state).generator(z))
+
+
+@torch.no_grad()
+def test_noise_maps_from_before_they_were_stored(
+    golden: Callable[[str], Mapping[str, torch.Tensor]],
+) -> None:
+    io = golden("case1_rosinality_sg2_32")
+    lean = {name: t for name, t in G.items() if not name.startswith("noises.")}
+    model = loaded({"g_ema": lean, "latent_avg": W_AVG})
+    assert inferred(model)["noise_maps"] == "7 drawn from seed 0"
+    # With noise of one's own the images are the recorded ones; the drawn maps are the same each time.
+    images = model.generator(io["z"], noise=[io[f"noise_{i}"] for i in range(7)])
+    torch.testing.assert_close(images, io["img"], atol=1e-5, rtol=0)
+    again = loaded({"g_ema": lean, "latent_avg": W_AVG})
+    assert again.content_hash() == model.content_hash()
+    maps = model.generator.synthesis.b32.conv1.noise_const
+    assert abs(float(maps.mean())) < 5 / 32
+    assert 0.8 < float(maps.std()) < 1.2
+    some = {name: t for name, t in G.items() if name != "noises.noise_3"}
+    with pytest.raises(CheckpointError, match="is missing, and other noise maps are there"):
+        loaded(some)
