@@ -81,7 +81,7 @@ def test_noise_maps_from_before_they_were_stored(
     lean = {name: t for name, t in G.items() if not name.startswith("noises.")}
     model = loaded({"g_ema": lean, "latent_avg": W_AVG})
     assert inferred(model)["noise_maps"] == "7 drawn from seed 0"
-    # With noise of one's own the images are the recorded ones; the drawn maps are the same each time.
+    # With the recorded noise the images are the recorded ones; the drawn maps never change.
     images = model.generator(io["z"], noise=[io[f"noise_{i}"] for i in range(7)])
     torch.testing.assert_close(images, io["img"], atol=1e-5, rtol=0)
     again = loaded({"g_ema": lean, "latent_avg": W_AVG})
