@@ -198,8 +198,8 @@ def eval_(
         if report is not None:
             measured = results if teachers is None else {str(teacher): teachers, **results}
             _report.write(
-                report, shown, measured, teacher, input=input, resize=resize, network=network,
-                seed=seed, device=device, force=force, progress=progress,
+                report, shown, measured, teacher, data=data, input=input, resize=resize,
+                network=network, seed=seed, device=device, force=force, progress=progress,
             )  # fmt: skip
     all_results = list(results.values())
     document = all_results[0] if len(ckpts) == 1 else {"results": all_results, "teacher": teachers}

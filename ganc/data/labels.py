@@ -36,15 +36,41 @@ def read_labels(source: Source, names: list[str]) -> torch.Tensor:
             f"(first: {missing[0]})",
             "every image needs one",
         )
-    labels = [table[name] for name in names]
+    return to_tensor([table[name] for name in names], source.where(LABELS_FILE), _HINT)
+
+
+def has_labels(source: Source) -> bool:
+    """Return whether a set has labels.
+
+    Raises:
+        DataError: Its ``dataset.json`` is not JSON.
+    """
+    if LABELS_FILE not in source.names:
+        return False
+    content = _read_json(source)
+    return isinstance(content, dict) and bool(content.get("labels"))
+
+
+def to_tensor(labels: list[Any], where: str, hint: str) -> torch.Tensor:
+    """Bring labels from JSON into one form.
+
+    Args:
+        labels: One or more.
+        where: What an error calls the file they are from.
+        hint: How such a file is written.
+    Returns:
+        Class numbers [N], int64, or label vectors [N, D], float32.
+    Raises:
+        DataError: They do not have one common form.
+    """
     if all(_is_class(label) for label in labels):
         return torch.tensor(labels, dtype=torch.int64)
     if all(_is_vector(label, labels[0]) for label in labels):
         return torch.tensor(labels, dtype=torch.float32)
     raise DataError(
-        f"{source.where(LABELS_FILE)}: labels have no common form, allowed are non-negative class "
-        "numbers, or lists of finite numbers of one length",
-        _HINT,
+        f"{where}: labels have no common form, allowed are non-negative class numbers, or lists of"
+        " finite numbers of one length",
+        hint,
     )
 
 
@@ -53,17 +79,21 @@ def _read_table(source: Source) -> dict[str, Any]:
     where = source.where(LABELS_FILE)
     if LABELS_FILE not in source.names:
         raise DataError(f"{where}: not found, a labelled set needs it", _HINT)
-    data = source.read(LABELS_FILE)
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error})", _HINT) from error
+    content = _read_json(source)
     pairs = content.get("labels") if isinstance(content, dict) else None
     if not pairs:
         raise DataError(f"{where}: holds no labels, a labelled set needs them", _HINT)
     if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
         raise DataError(f"{where}: `labels` is not a list of [file name, label] pairs", _HINT)
     return {name.replace("\\", "/"): label for name, label in pairs}
+
+
+def _read_json(source: Source) -> Any:
+    try:
+        return json.loads(source.read(LABELS_FILE))
+    except (ValueError, RecursionError) as error:
+        where = source.where(LABELS_FILE)
+        raise DataError(f"{where}: not JSON ({error})", _HINT) from error
 
 
 def _is_pair(pair: object) -> bool:
