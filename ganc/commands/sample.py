@@ -21,7 +21,7 @@ def _parse_labels(text: str) -> Labels:
     parts = [part.strip() for part in text.split(",")]
     if all(re.fullmatch(r"[0-9]+(-[0-9]+)?", part) for part in parts):
         return [number for part in parts for number in _classes(part)]
-    if Path(text).exists() or text.endswith(".json"):
+    if Path(text).is_file() or text.endswith(".json"):
         return text
     raise typer.BadParameter(f"`{text}` is none of: {LABELS}")
 
@@ -37,7 +37,10 @@ def _vector(part: str, text: str) -> list[float]:
 
 def _classes(part: str) -> range:
     first, _, last = part.partition("-")
-    return range(int(first), int(last or first) + 1)
+    classes = range(int(first), int(last or first) + 1)
+    if not classes:
+        raise typer.BadParameter(f"`{part}` holds no class; the lower one comes first")
+    return classes
 
 
 def sample(

@@ -286,7 +286,7 @@ def resumed_run(
 
 def _data_identity(reals: Reals) -> dict[str, Any]:
     """Return the hashes of the real images and, where the networks read them, of their labels."""
-    labels = {} if reals.labels is None else {"labels": reals.labels.content_hash}
+    labels = {} if reals.labels is None else {"labelling": reals.labels.content_hash}
     return {"data": reals.content_hash, **labels}
 
 

@@ -93,15 +93,15 @@ def as_table(labels: Any) -> LabelTable:
     try:
         values = torch.as_tensor(labels).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"labels have no common form; {allowed}") from error
+        raise UsageError(f"--labels have no common form; {allowed}") from error
     found = f"got {str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
     is_number = values.dtype != torch.bool and not values.is_complex()
     is_class = values.ndim == 1 and not values.is_floating_point()
     if not (is_number and values.numel() and (is_class or values.ndim == 2)):
-        raise UsageError(f"labels: {found}; {allowed}")
+        raise UsageError(f"--labels: {found}; {allowed}")
     values = values.to(torch.int64 if is_class else torch.float32)
     if is_class and values.min() < 0:
-        raise UsageError(f"labels: class {int(values.min())} is negative")
+        raise UsageError(f"--labels: class {int(values.min())} is negative")
     if not values.isfinite().all():
-        raise UsageError("labels: a number is not finite in float32")
+        raise UsageError("--labels: a number is not finite in float32")
     return LabelTable(values, in_turn=True)
