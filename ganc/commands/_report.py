@@ -63,12 +63,12 @@ def write(
     write_report(
         path, entries, title=" · ".join(entry.name for entry in entries[:4]), force=force,
         inputs=source if isinstance(source, ImageSource) else None,
-        labels=None if data is None else _labels(data, generator),
+        labels=None if data is None else _labels(data, generator, resize),
         seed=seed, device=device, progress=progress,
     )  # fmt: skip
 
 
-def _labels(data: str, generator: "ImageGenerator") -> "LabelTable | None":
+def _labels(data: str, generator: "ImageGenerator", resize: bool) -> "LabelTable | None":
     """Return the labels that the samples of an evaluation against ``data`` have."""
     from ganc.data.dataset import open_dataset
     from ganc.data.label_tables import data_labels
@@ -77,7 +77,7 @@ def _labels(data: str, generator: "ImageGenerator") -> "LabelTable | None":
     if not isinstance(generator, LatentGenerator) or not generator.c_dim:
         return None
     dataset = open_dataset(
-        data, resolution=generator.img_resolution, channels=generator.img_channels
+        data, resolution=generator.img_resolution, channels=generator.img_channels, resize=resize
     )
     return data_labels(dataset, generator.c_dim)
 

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from ganc.data.dataset import ImageDataset
-from ganc.data.labels import has_labels, read_labels, to_tensor
-from ganc.errors import DataError
-from ganc.models.labels import LabelTable
+from ganc.data.labels import has_labels, read_labels
+from ganc.errors import DataError, UsageError
+from ganc.models.labels import LabelTable, as_table
 
 _HINT = (
     "it must hold a JSON list of class numbers, or of lists of numbers, one per image; or be a"
@@ -75,7 +75,10 @@ def read_label_file(path: str | os.PathLike[str]) -> LabelTable:
     labels = _of_pairs(content.get("labels")) if isinstance(content, dict) else content
     if not isinstance(labels, list) or not labels:
         raise DataError(f"{path}: holds no labels", _HINT)
-    return LabelTable(to_tensor(labels, str(path), _HINT), in_turn=True)
+    try:
+        return as_table(labels)
+    except UsageError as error:
+        raise DataError(f"{path}: {error.message}", _HINT) from error
 
 
 def _of_pairs(pairs: Any) -> list[Any] | None:

@@ -18,6 +18,15 @@ _LARGEST = torch.finfo(torch.float32).max
 _HINT = 'it must read {"labels": [[file name, class number or list of numbers], ...]}'
 
 
+def has_labels(source: Source) -> bool:
+    """Say whether a set is labelled; whether every image is, ``read_labels`` finds out.
+
+    Raises:
+        DataError: Its ``dataset.json`` is not JSON.
+    """
+    return LABELS_FILE in source.names and bool(_read_pairs(source))
+
+
 def read_labels(source: Source, names: list[str]) -> torch.Tensor:
     """Read the labels of some images.
 
@@ -36,41 +45,15 @@ def read_labels(source: Source, names: list[str]) -> torch.Tensor:
             f"(first: {missing[0]})",
             "every image needs one",
         )
-    return to_tensor([table[name] for name in names], source.where(LABELS_FILE), _HINT)
-
-
-def has_labels(source: Source) -> bool:
-    """Return whether a set has labels.
-
-    Raises:
-        DataError: Its ``dataset.json`` is not JSON.
-    """
-    if LABELS_FILE not in source.names:
-        return False
-    content = _read_json(source)
-    return isinstance(content, dict) and bool(content.get("labels"))
-
-
-def to_tensor(labels: list[Any], where: str, hint: str) -> torch.Tensor:
-    """Bring labels from JSON into one form.
-
-    Args:
-        labels: One or more.
-        where: What an error calls the file they are from.
-        hint: How such a file is written.
-    Returns:
-        Class numbers [N], int64, or label vectors [N, D], float32.
-    Raises:
-        DataError: They do not have one common form.
-    """
+    labels = [table[name] for name in names]
     if all(_is_class(label) for label in labels):
         return torch.tensor(labels, dtype=torch.int64)
     if all(_is_vector(label, labels[0]) for label in labels):
         return torch.tensor(labels, dtype=torch.float32)
     raise DataError(
-        f"{where}: labels have no common form, allowed are non-negative class numbers, or lists of"
-        " finite numbers of one length",
-        hint,
+        f"{source.where(LABELS_FILE)}: labels have no common form, allowed are non-negative class "
+        "numbers, or lists of finite numbers of one length",
+        _HINT,
     )
 
 
@@ -79,8 +62,7 @@ def _read_table(source: Source) -> dict[str, Any]:
     where = source.where(LABELS_FILE)
     if LABELS_FILE not in source.names:
         raise DataError(f"{where}: not found, a labelled set needs it", _HINT)
-    content = _read_json(source)
-    pairs = content.get("labels") if isinstance(content, dict) else None
+    pairs = _read_pairs(source)
     if not pairs:
         raise DataError(f"{where}: holds no labels, a labelled set needs them", _HINT)
     if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
@@ -88,12 +70,13 @@ def _read_table(source: Source) -> dict[str, Any]:
     return {name.replace("\\", "/"): label for name, label in pairs}
 
 
-def _read_json(source: Source) -> Any:
+def _read_pairs(source: Source) -> Any:
+    """Return the entry ``labels``, still unchecked; None where there is none."""
     try:
-        return json.loads(source.read(LABELS_FILE))
+        content = json.loads(source.read(LABELS_FILE))
     except (ValueError, RecursionError) as error:
-        where = source.where(LABELS_FILE)
-        raise DataError(f"{where}: not JSON ({error})", _HINT) from error
+        raise DataError(f"{source.where(LABELS_FILE)}: not JSON ({error})", _HINT) from error
+    return content.get("labels") if isinstance(content, dict) else None
 
 
 def _is_pair(pair: object) -> bool:

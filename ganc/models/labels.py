@@ -93,15 +93,19 @@ def as_table(labels: Any) -> LabelTable:
     try:
         values = torch.as_tensor(labels).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"--labels have no common form; {allowed}") from error
-    found = f"got {str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
+        raise UsageError(f"labels have no common form; {allowed}") from error
     is_number = values.dtype != torch.bool and not values.is_complex()
-    is_class = values.ndim == 1 and not values.is_floating_point()
-    if not (is_number and values.numel() and (is_class or values.ndim == 2)):
-        raise UsageError(f"--labels: {found}; {allowed}")
-    values = values.to(torch.int64 if is_class else torch.float32)
-    if is_class and values.min() < 0:
-        raise UsageError(f"--labels: class {int(values.min())} is negative")
-    if not values.isfinite().all():
-        raise UsageError("--labels: a number is not finite in float32")
-    return LabelTable(values, in_turn=True)
+    if not (is_number and values.numel() and values.ndim in (1, 2)):
+        found = f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
+        raise UsageError(f"labels are {found}; {allowed}")
+    if values.ndim == 2:
+        vectors = values.to(torch.float32)
+        if not vectors.isfinite().all():
+            raise UsageError("labels hold a number that is not finite in float32")
+        return LabelTable(vectors, in_turn=True)
+    classes = values.to(torch.int64)
+    is_class = (classes == values) & (classes >= 0)
+    if not is_class.all():
+        wrong = values[~is_class][0].item()
+        raise UsageError(f"labels hold {wrong:g}, which is no class number; {allowed}")
+    return LabelTable(classes, in_turn=True)

@@ -55,6 +55,7 @@ def test_labels_for_another_model_are_refused(tmp_path: Path) -> None:
     ("content", "expected"),
     [
         ([1, 0], torch.tensor([1, 0])),
+        ([1.0, 0], torch.tensor([1, 0])),
         ([[0.5, -1]], torch.tensor([[0.5, -1.0]])),
         ({"labels": [["b.png", 3], ["a.png", 1]]}, torch.tensor([3, 1])),  # the file's own order
         ({"labels": [["a.png", [0, 1]]]}, torch.tensor([[0.0, 1.0]])),
@@ -77,10 +78,12 @@ def test_a_label_file(tmp_path: Path, content: Any, expected: torch.Tensor) -> N
         ("3", "holds no labels"),
         ('{"labels": null}', "holds no labels"),
         ('{"labels": [3]}', "holds no labels"),
-        ("[-1]", "no common form"),
+        ("[-1]", "labels hold -1, which is no class number"),
+        ("[1.5]", "labels hold 1.5, which is no class number"),
         ("[[1], [1, 2]]", "no common form"),
-        ("[[NaN]]", "no common form"),
-        ("[[1e39]]", "no common form"),
+        ("[[NaN]]", "not finite"),
+        ("[[1e39]]", "not finite"),
+        ("[[[1]]]", "labels are int64"),
         ('["1"]', "no common form"),
     ],
 )

@@ -90,12 +90,13 @@ def test_written_labels(labels: Any, expected: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("labels", "finding"),
     [
-        ([], "got float32 \\[0\\]"),
-        ([0.5, 1.0], "got float32 \\[2\\]"),
+        ([], r"labels are float32 \[0\]"),
+        ([0.5, 1.0], "labels hold 0.5, which is no class number"),
+        ([float("nan")], "labels hold nan, which is no class number"),
         ([[0.5], [1.0, 2.0]], "no common form"),
         (["a"], "no common form"),
-        ([True, False], "got bool"),
-        ([-1], "class -1 is negative"),
+        ([True, False], "labels are bool"),
+        ([-1], "labels hold -1, which is no class number"),
         ([[float("nan"), 0.0]], "not finite"),
         (torch.tensor([[1e39]], dtype=torch.float64), "not finite in float32"),
     ],
