@@ -45,10 +45,12 @@ class PairBatches:
         examples: The first few pairs, for pictures.
     """
 
+    labels = None
+
     def __init__(
         self, pairs: UsableImages, channels_a: int, recipe: Recipe, draws: Draws, *, swap: bool
     ) -> None:
-        self.content_hash, self.labels = pairs.dataset.content_hash, None
+        self.content_hash = pairs.dataset.content_hash
         self.draws, self.channels_a, self.swap = draws, channels_a, swap
         self.stream = TrainingStream(
             pairs, seed=draws.seed, batch=recipe.batch, mirror=recipe.mirror
@@ -73,11 +75,13 @@ class UnpairedBatches:
         examples: The first few images of both, for pictures.
     """
 
+    labels = None
+
     def __init__(
         self, a: UsableImages, b: UsableImages, recipe: Recipe, draws: Draws, *, swap: bool
     ) -> None:
         hashes = f"{a.dataset.content_hash}\n{b.dataset.content_hash}"
-        self.content_hash, self.labels = hashlib.sha256(hashes.encode()).hexdigest(), None
+        self.content_hash = hashlib.sha256(hashes.encode()).hexdigest()
         self.draws, self.swap = draws, swap
         self.streams = [
             TrainingStream(

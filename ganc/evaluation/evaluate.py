@@ -230,10 +230,10 @@ def _open_task(
         teacher = _own_copy(teacher, device)
     source = _open_source(model, settings, input, resize)
     dataset = None if data is None else _open_data(data, model, settings, source, resize)
-    source = _with_labels(source, dataset, model, settings)
     count = None if source is None else source.count
     if count is not None and count < settings.samples:
         warn(f"--input holds {count} images, less than --samples {settings.samples}: all are taken")
+    source = _with_labels(source, dataset, model, settings)
     networks = Networks(device, settings.offline, progress)
     own = _own_copy(model, device)
     return Task(
