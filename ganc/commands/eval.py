@@ -33,7 +33,12 @@ def eval_(
         str | None, typer.Option("--teacher", help="Checkpoint to compare with.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="DIR|ZIP", help="Real images to compare with.")
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="DIR|ZIP",
+            help="Real images to compare with; samples of conditional models draw their labels.",
+        ),
     ] = None,
     input: Annotated[
         str | None,
