@@ -9,13 +9,18 @@ from torch import Tensor
 
 from ganc.data.grid import side_by_side
 from ganc.data.inputs import open_inputs, open_source
+from ganc.data.label_tables import read_label_file
 from ganc.devices import resolve_device
-from ganc.errors import UsageError
+from ganc.errors import GancError, InputError, UsageError
+from ganc.models.labels import LabelTable, as_table
 from ganc.models.model import Model
-from ganc.models.network import Translator
+from ganc.models.network import ImageGenerator, LatentGenerator, Translator
 from ganc.models.sampling import Latents, iterate_samples, pick_generator
 
 _DEFAULTS = Latents(noise_mode="const")
+
+Labels = Sequence[int] | Sequence[Sequence[float]] | Tensor | str | os.PathLike[str]
+"""Class numbers [N] or vectors [N, D_c], or the JSON file that holds them."""
 
 
 def sample(
@@ -25,7 +30,7 @@ def sample(
     seed: int = 0,
     truncation_psi: float = 1.0,
     truncation_cutoff: int | None = None,
-    labels: Sequence[int] | None = None,
+    labels: Labels | None = None,
     noise_mode: str = "const",
     input: str | os.PathLike[str] | None = None,
     resize: bool = False,
@@ -38,8 +43,10 @@ def sample(
     Args:
         model: The model; it stays where it is.
         num: Number of images; of a folder at most so many.
-        seed, truncation_psi, truncation_cutoff, labels, noise_mode: See ``Latents``; they go with
-            generators that take latents.
+        seed, truncation_psi, truncation_cutoff, noise_mode: See ``Latents``; they and ``labels``
+            go with generators that take latents.
+        labels: Of a conditional generator's images, repeated as often as needed: class numbers [N],
+            vectors [N, D_c], or a file, see ``read_label_file``. None draws uniform classes.
         input: The images that a translator translates: a file, a folder or a zip.
         resize: Scale these (squares) to the translator's resolution; else they may have any one
             size that it can take.
@@ -50,14 +57,16 @@ def sample(
         [num, img_channels, H, W], float32 on the CPU, nominal range [-1, 1], not clamped.
     Raises:
         UsageError: A value is out of range, or an argument does not go with the model.
-        InputError: The model has no such generator, or ``input`` cannot serve.
+        InputError: The model has no such generator; ``input``, or a file of ``labels``, cannot
+            serve.
     """
     if num < 1:
         raise UsageError(f"-n {num} must be at least 1")
     if resize and input is None:
         raise UsageError("--resize scales the images of --input, got none", "leave --resize out")
     generator = pick_generator(model, network)
-    latents = Latents(seed, noise_mode, truncation_psi, truncation_cutoff, labels)
+    table = None if labels is None else _open_labels(labels, generator)
+    latents = Latents(seed, noise_mode, truncation_psi, truncation_cutoff, table)
     source = open_source(generator, latents, input, defaults=_DEFAULTS, resize=resize)
     if source is None:
         raise UsageError(
@@ -67,6 +76,24 @@ def sample(
     count = num if source.count is None else min(num, source.count)
     own = copy.deepcopy(generator).to(resolve_device(device)).eval()
     return torch.cat([images.cpu() for images in iterate_samples(own, source, count, batch=batch)])
+
+
+def _open_labels(labels: Labels, generator: ImageGenerator) -> LabelTable:
+    """Return labels that were asked for.
+
+    Raises:
+        UsageError: They are none, or do not fit the generator.
+        DataError, InputError: The same, of a file.
+    """
+    kind: type[GancError]
+    if isinstance(labels, str | os.PathLike):
+        table, where, kind = read_label_file(labels), str(labels), InputError
+    else:
+        table, where, kind = as_table(labels), "--labels", UsageError
+    problem = table.misfit(generator.c_dim) if isinstance(generator, LatentGenerator) else None
+    if problem:
+        raise kind(f"{where}: {problem}")
+    return table
 
 
 def beside_inputs(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from ganc.checkpoints.native import build_model
 from ganc.models import patchgan, resnet_translator, sngan, stylegan3, unet_translator
 from ganc.models.model import Model
 from ganc.models.network import Network
@@ -88,6 +89,16 @@ def make_stylegan3(
             seed,
         )
     )  # fmt: skip
+
+
+def in_colour(grey: Model) -> Model:
+    """Return the model of three channels whose toRGB layers are a grey model's, three times."""
+    tensors = {
+        name: torch.cat([tensor] * 3) if name.endswith(("torgb.weight", "torgb.bias")) else tensor
+        for name, tensor in Model(grey.generator).tensors().items()
+    }
+    config = Model(grey.generator).config | {"img_channels": 3}
+    return build_model("stylegan2", config, tensors, [])
 
 
 FAMILIES: dict[str, Callable[[], Model]] = {

@@ -142,7 +142,7 @@ def test_dry_run_resolves_counts(ganc: Ganc) -> None:
         (("score", "x", "--seed", "-1"), ["--seed"]),
         (("prune", "x", "-o", "y"), ["--scores"]),
         (("prune", "x", "--scores", "s", "-o", "y", "--macs", "4x"), ["`4x` is not a count"]),
-        (("sample", "x", "-o", "y", "--labels", "a"), ["no list of classes"]),
+        (("sample", "x", "-o", "y", "--labels", "a"), ["none of: 3 or 0,3,7 or 0-9 (classes)"]),
         (("info",), ["CKPT"]),
         ((), ["missing command", "ganc --help"]),
         (("export", "x", "-o", "y", "--format", "onx"), ["`onnx`"]),
@@ -331,7 +331,7 @@ def test_labels_and_truncation_reach_the_model(ganc: Ganc, tmp_path: Path) -> No
         assert ganc("sample", path, "-o", output, "-n", 4, *extra).code == 0
         images.append(output.read_bytes())
     assert len(set(images)) == 4
-    assert_one_line(ganc("sample", path, "-o", tmp_path / "x", "--labels", "3"), 2, "3 classes")
+    assert_one_line(ganc("sample", path, "-o", tmp_path / "x", "--labels", "3"), 2, "0 to 2")
 
 
 def test_model_without_generator(ganc: Ganc, model: Model, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_labels_are_repeated_and_checked() -> None:
     both = sample(model, 4, labels=[2, 0])
     assert torch.equal(both, sample(model, 4, labels=[2, 0, 2, 0]))
     assert not torch.allclose(both, sample(model, 4, labels=[1]))
-    with pytest.raises(UsageError, match="has 3 classes"):
+    with pytest.raises(UsageError, match="class 3, the model takes classes 0 to 2"):
         sample(model, 1, labels=[3])
 
 

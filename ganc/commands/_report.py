@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ganc.models.labels import LabelTable
     from ganc.models.model import Model
+    from ganc.models.network import ImageGenerator
     from ganc.progress import Progress
     from ganc.report.entry import Entry
 
@@ -33,6 +35,7 @@ def write(
     results: Mapping[str, dict[str, Any]],
     teacher: str | None,
     *,
+    data: str | None,
     input: str | None,
     resize: bool,
     network: str,
@@ -46,21 +49,37 @@ def write(
     Args:
         models, results: Checkpoint → its model and its result, the teacher's among them.
         teacher: Which of them is the teacher, or None.
+        data: Real images; where these are labelled, conditional models show their labels.
     """
     from ganc.data.inputs import open_source
     from ganc.models.sampling import ImageSource, Latents, pick_generator
     from ganc.report.report import write_report
 
     entries = _entries(models, results, teacher)
+    generator = pick_generator(entries[0].model, network)
     source = None
     if input is not None:
-        generator = pick_generator(entries[0].model, network)
         source = open_source(generator, Latents(), input, defaults=Latents(), resize=resize)
     write_report(
         path, entries, title=" · ".join(entry.name for entry in entries[:4]), force=force,
         inputs=source if isinstance(source, ImageSource) else None,
+        labels=None if data is None else _labels(data, generator, resize),
         seed=seed, device=device, progress=progress,
     )  # fmt: skip
+
+
+def _labels(data: str, generator: "ImageGenerator", resize: bool) -> "LabelTable | None":
+    """Return the labels that the samples of an evaluation against ``data`` have."""
+    from ganc.data.dataset import open_dataset
+    from ganc.data.label_tables import data_labels
+    from ganc.models.network import LatentGenerator
+
+    if not isinstance(generator, LatentGenerator) or not generator.c_dim:
+        return None
+    dataset = open_dataset(
+        data, resolution=generator.img_resolution, channels=generator.img_channels, resize=resize
+    )
+    return data_labels(dataset, generator.c_dim)
 
 
 def _entries(

@@ -37,7 +37,12 @@ def eval_(
         STDIN,
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", metavar="DIR|ZIP", help="Real images to compare with.")
+        str | None,
+        typer.Option(
+            "--data",
+            metavar="DIR|ZIP",
+            help="Real images to compare with; samples of conditional models draw their labels.",
+        ),
     ] = None,
     input: Annotated[
         str | None,
@@ -210,8 +215,8 @@ def eval_(
         if page is not None:
             measured = results if teachers is None else {str(teacher): teachers, **results}
             _report.write(
-                page, shown, measured, teacher, input=input, resize=resize, network=network,
-                seed=seed, device=device, force=force, progress=progress,
+                page, shown, measured, teacher, data=data, input=input, resize=resize,
+                network=network, seed=seed, device=device, force=force, progress=progress,
             )  # fmt: skip
     all_results = list(results.values())
     document = all_results[0] if len(ckpts) == 1 else {"results": all_results, "teacher": teachers}

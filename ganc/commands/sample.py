@@ -1,20 +1,45 @@
 """``ganc sample``."""
 
+import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ganc.commands import _shared as shared
 
+LABELS = "3 or 0,3,7 or 0-9 (classes), 0.5,1;2,0 (vectors, one alone: 0.5,1;) or a JSON file"
 
-def _classes(text: str) -> list[int]:
-    """Parse 0,3,7 or 0-9."""
-    classes: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise typer.BadParameter(f"`{text}` is no list of classes; allowed: 3 or 0,3,7 or 0-9")
-        classes += range(int(first), int(last or first) + 1)
+Labels = list[int] | list[list[float]] | str
+"""Class numbers, vectors, or the name of a file."""
+
+
+def _parse_labels(text: str) -> Labels:
+    """Parse one of the forms that ``LABELS`` lists."""
+    if ";" in text:
+        return [_vector(part, text) for part in text.removesuffix(";").split(";")]
+    parts = [part.strip() for part in text.split(",")]
+    if all(re.fullmatch(r"[0-9]+(-[0-9]+)?", part) for part in parts):
+        return [number for part in parts for number in _classes(part)]
+    if Path(text).is_file() or text.endswith(".json"):
+        return text
+    raise typer.BadParameter(f"`{text}` is none of: {LABELS}")
+
+
+def _vector(part: str, text: str) -> list[float]:
+    try:
+        return [float(number) for number in part.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"`{text}` has no vector of numbers at `{part}`; allowed: {LABELS}"
+        ) from None
+
+
+def _classes(part: str) -> range:
+    first, _, last = part.partition("-")
+    classes = range(int(first), int(last or first) + 1)
+    if not classes:
+        raise typer.BadParameter(f"`{part}` holds no class; the lower one comes first")
     return classes
 
 
@@ -36,7 +61,7 @@ def sample(
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option("--labels", metavar="CLASSES", help="Classes, e.g. 3 or 0,3,7 or 0-9."),
+        typer.Option("--labels", help=f"Of the images in turn: {LABELS}."),
     ] = None,
     noise_mode: Annotated[
         str, typer.Option("--noise-mode", help="const, random or none.")
@@ -66,7 +91,7 @@ def sample(
     """
     settings: dict[str, Any] = {
         "seed": seed, "truncation_psi": truncation, "truncation_cutoff": truncation_cutoff,
-        "labels": None if labels is None else _classes(labels), "noise_mode": noise_mode,
+        "labels": None if labels is None else _parse_labels(labels), "noise_mode": noise_mode,
         "input": input, "resize": resize, "network": network,
     }  # fmt: skip
     if dry_run:

@@ -6,6 +6,7 @@ from PIL import Image
 from torch import Tensor
 
 from ganc.data.images import to_uint8
+from ganc.perceptual.channels import as_colour
 
 
 def to_rgb_uint8(images: Tensor) -> Tensor:
@@ -16,12 +17,10 @@ def to_rgb_uint8(images: Tensor) -> Tensor:
     Returns:
         [N, 3, H, W], uint8, same device.
     """
-    if images.shape[1] == 1:
-        return to_uint8(images).expand(-1, 3, -1, -1)
     if images.shape[1] == 4:
         colour, alpha = images[:, :3], ((images[:, 3:] + 1) / 2).clamp(0, 1)
         images = colour * alpha + (1 - alpha)
-    return to_uint8(images)
+    return as_colour(to_uint8(images))
 
 
 def fit_masks(masks: Tensor, height: int, width: int) -> Tensor:

@@ -18,6 +18,15 @@ _LARGEST = torch.finfo(torch.float32).max
 _HINT = 'it must read {"labels": [[file name, class number or list of numbers], ...]}'
 
 
+def has_labels(source: Source) -> bool:
+    """Say whether a set is labelled; whether every image is, ``read_labels`` finds out.
+
+    Raises:
+        DataError: Its ``dataset.json`` is not JSON.
+    """
+    return LABELS_FILE in source.names and bool(_read_pairs(source))
+
+
 def read_labels(source: Source, names: list[str]) -> torch.Tensor:
     """Read the labels of some images.
 
@@ -53,17 +62,21 @@ def _read_table(source: Source) -> dict[str, Any]:
     where = source.where(LABELS_FILE)
     if LABELS_FILE not in source.names:
         raise DataError(f"{where}: not found, a labelled set needs it", _HINT)
-    data = source.read(LABELS_FILE)
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({error})", _HINT) from error
-    pairs = content.get("labels") if isinstance(content, dict) else None
+    pairs = _read_pairs(source)
     if not pairs:
         raise DataError(f"{where}: holds no labels, a labelled set needs them", _HINT)
     if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
         raise DataError(f"{where}: `labels` is not a list of [file name, label] pairs", _HINT)
     return {name.replace("\\", "/"): label for name, label in pairs}
+
+
+def _read_pairs(source: Source) -> Any:
+    """Return the entry ``labels``, still unchecked; None where there is none."""
+    try:
+        content = json.loads(source.read(LABELS_FILE))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{source.where(LABELS_FILE)}: not JSON ({error})", _HINT) from error
+    return content.get("labels") if isinstance(content, dict) else None
 
 
 def _is_pair(pair: object) -> bool:

@@ -8,20 +8,28 @@ from torch import Tensor
 
 from ganc.data import grid
 from ganc.data.grid import make_grid
+from ganc.models.labels import LabelTable
 from ganc.models.network import LatentGenerator, Translator
 from ganc.models.sampling import generate, latent_inputs
 
 _COLUMNS, _ROWS = 4, 8
 
 
-def sample_grid(teacher: LatentGenerator | None, student: LatentGenerator, seed: int) -> Tensor:
+def sample_grid(
+    teacher: LatentGenerator | None,
+    student: LatentGenerator,
+    seed: int,
+    labels: LabelTable | None = None,
+) -> Tensor:
     """Return samples 0 … 31 of the seed, the teacher's left, the student's right.
 
+    Args:
+        labels: See ``latent_inputs``.
     Returns:
         [C, H, W], nominal range [-1, 1], on the CPU; a white strip lies between the two. Without a
         teacher the student's alone.
     """
-    inputs = latent_inputs(student, range(_ROWS * _COLUMNS), seed)
+    inputs = latent_inputs(student, range(_ROWS * _COLUMNS), seed, labels=labels)
     sides = [
         make_grid(generate(network, inputs), columns=_COLUMNS, gap=0)
         for network in (teacher, student)

@@ -44,7 +44,7 @@ def _open_images(
 
 def _samples(trainer: Trainer[Any], reals: Reals, seed: int) -> Tensor:
     teacher = None if trainer.teacher is None else trainer.teacher.generator
-    return sample_grid(teacher, trainer.ema.generator, seed)
+    return sample_grid(teacher, trainer.ema.generator, seed, reals.labels)
 
 
 def _translation_trainer(parts: Parts) -> Trainer[Any]:

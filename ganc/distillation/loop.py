@@ -28,6 +28,7 @@ from ganc.distillation.recipes import Recipe
 from ganc.distillation.run import (
     Run,
     Source,
+    check_perceptual,
     new_run,
     open_means,
     open_model,
@@ -167,6 +168,7 @@ def distill(
         assert pupil is not None  # a run that is not resumed names its student
         _check_models(pupil, loaded)  # before weights are fetched that could not serve
         settings = _settings(choices, snapshot, folder, pupil.architecture, loaded is not None)
+        check_perceptual(settings.recipe, pupil.generator)
         means = open_means(settings.recipe, execution, offline, progress, warn)
         if snapshot:
             run = resumed_run(folder, settings, snapshot, origin, loaded, means)

@@ -45,6 +45,8 @@ class PairBatches:
         examples: The first few pairs, for pictures.
     """
 
+    labels = None
+
     def __init__(
         self, pairs: UsableImages, channels_a: int, recipe: Recipe, draws: Draws, *, swap: bool
     ) -> None:
@@ -72,6 +74,8 @@ class UnpairedBatches:
     Attributes:
         examples: The first few images of both, for pictures.
     """
+
+    labels = None
 
     def __init__(
         self, a: UsableImages, b: UsableImages, recipe: Recipe, draws: Draws, *, swap: bool

@@ -4,14 +4,17 @@ from collections.abc import Generator as Yields
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ganc.data.dataset import open_dataset
 from ganc.data.images import to_float
+from ganc.data.label_tables import fitting_table
 from ganc.data.stream import TrainingStream, UsableImages, prefetch, usable_images
 from ganc.distillation.draws import Draws, draw_inputs
 from ganc.distillation.recipes import Recipe
-from ganc.errors import DataError, UsageError
+from ganc.errors import UsageError
+from ganc.models.labels import LabelTable
 from ganc.models.network import LatentGenerator
 from ganc.progress import Progress, Warn
 
@@ -30,9 +33,16 @@ class Reals(Protocol):
     """A source of a step's real images; those of step s depend on (seed, s) alone.
 
     They are ``Recipe.reals_per_step``: one batch for each step of the discriminator, in order.
+
+    Attributes:
+        content_hash: Names the images.
     """
 
     content_hash: str
+
+    @property
+    def labels(self) -> LabelTable | None:
+        """The labels of a data set's images; None where the networks read none."""
 
     def batches(self, start: int, stop: int) -> Yields[Any, None, None]:
         """Yield what this process sees at the steps [start, stop)."""
@@ -45,7 +55,7 @@ class TeacherSamples:
     Nothing is quantised or clamped: the student learns the teacher's range as well.
     """
 
-    content_hash = TEACHER
+    content_hash, labels = TEACHER, None
 
     def __init__(self, teacher: LatentGenerator, recipe: Recipe, draws: Draws) -> None:
         self.teacher, self.recipe, self.draws = teacher, recipe, draws
@@ -63,7 +73,7 @@ class TeacherSamples:
         c = None
         if self.teacher.c_dim:
             classes = (label * self.teacher.c_dim).long()
-            c = torch.nn.functional.one_hot(classes, self.teacher.c_dim).float()
+            c = F.one_hot(classes, self.teacher.c_dim).float()
         z, noise = draw_inputs(self.draws, "distill.real", turn, self.teacher)
         images = self.teacher(z, c, noise=noise)
         if self.recipe.mirror:
@@ -72,11 +82,24 @@ class TeacherSamples:
 
 
 class DatasetImages:
-    """Real images from a folder or zip, read ahead on threads."""
+    """Real images from a folder or zip, read ahead on threads.
 
-    def __init__(self, images: UsableImages, recipe: Recipe, draws: Draws) -> None:
+    Args:
+        labels: Of all its images, where the networks take any.
+        c_dim: Size of the labels that these take.
+    """
+
+    def __init__(
+        self,
+        images: UsableImages,
+        recipe: Recipe,
+        draws: Draws,
+        *,
+        labels: LabelTable | None,
+        c_dim: int,
+    ) -> None:
         self.content_hash = images.dataset.content_hash
-        self.draws, self.has_labels = draws, images.dataset.label_dim > 0
+        self.draws, self.labels, self.c_dim = draws, labels, c_dim
         self.stream = TrainingStream(
             images, seed=draws.seed, batch=recipe.reals_per_step, mirror=recipe.mirror
         )
@@ -84,7 +107,9 @@ class DatasetImages:
     def batches(self, start: int, stop: int) -> Yields[RealBatch, None, None]:
         device, rank, world = self.draws.device, self.draws.rank, self.draws.world
         for images, labels in prefetch(self.stream, start, stop, rank=rank, world=world):
-            c = labels.to(device, non_blocking=True) if self.has_labels else None
+            c = None
+            if self.labels is not None:  # the set may lack the highest classes
+                c = F.pad(labels, (0, self.c_dim - labels.shape[1])).to(device, non_blocking=True)
             yield RealBatch(to_float(images.to(device, non_blocking=True)), c)
 
 
@@ -106,7 +131,7 @@ def open_reals(
         teacher: Draws the images of ``TEACHER``.
     Raises:
         UsageError: The teacher's samples are asked for, and there is no teacher.
-        DataError: The set cannot serve, or its labels are of another size than the networks'.
+        DataError: The set cannot serve, or its labels do not fit the networks.
     """
     if data == TEACHER:
         if teacher is None:
@@ -116,10 +141,9 @@ def open_reals(
         data, resolution=generator.img_resolution, channels=generator.img_channels,
         resize=resize, use_labels=generator.c_dim > 0,
     )  # fmt: skip
-    if dataset.label_dim != generator.c_dim:
-        raise DataError(
-            f"{data}: labels are of size {dataset.label_dim}, the networks take {generator.c_dim}",
-            "label the set for this model in dataset.json, or use --data teacher",
-        )
+    labels = None
+    if dataset.labels is not None:
+        way_out = None if teacher is None else "or pass --data teacher"
+        labels = fitting_table(dataset.labels, generator.c_dim, dataset.source.path, way_out)
     images = usable_images(dataset, warn=warn, progress=progress)
-    return DatasetImages(images, recipe, draws)
+    return DatasetImages(images, recipe, draws, labels=labels, c_dim=generator.c_dim)

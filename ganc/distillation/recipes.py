@@ -294,7 +294,7 @@ def _check_effect(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
     if overrides.get("perceptual", "none") != "none" and recipe.perceptual_weight == 0:
         raise UsageError(
             f"--perceptual {recipe.perceptual} has no effect: the recipe gives it weight 0",
-            "add --perceptual-weight 3, or take --recipe stylekd",
+            f"add --perceptual-weight 3, or take --recipe {DEFAULTS[recipe.kind]}",
         )
     if recipe.adversarial == "task" and recipe.kind != TRANSLATION:
         raise UsageError(

@@ -27,7 +27,9 @@ from ganc.distillation.settings import Settings
 from ganc.distillation.trainer import Distance, Parts, Trainer
 from ganc.errors import InputError, MissingDependencyError, UsageError, WeightsError
 from ganc.models.model import Model
-from ganc.perceptual.distance import load_perceptual
+from ganc.models.network import ImageGenerator
+from ganc.perceptual.channels import check_channels
+from ganc.perceptual.distance import check_side, load_perceptual
 from ganc.progress import Progress, Warn
 from ganc.version import __version__
 
@@ -61,8 +63,8 @@ class Run:
         settings: What decides its losses.
         trainer: The networks and the optimisers.
         reals: The real images.
-        identity: Hashes of student, teacher and data, and the teacher's path: what a resume checks
-            and finds again.
+        identity: Hashes of student, teacher, data and their labels, and the teacher's path: what a
+            resume checks and finds again.
         provenance: Of the student to be.
     """
 
@@ -170,6 +172,23 @@ def open_means(
     return Means(perceptual, masks, execution, progress, warn)
 
 
+def check_perceptual(recipe: Recipe, generator: ImageGenerator) -> None:
+    """Refuse images that the perceptual term cannot compare, before any weights are looked for.
+
+    Raises:
+        InputError: They have the wrong channels, or are too small.
+    """
+    if not recipe.uses_perceptual:
+        return
+    name, side = recipe.perceptual, generator.img_resolution
+    check_channels(f"--perceptual {name}", generator.img_channels, "pass --perceptual none")
+    check_side(
+        "the perceptual term", name, min(side, recipe.perceptual_max_resolution),
+        resolution=recipe.perceptual_resolution or None,
+        way_out="pass --perceptual effnet-lite0, which takes any size, or none",
+    )  # fmt: skip
+
+
 def open_perceptual(
     recipe: Recipe, device: torch.device, offline: bool, progress: Progress
 ) -> Distance | None:
@@ -219,7 +238,7 @@ def new_run(
         "teacher_path": teacher_path,
         "student": origin.content_hash(),
         "teacher": None if teacher is None else teacher.content_hash(),
-        "data": reals.content_hash,
+        **_data_identity(reals),
     }
     provenance = origin.with_step(
         "distill",
@@ -253,16 +272,22 @@ def resumed_run(
     trainer.restore(snapshot.trainer)
     reals = _open_batches(settings, trainer, means)
     identity = snapshot.state["identity"]
-    found = {"data": reals.content_hash}
+    found = _data_identity(reals)
     found |= {} if teacher is None else {"teacher": teacher.content_hash()}
     found |= {} if origin is None else {"student": origin.content_hash()}
-    other = [name for name, value in found.items() if value != identity[name]]
+    other = [name for name, value in found.items() if value != identity.get(name)]
     if other:
         raise InputError(
             f"{folder} was started with another {' and another '.join(other)} than given here",
             "pass the same ones, or start a new run with another -o",
         )
     return Run(folder, settings, trainer, reals, identity, snapshot.student.provenance)
+
+
+def _data_identity(reals: Reals) -> dict[str, Any]:
+    """Return the hashes of the real images and, where the networks read them, of their labels."""
+    labels = {} if reals.labels is None else {"labelling": reals.labels.content_hash}
+    return {"data": reals.content_hash, **labels}
 
 
 def _generators(model: Model) -> Model:

@@ -20,7 +20,7 @@ class Diversity(Measurement):
 
     def __init__(self, task: Task, name: str, network: str) -> None:
         self.num_images = 2 * task.samples(name, inputs_each=2, least_inputs=2)
-        self.name, self.distance = name, task.distance(name, network)
+        self.task, self.name, self.distance = task, name, task.distance(name, network)
         self.mean = RunningMean()
         self.waiting: Tensor | None = None  # [1, C, R, R]: a sample whose partner is yet to come
 
@@ -41,8 +41,7 @@ class Diversity(Measurement):
             "pairs": self.mean.count,
             "range": [-1, 1],
             "quantisation": "none",
-            "network": self.distance.name,
-            "sha256": self.distance.sha256,
+            **self.task.protocol_of(self.distance),
         }
 
 

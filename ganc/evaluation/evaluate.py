@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 
 from ganc.data.dataset import ImageDataset, open_dataset
 from ganc.data.inputs import ImageInputs, open_source
+from ganc.data.label_tables import data_labels
 from ganc.devices import exact_float32, resolve_device
 from ganc.errors import ComputationError, InputError, UsageError
 from ganc.evaluation.metrics import METRICS, check_metrics
@@ -25,7 +26,7 @@ from ganc.evaluation.segmentation import open_labels, open_segmenter
 from ganc.evaluation.task import SAMPLING, Measurement, Networks, Prepare, Settings, Task
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator, LatentGenerator
-from ganc.models.sampling import InputSource, pick_generator
+from ganc.models.sampling import InputSource, Latents, pick_generator
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.version import __version__
 
@@ -127,6 +128,7 @@ def evaluate(
         teacher: What ``l1``, ``psnr``, ``lpips`` and ``perceptual`` compare with, and, without
             ``data``, ``fid`` and ``fd`` as well.
         data: Folder or data-set zip of real images of the model's size; a broken one is an error.
+            Where it has labels, samples of a conditional model draw theirs from them.
         input: Folder or zip of the images that a translator translates, all of one size.
         target: Folder or zip of what each of them should become, by the same names.
         labels: Folder or zip of PNGs with the class of every pixel, by the same names.
@@ -231,6 +233,7 @@ def _open_task(
     count = None if source is None else source.count
     if count is not None and count < settings.samples:
         warn(f"--input holds {count} images, less than --samples {settings.samples}: all are taken")
+    source = _with_labels(source, dataset, model, settings)
     networks = Networks(device, settings.offline, progress)
     own = _own_copy(model, device)
     return Task(
@@ -242,6 +245,24 @@ def _open_task(
         segmenter=None if segmenter is None else open_segmenter(segmenter),
         to_onnx=to_onnx,
     )  # fmt: skip
+
+
+def _with_labels(
+    source: InputSource[Any] | None,
+    dataset: ImageDataset | None,
+    model: Model,
+    settings: Settings,
+) -> InputSource[Any] | None:
+    """Let the samples of a conditional model draw their labels from labelled real images.
+
+    Raises:
+        DataError: The labels do not fit the model.
+    """
+    if dataset is None or not isinstance(source, Latents):
+        return source
+    generator = pick_generator(model, settings.network)
+    assert isinstance(generator, LatentGenerator)  # what takes latents
+    return replace(source, labels=data_labels(dataset, generator.c_dim))
 
 
 def _inputs_of(source: InputSource[Any] | None, flag: str) -> ImageInputs:
@@ -349,6 +370,7 @@ def _protocol(task: Task, measurement: Measurement) -> dict[str, Any]:
     protocol: dict[str, Any] = {"generator": settings.network} if own else {}
     if measurement.num_images:
         protocol |= {name: getattr(settings, name) for name in SAMPLING}
+        protocol |= task.labels_protocol
         protocol["input"] = source.content_hash if isinstance(source, ImageInputs) else None
     if measurement.uses_teacher:
         assert task.teacher is not None

@@ -49,7 +49,7 @@ class FrechetDistance(Measurement):
 
     def protocol(self) -> dict[str, Any]:
         return {
-            **self.network.protocol,
+            **self.task.protocol_of(self.network),
             "generated": self.generated.count,
             "reference": "teacher" if self.uses_teacher else "data",
             "reference_images": self.reference.count,

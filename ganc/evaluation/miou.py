@@ -15,6 +15,8 @@ from ganc.errors import DataError
 from ganc.evaluation.sampling import Batch
 from ganc.evaluation.segmentation import IGNORED, NUM_LABELS
 from ganc.evaluation.task import Measurement, Task
+from ganc.perceptual.channels import as_colour
+from ganc.perceptual.channels import protocol as channels_protocol
 
 
 class MeanIoU(Measurement):
@@ -22,13 +24,14 @@ class MeanIoU(Measurement):
 
     def __init__(self, task: Task) -> None:
         self.num_images = task.samples("miou")
+        self.channels = task.generator.img_channels
         assert task.labels is not None  # the table of metrics says that both are needed
         assert task.segmenter is not None
         self.labels, self.segmenter = task.labels, task.segmenter
         self.confusion = torch.zeros(NUM_LABELS, NUM_LABELS, dtype=torch.int64)
 
     def update(self, batch: Batch) -> None:
-        predicted, count = self.segmenter(batch.images.values)
+        predicted, count = self.segmenter(as_colour(batch.images.values))
         labels = self.labels.maps(batch.indices)
         unknown = ((labels >= count) & (labels != IGNORED)).flatten(1).any(dim=1)
         if unknown.any():
@@ -55,6 +58,7 @@ class MeanIoU(Measurement):
             "classes": len(intersection_over_union(self.confusion)),
             "ignored": IGNORED,
             "resize": "nearest" if self.labels.resize else "none",
+            **channels_protocol(self.channels),
             "range": [-1, 1],
             "quantisation": "none",
         }

@@ -80,4 +80,4 @@ def perceptual(task: Task) -> PairedMean:
 
 def _network_mean(task: Task, name: str, network: str) -> PairedMean:
     distance = task.distance(name, network)
-    return PairedMean(task, name, distance, {"network": distance.name, "sha256": distance.sha256})
+    return PairedMean(task, name, distance, task.protocol_of(distance))

@@ -23,8 +23,9 @@ from ganc.devices import exact_float32
 from ganc.errors import InputError, UsageError
 from ganc.evaluation.paired import PERCEPTUAL
 from ganc.evaluation.task import Measurement, Task
-from ganc.models.sampling import BATCH_UNIT, latent_inputs
+from ganc.models.sampling import BATCH_UNIT
 from ganc.models.style import StyleGenerator
+from ganc.perceptual.channels import SEEN
 
 EPSILON = 1e-4
 PERCENTILES = (1, 99)
@@ -72,6 +73,7 @@ class PathLength(Measurement):
             "seed": settings.seed,
             "truncation_psi": settings.truncation_psi,
             "noise_mode": settings.noise_mode,
+            **self.task.labels_protocol,
             "space": "w, whole path",
             "epsilon": EPSILON,
             "percentiles": list(PERCENTILES),
@@ -80,8 +82,7 @@ class PathLength(Measurement):
             "resize": f"bilinear to {LARGEST_SIDE} from {2 * LARGEST_SIDE} px on",
             "range": "not clamped",
             "quantisation": "none",
-            "network": self.distance.name,
-            "sha256": self.distance.sha256,
+            **self.task.protocol_of(self.distance),
         }
 
     @torch.no_grad()
@@ -99,7 +100,7 @@ class PathLength(Measurement):
         """Return the images at both ends of some steps, [N, C, R, R] each."""
         settings, generator = self.task.settings, self.generator
         both = range(2 * pairs.start, 2 * pairs.stop)
-        inputs = latent_inputs(generator, both, settings.seed, noise_mode=settings.noise_mode)
+        inputs = self.task.latents.inputs(generator, both)
         labels = None if inputs.c is None else inputs.c[::2].repeat_interleave(2, dim=0)
         ws = generator.mapping(
             inputs.z.to(self.task.device),
@@ -173,7 +174,7 @@ def style_generator(task: Task, metric: str) -> StyleGenerator:
         raise InputError(
             f"{metric} needs a model with a mapping network (stylegan2, stylegan3), the model is a"
             f" {generator.architecture}",
-            "lpips-diversity and perceptual-diversity take any",
+            "perceptual-diversity takes any" if generator.img_channels in SEEN else None,
         )
     return generator
 

@@ -10,6 +10,7 @@ size move its result.
 - ``perceptual-projection``: EfficientNet-Lite0 in LPIPS's place, in the loss as well.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +24,6 @@ from ganc.evaluation.paired import PERCEPTUAL, decibels
 from ganc.evaluation.ppl import LPIPS, style_generator
 from ganc.evaluation.sampling import RunningMean
 from ganc.evaluation.task import Measurement, Task
-from ganc.models.sampling import latent_inputs
 
 MEAN_OF = 10_000
 """Latents whose mapped mean is the starting point."""
@@ -71,6 +71,7 @@ class Projection(Measurement):
             "images": self.images,
             "data": self.dataset.content_hash,
             "seed": settings.seed,
+            **self.task.labels_protocol,
             "steps": settings.projection_steps,
             "space": "w of every layer",
             "noise": "optimised" if settings.noise_mode == "random" else settings.noise_mode,
@@ -80,8 +81,7 @@ class Projection(Measurement):
             "resize": f"area to {LARGEST_SIDE} above that, for the network",
             "range": [-1, 1],
             "quantisation": "none",
-            "network": self.distance.name,
-            "sha256": self.distance.sha256,
+            **self.task.protocol_of(self.distance),
         }
 
     def project(self, target: Tensor, start: Tensor, index: int) -> Tensor:
@@ -128,10 +128,7 @@ class Projection(Measurement):
 
     def _first_noise(self, index: int) -> list[Tensor] | None:
         """Return the noise maps to begin with; None where they are not optimised."""
-        settings = self.task.settings
-        maps = latent_inputs(
-            self.generator, [index], settings.seed, noise_mode=settings.noise_mode
-        ).noise
+        maps = self.task.latents.inputs(self.generator, range(index, index + 1)).noise
         return maps and [map_.to(self.task.device).requires_grad_() for map_ in maps]
 
     def _distance(self, images: Tensor, target: Tensor) -> Tensor:
@@ -149,11 +146,11 @@ def shrunk(images: Tensor) -> Tensor:
 def mean_ws(task: Task) -> Tensor:
     """Return the mean of ``MEAN_OF`` mapped latents of the seed, [1, L, D_w]."""
     generator = style_generator(task, "projection")
+    without_noise = replace(task.latents, noise_mode="none")
     total = torch.zeros((), dtype=torch.float64, device=task.device)
     for start in range(0, MEAN_OF, _CHUNK):
         indices = range(start, start + _CHUNK)
-        inputs = latent_inputs(generator, indices, task.settings.seed, noise_mode="none")
-        drawn = inputs.to(task.device)
+        drawn = without_noise.inputs(generator, indices).to(task.device)
         ws = generator.mapping(drawn.z, drawn.c)
         total = total + ws.double().sum(dim=0, keepdim=True)
     return (total / MEAN_OF).float()

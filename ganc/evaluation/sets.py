@@ -80,7 +80,7 @@ class FeatureSets:
     def protocol(self) -> dict[str, Any]:
         """Return what every number from these sets depends on."""
         return {
-            **self.network.protocol,
+            **self.task.protocol_of(self.network),
             "generated": len(self.generated),
             "reference": "teacher" if self.uses_teacher else "data",
             "reference_images": len(self.reference),

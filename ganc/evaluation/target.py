@@ -62,4 +62,4 @@ def perceptual_target(task: Task) -> TargetMean:
 
 def _network_mean(task: Task, name: str, network: str) -> TargetMean:
     distance = task.distance(name, network)
-    return TargetMean(task, name, distance, {"network": distance.name, "sha256": distance.sha256})
+    return TargetMean(task, name, distance, task.protocol_of(distance))

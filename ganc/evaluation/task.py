@@ -1,6 +1,7 @@
 """What a metric is given, and what it has to offer."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,9 +13,16 @@ from ganc.errors import InputError, UsageError, WeightsError, unknown_name
 from ganc.evaluation.sampling import Batch
 from ganc.evaluation.segmentation import LabelMaps, Segmenter
 from ganc.models.model import Model
-from ganc.models.network import NOISE_MODES, ImageGenerator, Network
+from ganc.models.network import NOISE_MODES, ImageGenerator, LatentGenerator, Network
 from ganc.models.sampling import GENERATORS, Feed, InputSource, Latents, pick_generator
-from ganc.perceptual.distance import PERCEPTUAL_DISTANCES, PerceptualDistance, load_perceptual
+from ganc.perceptual.channels import check_channels
+from ganc.perceptual.channels import protocol as channels_protocol
+from ganc.perceptual.distance import (
+    PERCEPTUAL_DISTANCES,
+    PerceptualDistance,
+    check_side,
+    load_perceptual,
+)
 from ganc.perceptual.features import FEATURE_NETWORKS, FeatureNetwork, load_features
 from ganc.progress import Progress, Warn
 
@@ -110,30 +118,42 @@ class Networks:
     def features(self, name: str) -> FeatureNetwork:
         """Return a feature network on the device."""
         if name not in self._features:
-            try:
-                self._features[name] = load_features(
-                    name, device=self.device, offline=self.offline, progress=self.progress
-                )
-            except WeightsError as error:
-                raise _offer(error, "--metrics fd --features effnet-lite0") from error
+            self._features[name] = load_features(
+                name, device=self.device, offline=self.offline, progress=self.progress
+            )
         return self._features[name]
 
     def distance(self, name: str) -> PerceptualDistance:
         """Return a perceptual distance on the device."""
         if name not in self._distances:
-            try:
-                self._distances[name] = load_perceptual(
-                    name, device=self.device, offline=self.offline, progress=self.progress
-                )
-            except WeightsError as error:
-                way = "--metrics perceptual,perceptual-diversity (effnet-lite0)"
-                raise _offer(error, way) from error
+            self._distances[name] = load_perceptual(
+                name, device=self.device, offline=self.offline, progress=self.progress
+            )
         return self._distances[name]
 
 
-def _offer(error: WeightsError, way: str) -> WeightsError:
-    hint = f"needs no download: {way}"
-    return WeightsError(error.message, f"{error.hint}; {hint}" if error.hint else hint)
+NO_DOWNLOAD = {
+    "fid": "fd",
+    "kid": "kd",
+    "lpips": "perceptual",
+    "lpips-diversity": "perceptual-diversity",
+    "lpips-target": "perceptual-target",
+    "ppl": "perceptual-ppl",
+    "projection": "perceptual-projection",
+}
+"""Metric → the same idea on EfficientNet-Lite0, for hints: no weights to fetch, images of any size.
+"""
+
+
+@contextlib.contextmanager
+def _offering(way: str | None) -> Iterator[None]:
+    """Say in the hint of weights that are missing what needs none."""
+    try:
+        yield
+    except WeightsError as error:
+        offer = way and f"needs no download: {way}"
+        hint = "; ".join(text for text in (error.hint, offer) if text)
+        raise WeightsError(error.message, hint or None) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,35 +236,51 @@ class Task:
         Raises:
             InputError: The network cannot see the model's images, or cannot be had.
         """
-        self._require_rgb(metric)
-        return self.networks.features(name)
+        check_channels(metric, self.generator.img_channels, self._without_networks())
+        other = NO_DOWNLOAD.get(metric)
+        way = "--features effnet-lite0" if other is None else f"--metrics {other} (effnet-lite0)"
+        with _offering(way):
+            return self.networks.features(name)
 
     def distance(self, metric: str, name: str) -> PerceptualDistance:
         """Return the perceptual distance ``name`` for a metric; raises as ``features`` does."""
-        self._require_rgb(metric)
-        distance = self.networks.distance(name)
-        side = distance.resolution or self.generator.img_resolution
-        if side < distance.smallest_side:
-            raise InputError(
-                f"{metric} on {name} needs images of {distance.smallest_side} px or more,"
-                f" the model makes {side}",
-                "--metrics perceptual,perceptual-diversity take any size",
-            )
-        return distance
+        generator, source, other = self.generator, self.source, NO_DOWNLOAD.get(metric)
+        check_channels(metric, generator.img_channels, self._without_networks())
+        # Translations are as large as what is translated.
+        side = min(source.size) if isinstance(source, ImageInputs) else generator.img_resolution
+        check_side(metric, name, side, way_out=other and f"--metrics {other} takes any size")
+        with _offering(other and f"--metrics {other} (effnet-lite0)"):
+            return self.networks.distance(name)
 
-    def _require_rgb(self, metric: str) -> None:
-        channels = self.generator.img_channels
-        if channels != 3:
-            raise InputError(
-                f"{metric} needs images of 3 channels, the model makes {channels}",
-                "l1, psnr, macs, params and latency take any",
-            )
+    def _without_networks(self) -> str:
+        """Return what can be measured of images of any number of channels."""
+        paired = ["l1", "psnr"] if self.teacher is not None else []
+        known = ["l1-target", "psnr-target"] if self.targets is not None else []
+        return f"{', '.join([*paired, *known, 'macs', 'params'])} and latency take any"
+
+    def protocol_of(self, network: FeatureNetwork | PerceptualDistance) -> dict[str, Any]:
+        """Return what a number on a network depends on, as JSON data."""
+        return network.protocol | channels_protocol(self.generator.img_channels)
+
+    @property
+    def latents(self) -> Latents:
+        """Where the latents and labels of a generator that takes some come from."""
+        assert isinstance(self.source, Latents)
+        return self.source
+
+    @property
+    def labels_protocol(self) -> dict[str, Any]:
+        """Which labels the samples have, as JSON data; nothing where the model takes none."""
+        generator, source = self.generator, self.source
+        if not (isinstance(source, Latents) and isinstance(generator, LatentGenerator)):
+            return {}
+        return source.protocol(generator)
 
     def with_seed(self, seed: int) -> "Task":
         """Return the task with other samples."""
         settings, source = replace(self.settings, seed=seed), self.source
         if isinstance(source, Latents):
-            source = settings.latents
+            source = replace(source, seed=seed)
         return replace(self, settings=settings, source=source)
 
     def of_teacher(self) -> "Task":

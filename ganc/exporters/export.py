@@ -19,6 +19,7 @@ from ganc.exporters.pt2 import TORCH
 from ganc.exporters.target import Job, Runtime, Settings, Target, Written
 from ganc.files import atomic_write, check_output
 from ganc.models.model import Model
+from ganc.perceptual.channels import SEEN
 from ganc.perceptual.distance import PerceptualDistance, load_perceptual
 from ganc.progress import Progress, silent
 from ganc.timing import time_runs
@@ -222,8 +223,8 @@ class Comparison:
         self.allowed = TOLERANCE if dtype == "fp32" else sys.float_info.max
         self.max_abs_error = 0.0
         self.distances: list[Tensor] = []
-        is_rgb = graph.generator.img_channels == 3
-        self.network = _perceptual() if is_rgb and dtype != "fp32" else None
+        is_seen = graph.generator.img_channels in SEEN
+        self.network = _perceptual() if is_seen and dtype != "fp32" else None
 
     @torch.no_grad()
     def add(self, run: Run, fresh: Inputs) -> None:

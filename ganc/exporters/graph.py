@@ -162,7 +162,7 @@ class _FromImage(nn.Module):
 def _from_latents(generator: StyleGenerator) -> Graph:
     inputs = {"z": Input((_BATCH, generator.z_dim), "latent, standard normal")}
     if generator.c_dim:
-        inputs["c"] = Input((_BATCH, generator.c_dim), "label, one-hot")
+        inputs["c"] = Input((_BATCH, generator.c_dim), "label: a class, one-hot, or a vector")
     inputs["truncation_psi"] = Input((), "1 changes nothing, 0 gives the mean w")
 
     def draw(indices: range) -> Inputs:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ganc import seeds
 from ganc.errors import InputError, UsageError, unknown_name
+from ganc.models.labels import LabelTable
 from ganc.models.model import Model
 from ganc.models.network import NOISE_MODES, ImageGenerator, LatentGenerator, Translator
 
@@ -47,7 +48,7 @@ class Inputs:
 
     Attributes:
         z: [N, D_z], standard normal.
-        c: [N, D_c], one-hot, or None where the generator takes no label. Replace it
+        c: [N, D_c], one-hot for classes, or None where the generator takes no label. Replace it
             (``dataclasses.replace``) to ask for labels of your own.
         noise: One map [N, 1, R, R] per layer where ``noise_mode`` is "random", else None.
         noise_mode: "random" (drawn per sample, here), "const" (the generator's stored maps) or
@@ -75,6 +76,7 @@ def latent_inputs(
     seed: int,
     *,
     noise_mode: str = "random",
+    labels: LabelTable | None = None,
 ) -> Inputs:
     """Draw the inputs of some samples.
 
@@ -83,28 +85,26 @@ def latent_inputs(
         indices: Which samples of the seed.
         seed: Feeds the streams "latents", "labels" and "noise".
         noise_mode: See ``Inputs``.
+        labels: Where a conditional generator's labels come from; None draws one class per sample,
+            uniform over its ``c_dim``.
     Returns:
-        Inputs on the CPU. A conditional generator gets one class per sample, uniform over its
-        ``c_dim``.
+        Inputs on the CPU.
     Raises:
-        UsageError: ``noise_mode`` is not known.
+        UsageError: ``noise_mode`` is not known, or ``labels`` do not fit the generator.
     """
     if noise_mode not in NOISE_MODES:
         raise unknown_name("noise_mode", noise_mode, NOISE_MODES)
+    if labels is None and generator.c_dim:
+        labels = LabelTable.every_class(generator.c_dim)
     noise = None
     if noise_mode == "random":
         noise = seeds.noise_maps(seed, "noise", indices, generator.noise_shapes())
     return Inputs(
         z=seeds.normal(seed, "latents", indices, (generator.z_dim,)),
-        c=_labels(seed, indices, generator.c_dim) if generator.c_dim else None,
+        c=None if labels is None else labels.rows(indices, seed, generator.c_dim),
         noise=noise,
         noise_mode=noise_mode,
     )
-
-
-def _labels(seed: int, indices: Sequence[int] | range, c_dim: int) -> Tensor:
-    classes = [int(seeds.generator(seed, "labels", i).integers(c_dim)) for i in indices]
-    return one_hot(classes, c_dim)
 
 
 @torch.no_grad()
@@ -190,27 +190,37 @@ class Latents(InputSource[LatentGenerator]):
     """The latents, labels and noise of a seed, without end.
 
     Attributes:
-        seed, noise_mode: See ``latent_inputs``.
+        seed, noise_mode, labels: See ``latent_inputs``.
         truncation_psi, truncation_cutoff: See ``generate``.
-        labels: Classes of the images, repeated as often as needed; None draws them.
     """
 
     seed: int = 0
     noise_mode: str = "random"
     truncation_psi: float = 1.0
     truncation_cutoff: int | None = None
-    labels: Sequence[int] | None = None
+    labels: LabelTable | None = None
 
     def block(self, generator: LatentGenerator) -> int:
         return BATCH_UNIT if generator.img_resolution <= LARGEST_IN_BLOCKS else 1
 
+    def inputs(self, generator: LatentGenerator, indices: range) -> Inputs:
+        """Return some inputs, on the CPU."""
+        return latent_inputs(
+            generator, indices, self.seed, noise_mode=self.noise_mode, labels=self.labels
+        )
+
+    def protocol(self, generator: LatentGenerator) -> dict[str, Any]:
+        """Say which labels samples have, as JSON data; nothing where the generator takes none."""
+        if not generator.c_dim:
+            return {}
+        if self.labels is None:
+            return {"labels": "uniform"}
+        how = "in turn" if self.labels.in_turn else "drawn from the data"
+        return {"labels": how, "labels_sha256": self.labels.content_hash}
+
     def feed(self, generator: LatentGenerator, indices: range) -> Feed:
-        inputs = latent_inputs(generator, indices, self.seed, noise_mode=self.noise_mode)
-        if self.labels is not None:
-            classes = [self.labels[i % len(self.labels)] for i in indices]
-            inputs = replace(inputs, c=one_hot(classes, generator.c_dim))
         return partial(
-            generate, generator, inputs.to(device_of(generator)),
+            generate, generator, self.inputs(generator, indices).to(device_of(generator)),
             truncation_psi=self.truncation_psi, truncation_cutoff=self.truncation_cutoff,
         )  # fmt: skip
 
@@ -303,16 +313,3 @@ def pick_generator(
             f"import it with the file of its {network}",
         )
     return generator
-
-
-def one_hot(classes: Sequence[int], c_dim: int) -> Tensor:
-    """Return labels [N, c_dim] of class numbers.
-
-    Raises:
-        UsageError: A class is not below ``c_dim``.
-    """
-    for label in classes:
-        if not 0 <= label < c_dim:
-            found = f"has {c_dim} classes" if c_dim else "takes no labels"
-            raise UsageError(f"--labels {label}: the model {found}")
-    return torch.eye(c_dim)[list(classes)]

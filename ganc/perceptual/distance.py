@@ -5,18 +5,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lpips
 import torch
 import torch.nn.functional as F
 
-from ganc.errors import ShapeError, UsageError, WeightsError, unknown_name
+from ganc.errors import InputError, ShapeError, UsageError, WeightsError, unknown_name
 from ganc.perceptual import effnet
 from ganc.perceptual.cache import check_sha256, load_strictly, read_tensors, weights_path
+from ganc.perceptual.channels import SEEN, as_colour
 from ganc.perceptual.probe import TOLERANCE, probe_images
 from ganc.perceptual.published import WEIGHTS
 from ganc.progress import Progress, silent
 
+_EFFNET_SIDE = 128
 _RANGE_TOLERANCE = 1e-3  # far above rounding, far below a wrong range ([0, 255] or [-2, 2])
 
 
@@ -56,23 +59,30 @@ class PerceptualDistance(torch.nn.Module):
         self._channel_weights = torch.nn.ParameterList(channel_weights)
         self.requires_grad_(False).eval()
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a number on this distance depends on, as JSON data."""
+        return {"network": self.name, "sha256": self.sha256}
+
     def forward(self, a: torch.Tensor, b: torch.Tensor, *, checked: bool = False) -> torch.Tensor:
         """Compare images pairwise.
 
         Args:
-            a: [N, 3, H, W], float, nominal range [-1, 1]; not [0, 1], which would flatter.
+            a: [N, 3, H, W], float, nominal range [-1, 1]; not [0, 1], which would flatter. One
+                channel is repeated.
             b: As ``a``.
             checked: Refuse values outside [-1, 1]. Off by default: generators overshoot a little,
                 and whether to clamp them first is the caller's choice.
         Returns:
             [N], float32, never negative.
         Raises:
-            ShapeError: The shapes differ, are not [N, 3, H, W], or are too small.
+            ShapeError: The shapes differ, are not [N, 1 or 3, H, W], or are too small.
             UsageError: ``checked``, and a value is outside [-1, 1].
         """
         self._check(a, b, checked)
         distance = torch.zeros(len(a), device=a.device)
-        stages = zip(self._features(a), self._features(b), self._channel_weights, strict=True)
+        features = (self._features(as_colour(images)) for images in (a, b))
+        stages = zip(*features, self._channel_weights, strict=True)
         for stage_a, stage_b, weight in stages:
             difference = (stage_a - stage_b).square().mean(dim=(2, 3))  # [N, C_k]
             # Not `difference @ weight`: autocast would round that product to bfloat16.
@@ -87,11 +97,11 @@ class PerceptualDistance(torch.nn.Module):
         return [lpips.normalize_tensor(stage.float()) for stage in self._stages(images)]
 
     def _check(self, a: torch.Tensor, b: torch.Tensor, checked: bool) -> None:
-        if a.shape != b.shape or a.ndim != 4 or a.shape[1] != 3:
+        if a.shape != b.shape or a.ndim != 4 or a.shape[1] not in SEEN:
             raise ShapeError(
-                f"`{self.name}` needs two batches [N, 3, H, W], got {list(a.shape)} and "
+                f"`{self.name}` needs two batches [N, 1 or 3, H, W], got {list(a.shape)} and "
                 f"{list(b.shape)}",
-                "it was trained on RGB; it does not exist for grey or RGBA models",
+                "it was trained on RGB; it does not exist for RGBA models",
             )
         side = self.resolution or min(a.shape[2:])
         if side < self.smallest_side:
@@ -221,7 +231,7 @@ def _load_effnet(name: str, offline: bool, progress: Progress) -> PerceptualDist
         sha256=effnet.SHA256,
         stages=_EffNetStages(),
         channel_weights=[torch.full((width,), 1 / len(widths)) for width in widths],
-        resolution=128,
+        resolution=_EFFNET_SIDE,
         smallest_side=1,
     )
 
@@ -230,11 +240,17 @@ def _load_effnet(name: str, offline: bool, progress: Progress) -> PerceptualDist
 class PerceptualRow:
     """How to build a distance, and what it must give for the self-test's pair.
 
-    ``known_distance`` is None where nobody has recorded it with the published weights yet.
+    Attributes:
+        build: Loads its weights.
+        known_distance: None where nobody has recorded it with the published weights yet.
+        smallest_side, resolution: See ``PerceptualDistance``; here, so that images are checked
+            before weights are looked for.
     """
 
     build: Callable[[str, bool, Progress], PerceptualDistance]
     known_distance: float | None
+    smallest_side: int
+    resolution: int | None = None
 
 
 _VGG = _LpipsTrunk(
@@ -256,9 +272,41 @@ _SQUEEZE = _LpipsTrunk(
     smallest_side=17,
 )
 
+
+def _lpips_row(net: str, trunk: _LpipsTrunk) -> PerceptualRow:
+    return PerceptualRow(
+        partial(_load_lpips, net, trunk), known_distance=None, smallest_side=trunk.smallest_side
+    )
+
+
 PERCEPTUAL_DISTANCES: dict[str, PerceptualRow] = {
-    "lpips-vgg": PerceptualRow(partial(_load_lpips, "vgg", _VGG), known_distance=None),
-    "lpips-alex": PerceptualRow(partial(_load_lpips, "alex", _ALEX), known_distance=None),
-    "lpips-squeeze": PerceptualRow(partial(_load_lpips, "squeeze", _SQUEEZE), known_distance=None),
-    "effnet-lite0": PerceptualRow(_load_effnet, known_distance=1.04937),
+    "lpips-vgg": _lpips_row("vgg", _VGG),
+    "lpips-alex": _lpips_row("alex", _ALEX),
+    "lpips-squeeze": _lpips_row("squeeze", _SQUEEZE),
+    "effnet-lite0": PerceptualRow(
+        _load_effnet, known_distance=1.04937, smallest_side=1, resolution=_EFFNET_SIDE
+    ),
 }
+
+
+def check_side(
+    what: str, name: str, side: int, *, resolution: int | None = None, way_out: str | None = None
+) -> None:
+    """Refuse images that are too small for a distance, before its weights are looked for.
+
+    Args:
+        what: Who needs the distance.
+        name: A row of ``PERCEPTUAL_DISTANCES``.
+        side: The shorter one of the model's images.
+        resolution: As for ``load_perceptual``.
+        way_out: What a hint offers.
+    Raises:
+        InputError: See above.
+    """
+    row = PERCEPTUAL_DISTANCES[name]
+    seen = resolution or row.resolution or side
+    if seen < row.smallest_side:
+        raise InputError(
+            f"{what} on {name} needs images of {row.smallest_side} px or more, it would see {seen}",
+            way_out,
+        )

@@ -15,6 +15,7 @@ from ganc.data.images import to_uint8
 from ganc.errors import ShapeError, UsageError, WeightsError, unknown_name
 from ganc.perceptual import effnet
 from ganc.perceptual.cache import weights_path
+from ganc.perceptual.channels import SEEN, as_colour
 from ganc.perceptual.probe import KNOWN_FEATURES, probe
 from ganc.perceptual.published import WEIGHTS
 from ganc.progress import Progress, silent
@@ -70,25 +71,26 @@ class FeatureNetwork(torch.nn.Module):
         """Describe a batch of images.
 
         Args:
-            images: [N, 3, H, W], uint8, any size and device.
+            images: [N, 3, H, W], uint8, any size and device; one channel is repeated.
         Returns:
             [N, dim], float32, on the network's device.
         Raises:
             UsageError: The images are not uint8.
-            ShapeError: They are not [N, 3, H, W].
+            ShapeError: They are not [N, 1 or 3, H, W].
         Guarantees: an image's features do not depend on its batch beyond rounding.
         """
         self._check(images)
         device = next(self._network.parameters()).device
-        return self._network(self._prepare(images.to(device)).to(device)).float()
+        prepared = self._prepare(as_colour(images).to(device))
+        return self._network(prepared.to(device)).float()
 
     def _check(self, images: torch.Tensor) -> None:
         if images.dtype != torch.uint8:
             raise UsageError(f"`{self.name}` features need uint8 images, got {images.dtype}")
-        if images.ndim != 4 or images.shape[1] != 3:
+        if images.ndim != 4 or images.shape[1] not in SEEN:
             raise ShapeError(
-                f"`{self.name}` features need images [N, 3, H, W], got {list(images.shape)}",
-                "it was trained on RGB; metrics that use it do not exist for grey or RGBA models",
+                f"`{self.name}` features need images [N, 1 or 3, H, W], got {list(images.shape)}",
+                "it was trained on RGB; metrics that use it do not exist for RGBA models",
             )
 
 

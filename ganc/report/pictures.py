@@ -23,7 +23,6 @@ from ganc.models.sampling import (
     device_of,
     generate,
     iterate_samples,
-    latent_inputs,
 )
 from ganc.models.style import StyleGenerator
 from ganc.progress import Progress
@@ -174,9 +173,8 @@ def interpolate(generator: ImageGenerator, *, latents: Latents, positions: Tenso
         [N, img_channels, R, R], on the CPU.
     """
     assert isinstance(generator, LatentGenerator)
-    keys = latent_inputs(
-        generator, range(int(positions.max().ceil()) + 1), latents.seed, noise_mode="const"
-    )
+    const = replace(latents, noise_mode="const")
+    keys = const.inputs(generator, range(int(positions.max().ceil()) + 1))
     if keys.c is not None:
         keys = replace(keys, c=keys.c[:1].expand_as(keys.c))
     if isinstance(generator, StyleGenerator):

@@ -15,6 +15,7 @@ import torch
 
 from ganc.devices import resolve_device
 from ganc.files import atomic_write, check_output
+from ganc.models.labels import LabelTable
 from ganc.models.sampling import ImageSource, Latents
 from ganc.models.style import StyleGenerator
 from ganc.progress import Progress, silent
@@ -45,6 +46,7 @@ def write_report(
     title: str,
     force: bool = False,
     inputs: ImageSource | None = None,
+    labels: LabelTable | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     progress: Progress = silent,
@@ -57,6 +59,7 @@ def write_report(
         title: Heading of the page.
         force: Replace ``path`` if it exists.
         inputs: What translators are shown on; without it their page has no images.
+        labels: What samples of conditional models draw their labels from; None: uniform classes.
         seed: Of the latents that the images start from; truncation is the evaluation's, noise the
             stored constants.
         device: Where the images are made.
@@ -70,7 +73,7 @@ def write_report(
     check_report(path, force=force)
     models = in_order(entries)
     psi = models[0].result["settings"]["truncation_psi"]
-    latents = Latents(seed, "const", psi)
+    latents = Latents(seed, "const", psi, labels=labels)
     where = resolve_device(device)
     samples = samples_gallery(models, latents, inputs, device=where, progress=progress)
     interpolation = interpolation_gallery(models, latents, device=where, progress=progress)

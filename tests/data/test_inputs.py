@@ -10,6 +10,7 @@ from PIL import Image
 
 from ganc.data.inputs import ImageInputs, open_inputs, open_source
 from ganc.errors import DataError, InputError, UsageError
+from ganc.models.labels import as_table
 from ganc.models.sampling import Latents
 from tests.families import make_resnet, make_sngan, make_unet
 
@@ -161,7 +162,7 @@ def test_each_kind_of_generator_has_its_own_flags(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--input goes with translators, the model is a sngan"):
         open_source(latent, plain, tmp_path, defaults=plain)
     for flag, value in {"--truncation": Latents(noise_mode="const", truncation_psi=0.5),
-                        "--labels": Latents(noise_mode="const", labels=[1]),
+                        "--labels": Latents(noise_mode="const", labels=as_table([1])),
                         "--noise-mode": Latents(noise_mode="none")}.items():  # fmt: skip
         with pytest.raises(UsageError, match=f"{flag} goes with latents"):
             open_source(COLOUR, value, tmp_path, defaults=plain)

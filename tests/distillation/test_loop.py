@@ -32,7 +32,6 @@ from ganc.errors import (
 )
 from ganc.models.model import Model
 from tests.conftest import make_model
-from tests.distillation.conftest import pruned
 
 Train = Callable[..., DistillResult]
 
@@ -467,23 +466,19 @@ def test_a_resume_keeps_the_schedule(train: Train, tmp_path: Path) -> None:
     assert run_folder.steps(tmp_path / "run") == [7]
 
 
-def write_zip(path: Path, count: int, *, labels: bool, broken: int = 0) -> Path:
+def write_zip(path: Path, count: int, *, broken: int = 0) -> Path:
     random = torch.Generator().manual_seed(0)
-    table = []
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(count):
             pixels = torch.randint(0, 256, (16, 16, 3), generator=random, dtype=torch.uint8)
             Image.fromarray(pixels.numpy()).save(file := path.parent / "one.png")
             content = file.read_bytes()
             archive.writestr(f"{i:04}.png", content[:60] if i < broken else content)
-            table.append([f"{i:04}.png", i % 2])
-        if labels:
-            archive.writestr("dataset.json", json.dumps({"labels": table}))
     return path
 
 
 def test_images_can_come_from_a_data_set(train: Train, tmp_path: Path) -> None:
-    data = write_zip(tmp_path / "data.zip", 120, labels=False, broken=1)
+    data = write_zip(tmp_path / "data.zip", 120, broken=1)
     warnings: list[str] = []
     train("whole", steps=4, data=data, warn=warnings.append)
     assert "0000.png" in warnings[0]
@@ -494,18 +489,6 @@ def test_images_can_come_from_a_data_set(train: Train, tmp_path: Path) -> None:
         train(steps=4, resume="latest")
     train(steps=4, resume="latest", data=moved)
     assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
-    other = write_zip(tmp_path / "other.zip", 40, labels=False)
+    other = write_zip(tmp_path / "other.zip", 40)
     with pytest.raises(InputError, match="started with another data than"):
         train(resume="latest", data=other)
-
-
-def test_conditional_networks_take_labels(tmp_path: Path, train: Train) -> None:
-    teacher = make_model(c_dim=2)
-    models = {"teacher": teacher, "student": pruned(teacher)}
-    data = write_zip(tmp_path / "data.zip", 8, labels=True)
-    train("zip", steps=2, data=data, **models)
-    train("samples", steps=2, **models)
-    assert metrics(tmp_path / "zip") != metrics(tmp_path / "samples")
-    unlabelled = write_zip(tmp_path / "unlabelled.zip", 8, labels=False)
-    with pytest.raises(DataError):
-        train("none", data=unlabelled, **models)

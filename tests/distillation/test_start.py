@@ -14,8 +14,10 @@ from ganc.distillation.networks import check_pair, new_generator, starting_model
 from ganc.errors import InputError, UsageError, WeightsError
 from ganc.models.model import Model
 from ganc.progress import ignore
+from tests.conftest import make_model
+from tests.distillation.conftest import pruned
 from tests.distillation.test_loop import metrics, write_zip
-from tests.families import make_cyclegan, make_resnet, make_sngan, make_stylegan3
+from tests.families import in_colour, make_cyclegan, make_resnet, make_sngan, make_stylegan3
 
 Train = Callable[..., DistillResult]
 
@@ -122,7 +124,7 @@ def test_any_widths_and_fewer_mapping_layers_distill(train: Train, tmp_path: Pat
 
 
 def test_training_from_scratch_learns_from_data_alone(tmp_path: Path) -> None:
-    data = write_zip(tmp_path / "data.zip", 8, labels=False)
+    data = write_zip(tmp_path / "data.zip", 8)
     sizes = {"img_resolution": 16, "z_dim": 4, "w_dim": 4, "channel_max": 4}
     numbers = {"batch": 4, "r1_interval": 2, "pl_interval": 2}
     common: dict[str, Any] = {"data": data, "overrides": numbers, "device": "cpu"}
@@ -208,3 +210,48 @@ def test_offline_holds_for_the_mask_network(
     monkeypatch.delenv("GANC_OFFLINE", raising=False)
     with pytest.raises(WeightsError, match=r"`bisenet` .* the network is off limits"):
         train("run", recipe="cagan", offline=True, overrides={"content": "bisenet"})
+
+
+# --- images that a perceptual network can see ---------------------------------------------------
+
+
+def test_a_grey_student_learns_from_a_network_for_colour(train: Train) -> None:
+    """On a grey pair the perceptual term is that of a colour pair with three equal channels."""
+    teacher = make_model(img_channels=1)
+    numbers = {"perceptual": "effnet-lite0", "perceptual_resolution": 32, "pl_weight": 0.0}
+    grey, colour = (
+        train(
+            name, steps=1, teacher=turn(teacher), student=turn(pruned(teacher)),
+            overrides=numbers | {"adversarial_weight": 0.0},
+        ).losses
+        for name, turn in {"grey": lambda model: model, "colour": in_colour}.items()
+    )  # fmt: skip
+    assert grey["perceptual"] == pytest.approx(colour["perceptual"], rel=1e-5)
+    assert grey["pixel_l1"] == pytest.approx(colour["pixel_l1"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("channels", "numbers", "message", "hint"),
+    [
+        (4, {}, "--perceptual lpips-vgg needs images of 1 or 3 channels, .* makes 4", "none"),
+        (4, {"perceptual": "effnet-lite0"}, "1 or 3 channels", "pass --perceptual none"),
+        (1, {"perceptual": "lpips-alex"}, "31 px or more, it would see 16", "effnet-lite0"),
+        (3, {"perceptual_resolution": 8}, "16 px or more, it would see 8", "effnet-lite0"),
+    ],
+)  # fmt: skip
+def test_images_are_checked_before_weights_are_looked_for(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    channels: int, numbers: dict[str, Any], message: str, hint: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("GANC_CACHE", str(tmp_path / "cache"))
+    teacher = make_model(img_channels=channels)
+    with pytest.raises(InputError, match=message) as caught:
+        train(
+            teacher=teacher, student=pruned(teacher), offline=True,
+            overrides={"perceptual": "lpips-vgg"} | numbers,
+        )  # fmt: skip
+    assert hint in (caught.value.hint or "")
+    assert not (tmp_path / "run").exists()
+    # What the hint says works.
+    way = {"perceptual": "none" if channels == 4 else "effnet-lite0", "perceptual_resolution": 0}
+    train("way out", steps=1, teacher=teacher, student=pruned(teacher), overrides=way)

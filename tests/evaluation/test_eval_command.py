@@ -74,7 +74,16 @@ def test_dry_run_loads_nothing(ganc: Ganc) -> None:
         (["--metrics", "fd"], 2, ["--data DIR|ZIP"]),
         (["--require", "fd=8"], 2, ["--require `fd=8`", "'fd<=80'"]),
         (["--samples", 1], 2, ["--samples 1"]),
-        (["--metrics", "lpips-diversity"], 3, ["weights `alexnet`", "effnet-lite0"]),
+        (
+            ["--metrics", "lpips-diversity", "--perceptual", "lpips-vgg"],
+            3,
+            ["weights `vgg16`", "needs no download: --metrics perceptual-diversity (effnet-lite0)"],
+        ),
+        (
+            ["--metrics", "lpips-diversity"],
+            3,
+            ["needs images of 31 px or more, it would see 16", "perceptual-diversity takes any"],
+        ),
         (["--metrics", "fd", "--data", "nowhere"], 3, ["nowhere: path not found"]),
     ],
 )

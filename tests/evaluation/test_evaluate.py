@@ -312,18 +312,23 @@ def test_values_out_of_range_are_refused(settings: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("metric", "way"), [("fid", "--metrics fd"), ("lpips-diversity", "perceptual-diversity")]
+    ("metric", "way"),
+    [
+        ("fid", "--metrics fd (effnet-lite0)"),
+        ("kid", "--metrics kd (effnet-lite0)"),
+        ("lpips-diversity", "--metrics perceptual-diversity (effnet-lite0)"),
+    ],
 )
 def test_missing_weights_are_found_before_sampling(metric: str, way: str) -> None:
     told: list[str] = []
+    model = colours(0.0, resolution=32)
     with pytest.raises(WeightsError, match="SHA-256") as caught:
         evaluate(
-            colours(0.0), ["l1", metric], teacher=colours(0.0), offline=True,
+            model, ["l1", metric], teacher=model, offline=True,
             progress=lambda what, done, total: told.append(what),
         )  # fmt: skip
     assert caught.value.hint is not None
     assert way in caught.value.hint
-    assert "effnet-lite0" in caught.value.hint
     assert told == []
 
 
@@ -361,19 +366,23 @@ def test_a_broken_image_ends_an_evaluation(tmp_path: Path, mean_colour: str) -> 
     assert "samples" not in told
 
 
-def test_networks_for_colour_refuse_grey_models() -> None:
-    grey = colours((0.0,))
+def test_networks_for_colour_refuse_an_alpha_channel() -> None:
+    model = make_model(img_channels=4)
+    refusal = "needs images of 1 or 3 channels, the model makes 4"
     for metric in ("fd", "perceptual", "perceptual-diversity"):
-        with pytest.raises(InputError, match=f"{metric} needs images of 3 channels.* makes 1"):
-            evaluate(grey, [metric], teacher=grey)
-    values = evaluate(grey, ["l1"], teacher=colours((0.5,)), samples=2)["metrics"]
-    assert values == {"l1": 0.5}
+        with pytest.raises(InputError, match=f"{metric} {refusal}") as caught:
+            evaluate(model, [metric], teacher=model)
+        assert caught.value.hint == "l1, psnr, macs, params and latency take any"
+    with pytest.raises(InputError, match=refusal) as caught:
+        evaluate(model, ["perceptual-diversity"])
+    assert caught.value.hint == "macs, params and latency take any"  # l1 needs a teacher
+    assert evaluate(model, ["l1"], teacher=model, samples=2)["metrics"] == {"l1": 0.0}
 
 
 def test_images_too_small_for_a_trunk_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = published_trunk(random_lpips("squeeze").net.state_dict())
     install(monkeypatch, "squeezenet1_1", lambda path: torch.save(tensors, path))
-    with pytest.raises(InputError, match="needs images of 17 px or more, the model makes 16"):
+    with pytest.raises(InputError, match="needs images of 17 px or more, it would see 16"):
         evaluate(make_model(), ["lpips-diversity"], perceptual="lpips-squeeze")
 
 

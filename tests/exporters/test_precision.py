@@ -15,12 +15,12 @@ TYPES = {"fp16": onnx.TensorProto.FLOAT16, "int8": onnx.TensorProto.INT8}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("dtype", "channels"), [*((dtype, 3) for dtype in TYPES), ("fp16", 1)])
 @torch.no_grad()
 def test_lower_precision_is_measured_beside_fp32(
-    tmp_path: Path, dtype: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, dtype: str, channels: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    model = make_resnet()
+    model = make_resnet(img_channels=channels)
     path = tmp_path / "m.onnx"
     result = export(model, path, dtype=dtype)
     assert capfd.readouterr() == ("", "")

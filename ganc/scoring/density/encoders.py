@@ -24,6 +24,7 @@ from ganc.errors import (
     unknown_name,
 )
 from ganc.files import file_sha256
+from ganc.perceptual.channels import as_colour
 from ganc.perceptual.features import FEATURE_NETWORKS, load_features
 from ganc.progress import Progress
 from ganc.scoring.density import resnet50, self_supervised
@@ -125,7 +126,7 @@ def rgb(images: Tensor) -> Tensor:
             "--set encoder=discriminator takes any",
         )
     own = images.float().clamp(-1, 1)
-    return own.expand(-1, 3, -1, -1) if own.shape[1] == 1 else own[:, :3]
+    return as_colour(own)[:, :3]
 
 
 def _parse(name: str) -> tuple[Kind, str]:
