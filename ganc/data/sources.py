@@ -49,6 +49,14 @@ def open_file_or_set(path: Path) -> Source:
     return FileSource(path) if is_single else open_source(path)
 
 
+def normal_name(name: str) -> str:
+    """Return a relative file name with forward slashes, without ``./`` and doubled slashes.
+
+    Zips and tables of labels that were made on Windows may hold backslashes.
+    """
+    return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+
+
 def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
