@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ganc.data.dataset import open_dataset
 from ganc.data.images import to_float
-from ganc.data.stream import TrainingStream, UsableImages, prefetch, usable_images
+from ganc.data.stream import TrainingStream, UsableImages, prefetch, usable_images, usage
 from ganc.distillation.draws import Draws, draw_inputs
 from ganc.distillation.recipes import Recipe
 from ganc.errors import DataError, UsageError
@@ -30,9 +30,14 @@ class Reals(Protocol):
     """A source of a step's real images; those of step s depend on (seed, s) alone.
 
     They are ``Recipe.reals_per_step``: one batch for each step of the discriminator, in order.
+
+    Attributes:
+        content_hash: Names them.
+        record: What the run's provenance tells of them beside that.
     """
 
     content_hash: str
+    record: dict[str, Any]
 
     def batches(self, start: int, stop: int) -> Yields[Any, None, None]:
         """Yield what this process sees at the steps [start, stop)."""
@@ -49,6 +54,7 @@ class TeacherSamples:
 
     def __init__(self, teacher: LatentGenerator, recipe: Recipe, draws: Draws) -> None:
         self.teacher, self.recipe, self.draws = teacher, recipe, draws
+        self.record: dict[str, Any] = {}
 
     def batches(self, start: int, stop: int) -> Yields[RealBatch, None, None]:
         turns = self.recipe.d_steps
@@ -76,6 +82,7 @@ class DatasetImages:
 
     def __init__(self, images: UsableImages, recipe: Recipe, draws: Draws) -> None:
         self.content_hash = images.dataset.content_hash
+        self.record = usage(images)
         self.draws, self.has_labels = draws, images.dataset.label_dim > 0
         self.stream = TrainingStream(
             images, seed=draws.seed, batch=recipe.reals_per_step, mirror=recipe.mirror
@@ -114,7 +121,7 @@ def open_reals(
         return TeacherSamples(teacher, recipe, draws)
     dataset = open_dataset(
         data, resolution=generator.img_resolution, channels=generator.img_channels,
-        resize=resize, use_labels=generator.c_dim > 0,
+        resize=resize, use_labels=generator.c_dim > 0, warn=warn,
     )  # fmt: skip
     if dataset.label_dim != generator.c_dim:
         raise DataError(

@@ -188,7 +188,9 @@ def test_missing_path_is_named(tmp_path):
 
 
 def test_set_without_images_is_named(write):
-    with pytest.raises(DataError, match=r"no images found, allowed are \.png, ") as caught:
+    with pytest.raises(
+        DataError, match=r"no images found among 1 \.txt, allowed are PNG, "
+    ) as caught:
         opened(write({"readme.txt": b"x"}))
     assert caught.value.hint
 
