@@ -43,7 +43,7 @@ def image_names(source: Source) -> list[str]:
     Raises:
         DataError: There are none.
     """
-    names, left_out, _ = source.listing
+    names, left_out, unread = source.listing
     if names:
         return names
     found = f" among {enumerated(left_out)}" if left_out else ""
@@ -53,10 +53,10 @@ def image_names(source: Source) -> list[str]:
         folder = Path(source.where(lmdb)).parent
         hint = f"pass the LMDB itself, {folder}" if is_folder else "unpack the LMDB in it first"
         raise DataError(f"{source.path}: no images found, but an LMDB, {lmdb}", hint)
-    raise DataError(
-        f"{source.path}: no images found{found}, allowed are {FORMATS_TEXT}",
-        "folders are searched recursively; hidden files and linked folders are left out",
-    )
+    hint = "folders are searched recursively; hidden files and linked folders are left out"
+    if unread:
+        hint = f"{', '.join(unread)}: not read, save as PNG"
+    raise DataError(f"{source.path}: no images found{found}, allowed are {FORMATS_TEXT}", hint)
 
 
 def by_stem(source: Source) -> dict[str, str]:

@@ -499,6 +499,17 @@ def test_images_can_come_from_a_data_set(train: Train, tmp_path: Path) -> None:
         train(resume="latest", data=other)
 
 
+def test_the_provenance_counts_the_images(train: Train, tmp_path: Path) -> None:
+    data = write_zip(tmp_path / "data.zip", 120, labels=False, broken=1)
+    with zipfile.ZipFile(data, "a") as archive:
+        archive.writestr("notes.txt", "x")
+    warnings: list[str] = []
+    train(steps=1, data=data, warn=warnings.append)
+    step = load(tmp_path / "run" / "student.safetensors").provenance[-1]
+    assert (step["data_images"], step["data_left_out"]) == (119, {".txt": 1})
+    assert warnings[0] == f"{data}: 1 file left out, no images: 1 .txt"
+
+
 def test_conditional_networks_take_labels(tmp_path: Path, train: Train) -> None:
     teacher = make_model(c_dim=2)
     models = {"teacher": teacher, "student": pruned(teacher)}
