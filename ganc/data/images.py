@@ -183,7 +183,7 @@ def _open(pixels: bytes) -> ImageFile.ImageFile:
 
 def _sample_bits(image: ImageFile.ImageFile) -> int:
     """Return 16 where Pillow's decoders are told so; it has 8-bit modes for 16-bit colour."""
-    return 16 if any(";16" in str(tile.args) for tile in image.tile) else 8
+    return 16 if any(";16" in str(tile[3]) for tile in image.tile) else 8
 
 
 def _broken(where: str, reason: str) -> BrokenImageError:
