@@ -21,7 +21,7 @@ EXTENSIONS = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".webp"
 HEAD_BYTES = 512
 """So much of a file tells what it is: SVG needs most, its first element follows comments."""
 
-_OWN_FILES = ("dataset.json", "data.mdb", "lock.mdb")
+LABELS_FILE = "dataset.json"
 _MOST_KINDS = 8
 
 # BMP: two letters alone would also begin many a text, so the size of its second header counts too.
@@ -81,7 +81,7 @@ def list_images(names: Iterable[str], head: Callable[[str], bytes]) -> Listing:
     for name in names:
         if name.lower().endswith(EXTENSIONS):
             images.append(name)
-        elif PurePosixPath(name).name not in _OWN_FILES:
+        elif PurePosixPath(name).name != LABELS_FILE:
             kind, is_image = _look(name, head)
             if kind in FORMATS:
                 images.append(name)

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
+from ganc.data.kinds import LABELS_FILE
 from ganc.data.sources import Source, normal_name
 from ganc.errors import DataError
-
-LABELS_FILE = "dataset.json"
 
 _LARGEST = torch.finfo(torch.float32).max
 _HINT = 'it must read {"labels": [[file name, class number or list of numbers], ...]}'
