@@ -108,7 +108,8 @@ class LmdbSource(Source):
                 yield key.decode()
         if found != length or not length:
             raise DataError(
-                f"{self.path}: holds {found} of the {length} images of {self.size} px that its `length` says",
+                f"{self.path}: holds {found} of the {length} images of {self.size} px that its "
+                "`length` says",
                 f"it was not written to its end; write it again with {_WRITER}",
             )
 
