@@ -16,6 +16,7 @@ from ganc.models.labels import LabelTable, as_table
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator, LatentGenerator, Translator
 from ganc.models.sampling import Latents, iterate_samples, pick_generator
+from ganc.progress import Warn, ignore
 
 _DEFAULTS = Latents(noise_mode="const")
 
@@ -37,6 +38,7 @@ def sample(
     network: str = "generator",
     batch: int = 16,
     device: str | torch.device = "auto",
+    warn: Warn = ignore,
 ) -> Tensor:
     """Generate images to look at.
 
@@ -53,6 +55,7 @@ def sample(
         network: "generator", or "generator_b" for a CycleGAN's other direction.
         batch: Images per forward pass; it changes no image.
         device: Where to compute.
+        warn: Told what is left out of ``input``, and of values that cannot be meant.
     Returns:
         [num, img_channels, H, W], float32 on the CPU, nominal range [-1, 1], not clamped.
     Raises:
@@ -67,7 +70,7 @@ def sample(
     generator = pick_generator(model, network)
     table = None if labels is None else _open_labels(labels, generator)
     latents = Latents(seed, noise_mode, truncation_psi, truncation_cutoff, table)
-    source = open_source(generator, latents, input, defaults=_DEFAULTS, resize=resize)
+    source = open_source(generator, latents, input, defaults=_DEFAULTS, resize=resize, warn=warn)
     if source is None:
         raise UsageError(
             f"the model is a {generator.architecture} that translates images, got none",

@@ -132,3 +132,14 @@ def test_what_does_not_go_together_is_named(
 def test_latents_are_not_put_beside_anything(model: Model, photos: Path) -> None:
     with pytest.raises(UsageError, match="a stylegan2 is not given images"):
         beside_inputs(model, sample(model, 1), photos)
+
+
+def test_what_is_odd_about_inputs_is_said(tmp_path: Path) -> None:
+    samples = np.full((16, 16), 4000, dtype=np.uint16)
+    Image.fromarray(samples).save(tmp_path / "0.png")
+    (tmp_path / "readme.txt").write_text("x")
+    said: list[str] = []
+    sample(make_resnet(), 1, input=tmp_path, warn=said.append)
+    assert [line.partition(": ")[2][:40] for line in said] == [
+        "1 file left out, no images: 1 .txt", "the largest value in 1 image of 16 bits ",
+    ]  # fmt: skip

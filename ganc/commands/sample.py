@@ -103,7 +103,7 @@ def sample(
     from ganc.sampling import sample as draw
 
     model = shared.load_model(ckpt, quiet)
-    images = draw(model, num, batch=batch, device=device, **settings)
+    images = draw(model, num, batch=batch, device=device, warn=shared.warner(quiet), **settings)
     count, (height, width) = len(images), images.shape[2:]
     if input is not None:
         images = beside_inputs(model, images, input, resize=resize, network=network)

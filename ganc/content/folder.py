@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from ganc.content.request import MaskRequest
-from ganc.data.dataset import image_names
 from ganc.data.images import decode_image
-from ganc.data.sources import Source, open_source
+from ganc.data.levels import check_levels
+from ganc.data.opening import image_names, open_images
+from ganc.data.sources import Source
 from ganc.errors import DataError
+from ganc.progress import Warn, ignore
 
 BRIGHT = 128
 """From this grey value on a pixel is protected: soft edges and JPEG's ripples do not count."""
@@ -51,16 +53,19 @@ def _size(mask: Tensor) -> str:
 
 def open_folder(path: str, request: MaskRequest) -> FolderMasks:
     """Return the masks of a folder or zip; see ``find_masks``."""
-    return find_masks(path, request.samples)
+    return find_masks(path, request.samples, request.warn)
 
 
-def find_masks(path: str, samples: int) -> FolderMasks:
-    """Return the masks of a folder or zip: one per sample, or one for all of them.
+def find_masks(path: str, samples: int, warn: Warn = ignore) -> FolderMasks:
+    """Return the masks of a folder, zip or LMDB: one per sample, or one for all of them.
 
+    Args:
+        warn: Told what is left out, and of values that cannot be meant: 0 and 1 protect nothing.
     Raises:
         DataError: There are none, or some but fewer than samples.
     """
-    source = open_source(Path(path))
+    source = open_images(Path(path), warn)
+    check_levels(source, warn)
     names = image_names(source)
     if 1 < len(names) < samples:
         raise DataError(

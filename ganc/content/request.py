@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ganc.progress import Progress, silent
+from ganc.progress import Progress, Warn, ignore, silent
 
 MaskSource = Callable[[Tensor, range], Tensor]
 """Images [N, C, H, W], nominal range [-1, 1], and the numbers of their samples → what is to be
@@ -22,9 +22,11 @@ class MaskRequest:
         device: Where networks run.
         progress: Told of downloads.
         offline: Never fetch weights.
+        warn: Told what is left out of a folder of masks, and of values that cannot be meant.
     """
 
     samples: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = silent
     offline: bool = False
+    warn: Warn = ignore

@@ -1,4 +1,4 @@
-"""An image set as a map from index to (image, label): a folder, or NVIDIA's data-set zip.
+"""An image set as a map from index to (image, label): a folder, a zip or an LMDB.
 
 Sets for translators (paired, unpaired) have openers of their own, in ``ganc.data.pairs``.
 """
@@ -14,16 +14,19 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from ganc.data.images import CHANNELS, EXTENSIONS, decode_image
+from ganc.data.images import CHANNELS, decode_image
 from ganc.data.labels import read_labels
-from ganc.data.sources import Source, open_source
+from ganc.data.levels import check_levels
+from ganc.data.opening import image_names, open_images
+from ganc.data.sources import Source
 from ganc.errors import DataError, UsageError
+from ganc.progress import Warn, ignore
 
 # Pillow lets go of the interpreter lock while it decodes; past eight threads reading is the limit.
 DECODE_THREADS = min(8, os.cpu_count() or 1)
 
 # Part of the content hash; to be raised when the same bytes start to decode to other pixels.
-_DECODING_RULES = 1
+_DECODING_RULES = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,44 +111,34 @@ def open_dataset(
     channels: int,
     resize: bool = False,
     use_labels: bool = False,
+    warn: Warn = ignore,
 ) -> ImageDataset:
-    """Open a folder (searched recursively) or a zip of images.
+    """Open a folder (searched recursively), a zip or an LMDB of images.
 
     Args:
-        path: The folder or zip.
+        path: The folder, zip or LMDB.
         resolution: Height and width that every image must have; None takes the first image's.
         channels: 1, 3 or 4; images of other kinds are converted, see ``ganc.data.images``.
         resize: Scale squares of another size instead of refusing them; needs a resolution.
         use_labels: Read ``dataset.json``; otherwise it is not opened.
+        warn: Told what is left out, and of values that cannot be meant.
     Raises:
-        DataError: The path, its images or its labels cannot serve. Images are looked at when they
-            are read, not here, but for the first where ``resolution`` is None.
+        DataError: The path, its images or its labels cannot serve. A broken image, or one of
+            another size, is named when it is read, not here, but for the first where ``resolution``
+            is None.
+        MissingDependencyError: It is an LMDB, and the package is missing.
     """
     if channels not in CHANNELS:
         raise UsageError(f"channels is {channels}, allowed are 1, 3 and 4")
     if resize and resolution is None:
         raise UsageError("resize is set without a resolution, it needs one")
-    source = open_source(Path(path))
+    source = open_images(Path(path), warn, resolution=resolution, any_size=resize)
     names = image_names(source)
+    check_levels(source, warn)
     if resolution is None:
         resolution = _resolution_of(source, names[0])
     labels = read_labels(source, names) if use_labels else None
     return ImageDataset(source, names, resolution, channels, resize, labels)
-
-
-def image_names(source: Source) -> list[str]:
-    """Return the names of a set's images, sorted.
-
-    Raises:
-        DataError: There are none.
-    """
-    names = [name for name in source.names if name.lower().endswith(EXTENSIONS)]
-    if not names:
-        raise DataError(
-            f"{source.path}: no images found, allowed are {', '.join(EXTENSIONS)}",
-            "folders are searched recursively; hidden files and linked folders are left out",
-        )
-    return names
 
 
 def _resolution_of(source: Source, name: str) -> int:

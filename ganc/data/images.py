@@ -3,7 +3,7 @@
 What happens to each kind of image (docs/data.md says the same to the user):
 
 - The first frame of PNG, JPEG, WebP, BMP and TIFF is decoded completely; nothing else is tried.
-- The EXIF orientation is applied, colour profiles and gamma are not.
+- The EXIF orientation is applied, colour profiles and gamma are not. Other metadata is not read.
 - 16-bit grey samples are scaled to 8 bits, v·255/65535 rounded. 16-bit colour keeps its high byte
   (all that Pillow offers), at most one level away from that. 32-bit samples have no known range
   and are refused.
@@ -18,15 +18,14 @@ import io
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from ganc.data.kinds import FORMATS, FORMATS_TEXT, HEAD_BYTES, recognise
+from ganc.data.metadata import split_metadata, upright
 from ganc.errors import DataError, UsageError
 
 CHANNELS = (1, 3, 4)
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
-# An explicit list: Pillow also knows formats that start other programs (EPS → Ghostscript).
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 
 
@@ -80,7 +79,7 @@ def decode_image(
     """
     if channels not in CHANNELS:
         raise UsageError(f"channels is {channels}, allowed are 1, 3 and 4")
-    image = _with_channels(_to_8bit(_upright(data, where), where), channels)
+    image = _with_channels(_to_8bit(read_pixels(data, where), where), channels)
     if resolution is not None and image.size != (resolution, resolution):
         image = _scaled(image, where, resolution, resize)
     return _to_tensor(image)
@@ -101,7 +100,7 @@ def decode_halves(
         BrokenImageError: The bytes are damaged or of no known format.
         DataError: The image is sound, but not twice as wide as high, or not of the size.
     """
-    image = _to_8bit(_upright(data, where), where)
+    image = _to_8bit(read_pixels(data, where), where)
     width, height = image.size
     found = f"{where}: size {width}x{height}, allowed is {2 * resolution}x{resolution}"
     if width != 2 * height:
@@ -125,21 +124,66 @@ def _half(image: Image.Image, channels: int, resolution: int) -> torch.Tensor:
     return _to_tensor(image)
 
 
-def _upright(data: bytes, where: str) -> Image.Image:
-    """Decode every pixel and apply the EXIF orientation."""
+def sample_bits(data: bytes) -> int | None:
+    """Return how many bits a sample has in the file, 8 (or less) or 16; None for a broken image."""
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with _open(split_metadata(data)[0]) as image:
+            return _sample_bits(image)
+    except MemoryError:
+        raise
+    except Exception:  # as in ``read_pixels``, which says what is wrong
+        return None
+
+
+def largest_sample(data: bytes, where: str) -> int:
+    """Return an image's largest value, on the scale of its samples (``sample_bits``).
+
+    Of 16-bit colour, whose low byte cannot be had, it is the largest that it can be. What is
+    transparent counts as white.
+
+    Raises:
+        BrokenImageError, DataError: See ``decode_image``.
+    """
+    image = read_pixels(data, where)
+    if image.mode.startswith("I;16"):
+        return int(np.asarray(image).max())
+    largest = int(np.asarray(_with_channels(_to_8bit(image, where), 3)).max())
+    return largest if sample_bits(data) == 8 else 256 * largest + 255
+
+
+def read_pixels(data: bytes, where: str) -> Image.Image:
+    """Decode an image's first frame as it is stored, and turn it upright.
+
+    Raises:
+        BrokenImageError: The bytes are damaged or of no known format.
+    """
+    try:
+        pixels, exif = split_metadata(data)
+        with _open(pixels) as image:
             image.verify()  # PNG checksums, which decoding alone does not look at
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with _open(pixels) as image:
             image.load()
-            return ImageOps.exif_transpose(image)
+            if image.format == "TIFF":
+                return ImageOps.exif_transpose(image)
+            return upright(image, exif or image.info.get("exif", b""))
     except UnidentifiedImageError as error:
-        raise _broken(where, "not a PNG, JPEG, WebP, BMP or TIFF image") from error
+        kind = recognise(data[:HEAD_BYTES])
+        other = "" if kind is None or kind in FORMATS else f"{kind}, "
+        raise _broken(where, f"{other}not a {FORMATS_TEXT} image") from error
     except MemoryError:
         raise
     except Exception as error:  # on damaged bytes Pillow's decoders raise errors of any class
         reason = " ".join(str(error).split()) or type(error).__name__
         raise _broken(where, reason) from error
+
+
+def _open(pixels: bytes) -> ImageFile.ImageFile:
+    return Image.open(io.BytesIO(pixels), formats=FORMATS)
+
+
+def _sample_bits(image: ImageFile.ImageFile) -> int:
+    """Return 16 where Pillow's decoders are told so; it has 8-bit modes for 16-bit colour."""
+    return 16 if any(";16" in str(tile[3]) for tile in image.tile) else 8
 
 
 def _broken(where: str, reason: str) -> BrokenImageError:

@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganc.data.dataset import content_hash, image_names
+from ganc.data.dataset import content_hash
 from ganc.data.images import CHANNELS, decode_image, to_float
-from ganc.data.sources import FileSource, Source, open_file_or_set
+from ganc.data.levels import check_levels
+from ganc.data.opening import image_names, open_images
+from ganc.data.sources import Source
 from ganc.errors import DataError, InputError, ShapeError, UsageError
 from ganc.models.network import ImageGenerator, Translator
 from ganc.models.sampling import Feed, ImageSource, InputSource, Latents
+from ganc.progress import Warn, ignore
 
 _FLAGS = {"noise_mode": "--noise-mode", "truncation_psi": "--truncation",
           "truncation_cutoff": "--truncation-cutoff", "labels": "--labels"}  # fmt: skip
@@ -26,7 +29,7 @@ _FLAGS = {"noise_mode": "--noise-mode", "truncation_psi": "--truncation",
 
 @dataclass(frozen=True, eq=False)
 class ImageInputs(ImageSource):
-    """The images of a file, folder or zip, in the order of their names. Made by ``open_inputs``.
+    """The images of a file or set, in the order of their names. Made by ``open_inputs``.
 
     Image i of n is also image i + n: a picture has neighbours enough for any batch.
 
@@ -106,15 +109,20 @@ class ImageInputs(ImageSource):
 
 
 def open_inputs(
-    path: str | os.PathLike[str], generator: Translator, *, resize: bool = False
+    path: str | os.PathLike[str],
+    generator: Translator,
+    *,
+    resize: bool = False,
+    warn: Warn = ignore,
 ) -> ImageInputs:
     """Open the images that a translator is to translate.
 
     Args:
-        path: An image file, a folder (searched recursively) or a zip.
+        path: An image file, a folder (searched recursively), a zip or an LMDB.
         generator: Says channels and resolution.
         resize: Scale squares to the generator's ``img_resolution``; else the first image's size is
             everyone's.
+        warn: Told what is left out, and of values that cannot be meant.
     Raises:
         InputError: The generator takes images that no file can hold.
         DataError: The path holds no images, or the first one cannot serve.
@@ -125,11 +133,11 @@ def open_inputs(
             " or 4",
             "call the generator on tensors from Python: model.generator(x)",
         )
-    source = open_file_or_set(Path(path))
-    names = source.names if isinstance(source, FileSource) else image_names(source)
-    inputs = ImageInputs(
-        Path(path), source, names, generator.in_channels, generator.img_resolution, resize
-    )
+    resolution = generator.img_resolution
+    source = open_images(Path(path), warn, resolution=resolution, takes_file=True)
+    check_levels(source, warn)
+    names = image_names(source)
+    inputs = ImageInputs(Path(path), source, names, generator.in_channels, resolution, resize)
     _ = inputs.size  # a first image that cannot serve is found now
     return inputs
 
@@ -141,6 +149,7 @@ def open_source(
     *,
     defaults: Latents,
     resize: bool = False,
+    warn: Warn = ignore,
 ) -> InputSource[Any] | None:
     """Return where a generator's inputs come from.
 
@@ -148,7 +157,7 @@ def open_source(
         latents: What is asked for, for a generator that takes latents.
         input: What is asked for, for one that takes images.
         defaults: ``latents`` where nothing special is asked for.
-        resize: See ``open_inputs``.
+        resize, warn: See ``open_inputs``.
     Returns:
         The source; None for a translator without ``input``.
     Raises:
@@ -170,4 +179,4 @@ def open_source(
                 f" {generator.architecture} that translates images",
                 f"leave {_FLAGS[field.name]} out",
             )
-    return None if input is None else open_inputs(input, generator, resize=resize)
+    return None if input is None else open_inputs(input, generator, resize=resize, warn=warn)

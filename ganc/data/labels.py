@@ -1,18 +1,19 @@
 """``dataset.json``: the class or the label vector of every image, in NVIDIA's layout.
 
 ``{"labels": [["00000/img00000000.png", 3], …]}`` with a class number or a list of numbers for each
-image; ``{"labels": null}`` means that there are none. Entries of other files are ignored.
+image; ``{"labels": null}`` means that there are none. Names are relative to the folder that
+``dataset.json`` is in. Entries of other files are ignored.
 """
 
 import json
+from pathlib import PurePosixPath
 from typing import Any
 
 import torch
 
-from ganc.data.sources import Source
+from ganc.data.kinds import LABELS_FILE
+from ganc.data.sources import Source, normal_name
 from ganc.errors import DataError
-
-LABELS_FILE = "dataset.json"
 
 _LARGEST = torch.finfo(torch.float32).max
 _HINT = 'it must read {"labels": [[file name, class number or list of numbers], ...]}'
@@ -22,9 +23,10 @@ def has_labels(source: Source) -> bool:
     """Say whether a set is labelled; whether every image is, ``read_labels`` finds out.
 
     Raises:
-        DataError: Its ``dataset.json`` is not JSON.
+        DataError: Its ``dataset.json`` cannot be read, or there are several.
     """
-    return LABELS_FILE in source.names and bool(_read_pairs(source))
+    name = _find_table(source)
+    return name is not None and bool(_read_pairs(source, name))
 
 
 def read_labels(source: Source, names: list[str]) -> torch.Tensor:
@@ -37,46 +39,78 @@ def read_labels(source: Source, names: list[str]) -> torch.Tensor:
     Raises:
         DataError: The set has no labels, misses one, or they do not have one common form.
     """
-    table = _read_table(source)
+    file = _find_table(source)
+    if file is None:
+        where = source.where(LABELS_FILE)
+        raise DataError(f"{where}: not found, a labelled set needs it", _HINT)
+    where, table = source.where(file), _read_table(source, file)
     missing = [name for name in names if name not in table]
     if missing:
         raise DataError(
-            f"{source.where(LABELS_FILE)}: {len(missing)} of {len(names)} images have no label "
-            f"(first: {missing[0]})",
-            "every image needs one",
+            f"{where}: {len(missing)} of {len(names)} images have no label (first: {missing[0]})",
+            f"every image needs one; names are relative to the folder that {LABELS_FILE} is in",
         )
     labels = [table[name] for name in names]
-    if all(_is_class(label) for label in labels):
-        return torch.tensor(labels, dtype=torch.int64)
-    if all(_is_vector(label, labels[0]) for label in labels):
-        return torch.tensor(labels, dtype=torch.float32)
-    raise DataError(
-        f"{source.where(LABELS_FILE)}: labels have no common form, allowed are non-negative class "
-        "numbers, or lists of finite numbers of one length",
-        _HINT,
+    is_vectors = isinstance(labels[0], list)
+    for name, label in zip(names, labels, strict=True):
+        if not (_is_vector(label, labels[0]) if is_vectors else _is_class(label)):
+            raise _misfit(where, name, label, labels[0])
+    return torch.tensor(labels, dtype=torch.float32 if is_vectors else torch.int64)
+
+
+def _misfit(where: str, name: str, label: object, first: object) -> DataError:
+    other = "" if label == first else f" (the first image's is {_shown(first)})"
+    return DataError(
+        f"{where}: the label of {name} is {_shown(label)}{other}; allowed are class numbers 0, 1, "
+        "2, ... for all images, or lists of finite numbers of one length",
+        "a single number that is no class is written as a list, [1.5]",
     )
 
 
-def _read_table(source: Source) -> dict[str, Any]:
-    """Return the label of each file name, still unchecked."""
-    where = source.where(LABELS_FILE)
-    if LABELS_FILE not in source.names:
-        raise DataError(f"{where}: not found, a labelled set needs it", _HINT)
-    pairs = _read_pairs(source)
+def _shown(label: object) -> str:
+    text = json.dumps(label)
+    return text if len(text) <= 40 else f"{text[:36]} ..."
+
+
+def _find_table(source: Source) -> str | None:
+    """Return the name of ``dataset.json``: the outermost one, as it stands beside the images.
+
+    Raises:
+        DataError: Several stand side by side.
+    """
+    found = [name for name in source.names if PurePosixPath(name).name == LABELS_FILE]
+    if not found:
+        return None
+    outermost = min(found, key=lambda name: name.count("/"))
+    folder = outermost.removesuffix(LABELS_FILE)
+    beside = next((name for name in found if not name.startswith(folder)), None)
+    if beside is not None:
+        raise DataError(
+            f"{source.path}: holds several label tables, {outermost} and {beside}; which one is "
+            "meant is not known",
+            f"pass one folder of the set, or give the set one {LABELS_FILE} for all of its images",
+        )
+    return outermost
+
+
+def _read_pairs(source: Source, file: str) -> Any:
+    """Return the entry ``labels``, still unchecked; None where there is none."""
+    try:
+        content = json.loads(source.read(file))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{source.where(file)}: not JSON ({error})", _HINT) from error
+    return content.get("labels") if isinstance(content, dict) else None
+
+
+def _read_table(source: Source, file: str) -> dict[str, Any]:
+    """Return the label of each file of the set, by the set's names, still unchecked."""
+    where, pairs = source.where(file), _read_pairs(source, file)
     if not pairs:
         raise DataError(f"{where}: holds no labels, a labelled set needs them", _HINT)
     if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
         raise DataError(f"{where}: `labels` is not a list of [file name, label] pairs", _HINT)
-    return {name.replace("\\", "/"): label for name, label in pairs}
-
-
-def _read_pairs(source: Source) -> Any:
-    """Return the entry ``labels``, still unchecked; None where there is none."""
-    try:
-        content = json.loads(source.read(LABELS_FILE))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{source.where(LABELS_FILE)}: not JSON ({error})", _HINT) from error
-    return content.get("labels") if isinstance(content, dict) else None
+    folder = file.removesuffix(LABELS_FILE)
+    return {folder + normal_name(name): label for name, label in pairs}
 
 
 def _is_pair(pair: object) -> bool:
@@ -84,11 +118,14 @@ def _is_pair(pair: object) -> bool:
 
 
 def _is_class(label: object) -> bool:
-    return type(label) is int and 0 <= label < 2**31
+    """Say whether a label is a whole number from 0 on; some tools write 1 as 1.0."""
+    if isinstance(label, bool) or not isinstance(label, int | float):
+        return False
+    return 0 <= label < 2**31 and label == int(label)
 
 
-def _is_vector(label: object, first: object) -> bool:
-    if not isinstance(label, list) or not isinstance(first, list):
+def _is_vector(label: object, first: list[Any]) -> bool:
+    if not isinstance(label, list):
         return False
     return len(label) == len(first) > 0 and all(
         type(value) in (int, float) and abs(value) <= _LARGEST for value in label

@@ -9,7 +9,7 @@ A tree is looked at through its images' names alone, so a folder and its zip are
 - Anything else is images of one kind.
 """
 
-from ganc.data.dataset import image_names
+from ganc.data.opening import image_names
 from ganc.data.sources import Source, SubSource
 from ganc.errors import DataError
 from ganc.progress import Warn

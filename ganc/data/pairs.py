@@ -9,15 +9,17 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from ganc.data.dataset import ImageDataset, content_hash, image_names
+from ganc.data.dataset import ImageDataset, content_hash
 from ganc.data.images import CHANNELS, BrokenImageError, decode_halves, decode_image
 from ganc.data.layouts import Sides, find_part, find_parts
-from ganc.data.sources import Source, open_source
+from ganc.data.levels import check_levels
+from ganc.data.opening import by_stem, image_names, open_images
+from ganc.data.sources import Source
 from ganc.errors import DataError, InputError
 from ganc.progress import Warn, ignore
 
@@ -156,14 +158,15 @@ def open_pairs(
         channels: Of the images of A and of B, 1, 3 or 4 each.
         resolution: Height and width of every image.
         resize: Scale squares of another size instead of refusing them.
-        warn: Told when ``data`` has images in other folders than those that are used.
+        warn: Told what is left out, images in other folders than those that are used among it,
+            and of values that cannot be meant.
     Raises:
         InputError: The model's images are of another kind than files hold.
         DataError: The layout is not known, a side is empty, or an image has no partner. Most images
             are looked at when they are read.
     """
     _check_channels(channels)
-    parts = _find(data, data_b, warn)
+    parts = _find(data, data_b, resolution, resize, warn)
     if not isinstance(parts, tuple):
         return _SideBySide(parts, image_names(parts), *channels, resolution, resize)
     a, b = parts
@@ -196,7 +199,7 @@ def open_unpaired(
             pictures of both sides are refused.
     """
     _check_channels(channels)
-    parts = _find(data, data_b, warn)
+    parts = _find(data, data_b, resolution, resize, warn)
     sides = parts if isinstance(parts, tuple) else (parts,)
     for source in sides:
         name = image_names(source)[0]
@@ -220,17 +223,34 @@ def open_unpaired(
     return a, b
 
 
-def _find(data: AnyPath, data_b: AnyPath | None, warn: Warn) -> Source | Sides:
+def _find(
+    data: AnyPath, data_b: AnyPath | None, resolution: int, resize: bool, warn: Warn
+) -> Source | Sides:
     """Return the sides, or the one source that ``data`` is."""
     if data_b is None:
-        return find_parts(open_source(Path(data)), warn)
+        return open_parts(data, resolution, resize, warn)
     if Path(data).resolve() == Path(data_b).resolve():
         raise DataError(
             f"{data_b}: --data-b is --data again, allowed is the other side's images",
             "leave --data-b out where one folder or zip holds both sides",
         )
-    a, b = (find_part(open_source(Path(path)), warn) for path in (data, data_b))
+    a, b = (open_side(path, resolution, resize, warn) for path in (data, data_b))
     return a, b
+
+
+def open_parts(path: AnyPath, resolution: int, resize: bool, warn: Warn) -> Source | Sides:
+    """Open a folder, zip or LMDB of both sides, or of pairs; raises as ``open_pairs``."""
+    parts = find_parts(open_images(Path(path), warn, resolution=resolution, any_size=resize), warn)
+    for source in parts if isinstance(parts, tuple) else (parts,):
+        check_levels(source, warn)
+    return parts
+
+
+def open_side(path: AnyPath, resolution: int, resize: bool, warn: Warn) -> Source:
+    """Open a folder, zip or LMDB of the images of one side; raises as ``open_pairs``."""
+    source = find_part(open_images(Path(path), warn, resolution=resolution, any_size=resize), warn)
+    check_levels(source, warn)
+    return source
 
 
 def _check_channels(channels: tuple[int, int]) -> None:
@@ -243,7 +263,7 @@ def _check_channels(channels: tuple[int, int]) -> None:
 
 def _matched(a: Source, b: Source) -> tuple[list[str], list[str]]:
     """Return the names of both sides, partners at the same place."""
-    by_key_a, by_key_b = _by_key(a), _by_key(b)
+    by_key_a, by_key_b = by_stem(a), by_stem(b)
     for own, others, source, other in ((by_key_a, by_key_b, a, b), (by_key_b, by_key_a, b, a)):
         alone = [name for key, name in own.items() if key not in others]
         if alone:
@@ -255,21 +275,6 @@ def _matched(a: Source, b: Source) -> tuple[list[str], list[str]]:
             )
     keys = sorted(by_key_a)
     return [by_key_a[key] for key in keys], [by_key_b[key] for key in keys]
-
-
-def _by_key(source: Source) -> dict[str, str]:
-    """Return the images' names by what partners have in common."""
-    found: dict[str, str] = {}
-    for name in image_names(source):
-        key = str(PurePosixPath(name).with_suffix(""))
-        if key in found:
-            raise DataError(
-                f"{source.where(name)}: the same name as {found[key]}, extensions aside; which one"
-                " has the partner is not known",
-                "keep one of the two",
-            )
-        found[key] = name
-    return found
 
 
 def is_double(source: Source, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Where a set's bytes come from: a folder or a zip, behind the same three methods.
+"""Where a set's bytes come from: a folder, a zip or an LMDB, behind the same methods.
 
 Names are relative, with forward slashes, sorted by code point; hidden files and what macOS adds to
 zips are left out. The same tree gives the same names and checksums packed and unpacked.
@@ -8,52 +8,68 @@ import lzma
 import os
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 from ganc.data.images import BrokenImageError
+from ganc.data.kinds import HEAD_BYTES, Listing, list_images
 from ganc.errors import DataError
 
 
-class Source(Protocol):
-    """Named files of a set."""
+class Source(ABC):
+    """Named files of a set.
+
+    Attributes:
+        path: What was opened; of a part of a set, the folder.
+        names: All files.
+    """
 
     path: Path
     names: list[str]
 
+    @abstractmethod
     def read(self, name: str) -> bytes:
         """Return a whole file; DataError where that fails."""
 
+    @abstractmethod
+    def head(self, name: str) -> bytes:
+        """Return a file's first ``HEAD_BYTES``; DataError where that fails."""
+
+    @abstractmethod
     def checksum(self, name: str) -> tuple[int, int]:
         """Return (size in bytes, CRC-32) of a file."""
 
+    @abstractmethod
     def where(self, name: str) -> str:
         """Return what errors call a file."""
 
+    @cached_property
+    def listing(self) -> Listing:
+        """Which of the files are images; those of unknown endings are looked into, once."""
+        return list_images(self.names, self.head)
 
-def open_source(path: Path) -> Source:
-    """Open a folder or a zip.
+    @property
+    def root(self) -> "Source":
+        """The whole set, where this is a part of it."""
+        return self
 
-    Raises:
-        DataError: The path does not exist, or is neither of the two.
+
+def normal_name(name: str) -> str:
+    """Return a relative file name with forward slashes, without ``./`` and doubled slashes.
+
+    Zips and tables of labels that were made on Windows may hold backslashes.
     """
-    if not path.exists():
-        raise DataError(f"{path}: path not found", "give a folder of images or a data-set zip")
-    return FolderSource(path) if path.is_dir() else ZipSource(path)
-
-
-def open_file_or_set(path: Path) -> Source:
-    """Open a single file, or what ``open_source`` opens."""
-    is_single = path.is_file() and not zipfile.is_zipfile(path)
-    return FileSource(path) if is_single else open_source(path)
+    return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
 
 
 def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
-class FolderSource:
+class FolderSource(Source):
     """All files below a folder. Links to folders are not followed (they can form loops)."""
 
     def __init__(self, path: Path) -> None:
@@ -61,8 +77,18 @@ class FolderSource:
         self.names = sorted(name for name in _walk(path) if not _is_hidden(name))
 
     def read(self, name: str) -> bytes:
+        return self._read(name, -1)
+
+    def head(self, name: str) -> bytes:
+        return self._read(name, HEAD_BYTES)
+
+    def _read(self, name: str, size: int) -> bytes:
+        path = self.path / name
         try:
-            return (self.path / name).read_bytes()
+            if not path.is_file() and path.exists():  # opening a pipe would wait for its writer
+                raise DataError(f"{self.where(name)}: neither a file nor a folder", "remove it")
+            with path.open("rb") as file:
+                return file.read(size)
         except OSError as error:
             raise DataError(
                 f"{self.where(name)}: cannot be read ({error.strerror})",
@@ -83,18 +109,37 @@ class FileSource(FolderSource):
     def __init__(self, path: Path) -> None:
         self.path, self.names = path.parent, [path.name]
 
+    @cached_property
+    def listing(self) -> Listing:
+        return Listing(self.names, {}, [])
 
-class SubSource:
+
+class SubSource(Source):
     """The files of a source below one of its folders, named from there."""
 
     def __init__(self, source: Source, folder: str) -> None:
         self.path = source.path / folder
         self.source, self.folder = source, folder
-        prefix = f"{folder}/"
-        self.names = [name[len(prefix) :] for name in source.names if name.startswith(prefix)]
+        self.names = self._own(source.names)
+
+    def _own(self, names: list[str]) -> list[str]:
+        prefix = f"{self.folder}/"
+        return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+    @cached_property
+    def listing(self) -> Listing:
+        whole = self.source.listing
+        return Listing(self._own(whole.images), whole.left_out, whole.unread)
+
+    @property
+    def root(self) -> Source:
+        return self.source.root
 
     def read(self, name: str) -> bytes:
         return self.source.read(f"{self.folder}/{name}")
+
+    def head(self, name: str) -> bytes:
+        return self.source.head(f"{self.folder}/{name}")
 
     def checksum(self, name: str) -> tuple[int, int]:
         return self.source.checksum(f"{self.folder}/{name}")
@@ -112,7 +157,7 @@ def _walk(root: Path) -> Iterator[str]:
             yield Path(folder, file).relative_to(root).as_posix()
 
 
-class ZipSource:
+class ZipSource(Source):
     """All members of a zip, read in place and checked against their CRC-32.
 
     The archive is opened when first read, once per process, so that the object can be sent to a
@@ -123,13 +168,21 @@ class ZipSource:
         self.path = path
         self._archive: zipfile.ZipFile | None = None
         self._owner = 0
-        members = [info for info in self._open().infolist() if not info.is_dir()]
-        self._checksums = {info.filename: (info.file_size, info.CRC) for info in members}
-        self.names = sorted(name for name in self._checksums if not _is_hidden(name))
+        files = list(_files(self._open()))
+        self._members = {normal_name(info.filename): info.filename for info in files}
+        self._checksums = {normal_name(info.filename): (info.file_size, info.CRC) for info in files}
+        self.names = sorted(name for name in self._members if not _is_hidden(name))
 
     def read(self, name: str) -> bytes:
+        return self._read(name, -1)
+
+    def head(self, name: str) -> bytes:
+        return self._read(name, HEAD_BYTES)
+
+    def _read(self, name: str, size: int) -> bytes:
         try:
-            return self._open().read(name)
+            with self._open().open(self._members[name]) as file:
+                return file.read(size)
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
             raise BrokenImageError(
                 f"{self.where(name)}: broken zip member ({error})",
@@ -156,6 +209,11 @@ class ZipSource:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_archive": None}
+
+
+def _files(archive: zipfile.ZipFile) -> Iterator[zipfile.ZipInfo]:
+    """Yield the members that are no folders; some tools end those by a backslash."""
+    return (info for info in archive.infolist() if not info.filename.endswith(("/", "\\")))
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:

@@ -4,12 +4,12 @@ The images of step s are a pure function of (seed, s, set): nothing depends on w
 before, so a resumed run, or one on more ranks, draws exactly what the uninterrupted one did.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -125,6 +125,16 @@ def usable_images(
         if cache is not None:
             cache[index] = image
     return UsableImages(dataset, indices, cache)
+
+
+def usage(*sets: UsableImages) -> dict[str, Any]:
+    """Return how many images of each set are used, and what was left out, as JSON data."""
+    roots = {id(root): root for root in (images.dataset.source.root for images in sets)}
+    left_out: Counter[str] = Counter()
+    for root in roots.values():
+        left_out.update(root.listing.left_out)
+    counts = [len(images) for images in sets]
+    return {"data_images": counts if len(sets) > 1 else counts[0], "data_left_out": dict(left_out)}
 
 
 def _decode_all(dataset: ImageSet, progress: Progress) -> Iterator[torch.Tensor | BrokenImageError]:

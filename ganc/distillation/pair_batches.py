@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ganc.data.images import to_float
 from ganc.data.pairs import open_pairs, open_unpaired
-from ganc.data.stream import TrainingStream, UsableImages, prefetch, usable_images
+from ganc.data.stream import TrainingStream, UsableImages, prefetch, usable_images, usage
 from ganc.distillation.draws import Draws
 from ganc.distillation.recipes import Recipe
 from ganc.distillation.settings import Settings
@@ -51,6 +51,7 @@ class PairBatches:
         self, pairs: UsableImages, channels_a: int, recipe: Recipe, draws: Draws, *, swap: bool
     ) -> None:
         self.content_hash = pairs.dataset.content_hash
+        self.record = usage(pairs)
         self.draws, self.channels_a, self.swap = draws, channels_a, swap
         self.stream = TrainingStream(
             pairs, seed=draws.seed, batch=recipe.batch, mirror=recipe.mirror
@@ -82,6 +83,7 @@ class UnpairedBatches:
     ) -> None:
         hashes = f"{a.dataset.content_hash}\n{b.dataset.content_hash}"
         self.content_hash = hashlib.sha256(hashes.encode()).hexdigest()
+        self.record = usage(a, b)
         self.draws, self.swap = draws, swap
         self.streams = [
             TrainingStream(

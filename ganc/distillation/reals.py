@@ -10,7 +10,7 @@ from torch import Tensor
 from ganc.data.dataset import open_dataset
 from ganc.data.images import to_float
 from ganc.data.label_tables import fitting_table
-from ganc.data.stream import TrainingStream, UsableImages, prefetch, usable_images
+from ganc.data.stream import TrainingStream, UsableImages, prefetch, usable_images, usage
 from ganc.distillation.draws import Draws, draw_inputs
 from ganc.distillation.recipes import Recipe
 from ganc.errors import UsageError
@@ -36,9 +36,11 @@ class Reals(Protocol):
 
     Attributes:
         content_hash: Names the images.
+        record: What the run's provenance tells of them beside that.
     """
 
     content_hash: str
+    record: dict[str, Any]
 
     @property
     def labels(self) -> LabelTable | None:
@@ -59,6 +61,7 @@ class TeacherSamples:
 
     def __init__(self, teacher: LatentGenerator, recipe: Recipe, draws: Draws) -> None:
         self.teacher, self.recipe, self.draws = teacher, recipe, draws
+        self.record: dict[str, Any] = {}
 
     def batches(self, start: int, stop: int) -> Yields[RealBatch, None, None]:
         turns = self.recipe.d_steps
@@ -99,6 +102,7 @@ class DatasetImages:
         c_dim: int,
     ) -> None:
         self.content_hash = images.dataset.content_hash
+        self.record = usage(images)
         self.draws, self.labels, self.c_dim = draws, labels, c_dim
         self.stream = TrainingStream(
             images, seed=draws.seed, batch=recipe.reals_per_step, mirror=recipe.mirror
@@ -139,7 +143,7 @@ def open_reals(
         return TeacherSamples(teacher, recipe, draws)
     dataset = open_dataset(
         data, resolution=generator.img_resolution, channels=generator.img_channels,
-        resize=resize, use_labels=generator.c_dim > 0,
+        resize=resize, use_labels=generator.c_dim > 0, warn=warn,
     )  # fmt: skip
     labels = None
     if dataset.labels is not None:

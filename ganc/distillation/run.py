@@ -247,6 +247,7 @@ def new_run(
         data=TEACHER if settings.data == TEACHER else Path(settings.data).name,
         data_hash=identity["data"],
         teacher=identity["teacher"],
+        **reals.record,
     )
     return Run(folder, settings, trainer, reals, identity, provenance)
 

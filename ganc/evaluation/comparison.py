@@ -10,7 +10,7 @@ from ganc.errors import InputError
 from ganc.evaluation.metrics import value_names
 from ganc.evaluation.task import SAMPLING, Settings
 
-RESULT_FOUND = frozenset({"runs"})
+RESULT_FOUND = frozenset({"runs", "left_out"})
 """Keys of a protocol that say what happened, not how it was measured."""
 
 

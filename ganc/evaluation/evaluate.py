@@ -228,8 +228,8 @@ def _open_task(
         check_pair(pick_generator(model, network),
                    pick_generator(teacher, network, what="the teacher"))  # fmt: skip
         teacher = _own_copy(teacher, device)
-    source = _open_source(model, settings, input, resize)
-    dataset = None if data is None else _open_data(data, model, settings, source, resize)
+    source = _open_source(model, settings, input, resize, warn)
+    dataset = None if data is None else _open_data(data, model, settings, source, resize, warn)
     count = None if source is None else source.count
     if count is not None and count < settings.samples:
         warn(f"--input holds {count} images, less than --samples {settings.samples}: all are taken")
@@ -239,9 +239,11 @@ def _open_task(
     return Task(
         own, teacher, source, dataset, settings, networks, progress, warn,
         targets=None if target is None else open_targets(
-            target, _inputs_of(source, "--target"), pick_generator(model, network)
+            target, _inputs_of(source, "--target"), pick_generator(model, network), warn
         ),
-        labels=None if labels is None else open_labels(labels, _inputs_of(source, "--labels")),
+        labels=None if labels is None else open_labels(
+            labels, _inputs_of(source, "--labels"), warn
+        ),
         segmenter=None if segmenter is None else open_segmenter(segmenter),
         to_onnx=to_onnx,
     )  # fmt: skip
@@ -305,14 +307,18 @@ def _sizes(generator: ImageGenerator) -> dict[str, int]:
 
 
 def _open_source(
-    model: Model, settings: Settings, input: str | os.PathLike[str] | None, resize: bool
+    model: Model,
+    settings: Settings,
+    input: str | os.PathLike[str] | None,
+    resize: bool,
+    warn: Warn,
 ) -> InputSource[Any] | None:
     """Return where the generator's inputs come from; None where it has none, or there is none."""
     if input is None and settings.network not in dict(model.networks()):
         return None  # a discriminator alone can be counted
     generator = pick_generator(model, settings.network)
     return open_source(generator, settings.latents, input, defaults=Settings().latents,
-                       resize=resize)  # fmt: skip
+                       resize=resize, warn=warn)  # fmt: skip
 
 
 def _open_data(
@@ -321,6 +327,7 @@ def _open_data(
     settings: Settings,
     source: InputSource[Any] | None,
     resize: bool,
+    warn: Warn,
 ) -> ImageDataset:
     """Open the real images, which must have the size of the generated ones.
 
@@ -336,7 +343,8 @@ def _open_data(
                 f"the images of --input are {width}x{side}, --data compares squares",
                 "crop or pad both to one square size",
             )
-    dataset = open_dataset(path, resolution=side, channels=generator.img_channels, resize=resize)
+    dataset = open_dataset(path, resolution=side, channels=generator.img_channels, resize=resize,
+                           warn=warn)  # fmt: skip
     dataset.image(0)  # images of another size are found now, not after the networks are loaded
     return dataset
 
@@ -377,7 +385,10 @@ def _protocol(task: Task, measurement: Measurement) -> dict[str, Any]:
         protocol["teacher"] = task.teacher.content_hash()
     if own.get("reference") == "data" and task.dataset is not None:
         protocol["data"] = task.dataset.content_hash
-    return protocol | own
+    protocol |= own
+    if "data" in protocol and task.dataset is not None:
+        protocol["left_out"] = task.dataset.source.listing.left_out
+    return protocol
 
 
 @torch.no_grad()
@@ -423,11 +434,12 @@ def _describe(task: Task, protocols: dict[str, Any]) -> dict[str, Any]:
         "teacher": None if task.teacher is None else _identity(task.teacher),
         "input": None if not isinstance(source, ImageInputs) else {
             "path": str(source.path), "content_hash": source.content_hash,
-            "images": source.count, "size": list(source.size), "resize": source.resize,
+            "images": source.count, "left_out": source.source.listing.left_out,
+            "size": list(source.size), "resize": source.resize,
         },
         "data": None if data is None else {
             "path": str(data.source.path), "content_hash": data.content_hash,
-            "images": len(data), "resize": data.resize,
+            "images": len(data), "left_out": data.source.listing.left_out, "resize": data.resize,
         },
         "protocols": protocols,
         "versions": {

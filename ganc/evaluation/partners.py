@@ -1,32 +1,40 @@
 """Which image of another set belongs to which input of a translator: the one of its name."""
 
 import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from ganc.data.dataset import image_names
 from ganc.data.inputs import ImageInputs
-from ganc.data.sources import FileSource, Source, open_file_or_set
+from ganc.data.kinds import stem
+from ganc.data.levels import check_levels
+from ganc.data.opening import by_stem, open_images
+from ganc.data.sources import Source
 from ganc.errors import DataError
 from ganc.models.network import ImageGenerator
+from ganc.progress import Warn, ignore
 
 
 def open_targets(
-    path: str | os.PathLike[str], inputs: ImageInputs, generator: ImageGenerator
+    path: str | os.PathLike[str],
+    inputs: ImageInputs,
+    generator: ImageGenerator,
+    warn: Warn = ignore,
 ) -> ImageInputs:
     """Open the ground truth of a translator's inputs.
 
     Args:
-        path: An image file, a folder (searched recursively) or a zip; the names are those of
-            ``inputs``, extensions aside.
+        path: An image file, a folder (searched recursively), a zip or an LMDB; the names are
+            those of ``inputs``, extensions aside.
         inputs: What is translated; its images say the size, and whether squares are scaled.
         generator: Says the channels.
+        warn: Told what is left out, and of values that cannot be meant.
     Returns:
         The images, in the order of the inputs.
     Raises:
         DataError: A name lacks its partner, or the first image has another size. Other images are
             looked at when they are read.
     """
-    source = open_file_or_set(Path(path))
+    source = open_images(Path(path), warn, resolution=inputs.size[0], takes_file=True)
+    check_levels(source, warn)
     targets = ImageInputs(
         Path(path), source, partners(inputs, source), generator.img_channels,
         inputs.resolution, inputs.resize,
@@ -41,8 +49,7 @@ def partners(inputs: ImageInputs, source: Source) -> list[str]:
     Raises:
         DataError: An input, or an image of the source, has no partner of its name.
     """
-    names = source.names if isinstance(source, FileSource) else image_names(source)
-    theirs, ours = ({_key(name): name for name in side} for side in (names, inputs.names))
+    theirs, ours = by_stem(source), by_stem(inputs.source)
     for own, others, where, other in (
         (ours, theirs, inputs.source, source),
         (theirs, ours, source, inputs.source),
@@ -54,11 +61,7 @@ def partners(inputs: ImageInputs, source: Source) -> list[str]:
                 f" ({len(alone)} of {len(own)} images have none)",
                 "an input and its ground truth have one name, extensions aside",
             )
-    return [theirs[_key(name)] for name in inputs.names]
-
-
-def _key(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    return [theirs[stem(name)] for name in inputs.names]
 
 
 def check_size(where: str, found: tuple[int, int], wanted: tuple[int, int]) -> None:

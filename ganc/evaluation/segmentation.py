@@ -1,6 +1,5 @@
 """What segments translations, and the label maps that the segments are compared with."""
 
-import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +14,14 @@ from torch import Tensor
 
 from ganc.content.function import call_function, find_function
 from ganc.data.dataset import content_hash
-from ganc.data.images import BrokenImageError
+from ganc.data.images import BrokenImageError, read_pixels
 from ganc.data.inputs import ImageInputs
-from ganc.data.sources import Source, open_file_or_set
+from ganc.data.kinds import HEAD_BYTES, recognise
+from ganc.data.opening import open_images
+from ganc.data.sources import Source
 from ganc.errors import DataError, InputError, UsageError
 from ganc.evaluation.partners import check_size, partners
+from ganc.progress import Warn, ignore
 
 IGNORED = 255
 """Label of pixels that do not count."""
@@ -69,13 +71,17 @@ class LabelMaps:
         return torch.from_numpy(np.array(image))
 
 
-def open_labels(path: str | os.PathLike[str], inputs: ImageInputs) -> LabelMaps:
+def open_labels(
+    path: str | os.PathLike[str], inputs: ImageInputs, warn: Warn = ignore
+) -> LabelMaps:
     """Open the label maps that belong to a translator's inputs, by their names.
 
+    Args:
+        warn: Told what is left out.
     Raises:
         DataError: A name lacks its partner, or the first map cannot serve.
     """
-    source = open_file_or_set(Path(path))
+    source = open_images(Path(path), warn, takes_file=True)
     labels = LabelMaps(source, partners(inputs, source), inputs.size, inputs.resize)
     labels.maps(range(1))
     return labels
@@ -88,16 +94,12 @@ def decode_labels(data: bytes, where: str) -> Image.Image:
         BrokenImageError: The bytes are damaged, or no PNG.
         DataError: It has colours instead of class numbers, or numbers of 16 bits.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            image.load()
-    except MemoryError:
-        raise
-    except Exception as error:  # on damaged bytes Pillow's decoders raise errors of any class
-        reason = " ".join(str(error).split()) or type(error).__name__
+    kind = recognise(data[:HEAD_BYTES])
+    if kind != "PNG":
         raise BrokenImageError(
-            f"{where}: no label map ({reason}), allowed is PNG", "replace the file"
-        ) from error
+            f"{where}: no label map ({kind or 'no image'}), allowed is PNG", "replace the file"
+        )
+    image = read_pixels(data, where)
     if image.mode not in ("L", "P"):
         raise DataError(
             f"{where}: pixel format `{image.mode}`, a label map has one class number of 8 bits per"

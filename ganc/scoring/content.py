@@ -64,7 +64,10 @@ class Content(Scorer):
         self.source = (
             open_masks(
                 request.content,
-                MaskRequest(request.samples, request.device, request.progress, request.offline),
+                MaskRequest(
+                    request.samples, request.device, request.progress, request.offline,
+                    request.warn,
+                ),
             ) if _needs_source(request) else None
         )  # fmt: skip
 

@@ -262,4 +262,4 @@ def _input_source(
             " to translate",
             f"pass {flag} DIR or ZIP, or score with --method l1-in or l1-out{alone}",
         )
-    return open_inputs(images, generator)
+    return open_inputs(images, generator, warn=request.warn)

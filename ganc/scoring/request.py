@@ -58,7 +58,8 @@ class ScoreRequest:
         log: density: a JSON line per step is appended to this file.
         device: Where the computation runs.
         progress: Called after every batch.
-        warn: density: told of images that are left out.
+        warn: activation, asv, content, density: told what is left out of a set of images, and of
+            values that cannot be meant.
         offline: content, density: never fetch the weights of a mask network.
     """
 

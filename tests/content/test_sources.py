@@ -159,6 +159,14 @@ def test_masks_in_order_of_their_names(folder: Path) -> None:
     assert torch.equal(opened(f"masks:{folder}")(IMAGES[1:], range(1, 3)), masks[1:])
 
 
+def test_masks_of_zeros_and_ones_are_warned_of(tmp_path: Path) -> None:
+    save_mask(tmp_path / "a.png", [[0, 1], [1, 0]])
+    said: list[str] = []
+    masks = open_masks(f"masks:{tmp_path}", MaskRequest(3, warn=said.append))(IMAGES, range(3))
+    assert not masks.any()
+    assert "the largest value in 1 image is 1 of 255" in said[0]
+
+
 def test_one_mask_serves_all(folder: Path) -> None:
     (folder / "a.png").unlink()
     (folder / "b.png").unlink()

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from ganc.data.dataset import ImageDataset, iterate_images, open_dataset
 from ganc.data.images import BrokenImageError
+from ganc.data.labels import has_labels
 from ganc.errors import DataError, UsageError
 
 from .pictures import flip_bit, labels_file, noise, png, write_folder, write_zip
@@ -90,6 +91,52 @@ def test_label_vectors_are_kept(write):
     assert [label.tolist() for _, label in dataset] == [[0, 0.5], [1, 0.5], [2, 0.5]]
 
 
+def test_whole_floats_are_classes(write):
+    labels = [["a/0.PNG", 2.0], ["a/1.png", 0], ["b/2.png", 1.0]]
+    dataset = opened(write(FILES | {"dataset.json": labels_file(labels)}), use_labels=True)
+    assert dataset.labels is not None
+    assert dataset.labels.dtype == torch.int64
+    assert dataset.labels.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("folder", ["", "mydata/", "a/b/c/"])
+def test_labels_are_found_beside_the_images(write, folder):
+    spellings = ["./a/0.PNG", "a//1.png", "b\\2.png"]
+    files = {folder + name: data for name, data in FILES.items()}
+    table = labels_file([[name, label] for name, label in zip(spellings, [2, 0, 1], strict=True)])
+    path = write(files | {f"{folder}dataset.json": table})
+    dataset = opened(path, use_labels=True)
+    assert dataset.names == [folder + name for name in NAMES]
+    assert dataset.labels is not None
+    assert dataset.labels.tolist() == [2, 0, 1]
+    assert has_labels(dataset.source)
+
+
+def test_outermost_table_counts(write):
+    tables = {
+        "b/dataset.json": labels_file([["2.png", 5]]),
+        "dataset.json": labels_file([[name, 1] for name in NAMES]),
+        "a/dataset.json": labels_file([["0.PNG", 7]]),
+    }
+    path = write(FILES | tables)
+    assert opened(path, use_labels=True).label_dim == 2
+
+
+def test_several_tables_side_by_side_are_refused(write):
+    table = labels_file([["0.PNG", 1]])
+    path = write(FILES | {"a/dataset.json": table, "b/dataset.json": table})
+    with pytest.raises(DataError, match=r"several label tables, a/dataset\.json and b/dataset"):
+        opened(path, use_labels=True)
+    with pytest.raises(DataError, match="several label tables"):
+        has_labels(opened(path).source)
+
+
+@pytest.mark.parametrize("content", [None, labels_file(None), labels_file([]), b"[]", b"{}"])
+def test_sets_without_labels_are_known(write, content):
+    files = FILES if content is None else FILES | {"dataset.json": content}
+    assert not has_labels(opened(write(files)).source)
+
+
 @pytest.mark.parametrize(
     ("content", "found"),
     [
@@ -102,12 +149,28 @@ def test_label_vectors_are_kept(write):
         (labels_file({"a/0.PNG": 1}), "not a list of"),
         (labels_file(["a/0.PNG"]), "not a list of"),
         (labels_file([["a/0.PNG", 1]]), r"2 of 3 images have no label \(first: a/1.png\)"),
-        (labels_file([[name, -1] for name in NAMES]), "no common form"),
-        (labels_file([[name, True] for name in NAMES]), "no common form"),
-        (labels_file([[name, []] for name in NAMES]), "no common form"),
-        (labels_file([[name, [float("nan")]] for name in NAMES]), "no common form"),
-        (labels_file([[name, [10**400]] for name in NAMES]), "no common form"),
-        (labels_file([[name, [1.0] * (1 + i)] for i, name in enumerate(NAMES)]), "no common form"),
+        (labels_file([[name, -1] for name in NAMES]), "the label of a/0.PNG is -1;"),
+        (labels_file([[name, True] for name in NAMES]), "the label of a/0.PNG is true;"),
+        (labels_file([[name, []] for name in NAMES]), r"the label of a/0.PNG is \[\];"),
+        (
+            labels_file([[name, [float("nan")]] for name in NAMES]),
+            r"the label of a/0.PNG is \[NaN\];",
+        ),
+        (
+            labels_file([[name, [10**400]] for name in NAMES]),
+            r"the label of a/0.PNG is \[1000.* \.\.\.;",
+        ),
+        (
+            labels_file([[name, [1.0] * (1 + i)] for i, name in enumerate(NAMES)]),
+            r"label of a/1.png is \[1.0, 1.0\] \(the first image's is \[1.0\]\)",
+        ),
+        (labels_file([["a/0.PNG", 1], ["a/1.png", 1.5], ["b/2.png", 2]]), "of a/1.png is 1.5 "),
+        (labels_file([["a/0.PNG", 1], ["a/1.png", None], ["b/2.png", 2]]), "of a/1.png is null "),
+        (labels_file([["a/0.PNG", 1], ["a/1.png", [2]], ["b/2.png", 2]]), r"a/1.png is \[2\] "),
+        (
+            labels_file([[name, float("inf")] for name in NAMES]),
+            "the label of a/0.PNG is Infinity;",
+        ),
     ],
 )
 def test_bad_labels_are_refused_when_they_are_used(write, content, found):
@@ -125,7 +188,9 @@ def test_missing_path_is_named(tmp_path):
 
 
 def test_set_without_images_is_named(write):
-    with pytest.raises(DataError, match=r"no images found, allowed are \.png, ") as caught:
+    with pytest.raises(
+        DataError, match=r"no images found among 1 \.txt, allowed are PNG, "
+    ) as caught:
         opened(write({"readme.txt": b"x"}))
     assert caught.value.hint
 

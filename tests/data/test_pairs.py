@@ -18,6 +18,7 @@ from ganc.data.images import BrokenImageError, decode_image
 from ganc.data.pairs import PairedImages, open_pairs, open_unpaired
 from ganc.data.stream import TrainingStream, prefetch, usable_images
 from ganc.errors import DataError, GancError, InputError
+from ganc.progress import ignore
 
 from .pictures import encode, noise, png, raw_png, write_folder, write_zip
 
@@ -404,7 +405,7 @@ WRONG_UNPAIRED: dict[str, tuple[Files, Files | None, str, str]] = {
 }  # fmt: skip
 
 WRONG_SETS: dict[str, tuple[Files, Files | None, str, str]] = {
-    "nothing": ({"readme.txt": b""}, None, "no images found, allowed are .png", "recursively"),
+    "nothing": ({"readme.txt": b""}, None, "no images found among 1 .txt, allowed", "recursively"),
     "empty side": (
         {"trainA/0.png": png(), "trainB/readme.txt": b"", "testB/0.png": png()}, None,
         r"images in trainA/, none in trainB/$", "put the other side's images there",
@@ -431,7 +432,7 @@ def check_error(open_set, write: Write, case: tuple[Files, Files | None, str, st
     files, files_b, line, hint = case
     paths = [write(files, "a")] + ([] if files_b is None else [write(files_b, "b")])
     with pytest.raises(GancError, match=line) as caught:
-        read_all(open_set(*paths))
+        read_all(open_set(*paths, warn=ignore))
     assert caught.value.exit_code == 3
     assert "\n" not in caught.value.message
     assert str(paths[0].parent) in caught.value.message

@@ -492,3 +492,14 @@ def test_images_can_come_from_a_data_set(train: Train, tmp_path: Path) -> None:
     other = write_zip(tmp_path / "other.zip", 40)
     with pytest.raises(InputError, match="started with another data than"):
         train(resume="latest", data=other)
+
+
+def test_the_provenance_counts_the_images(train: Train, tmp_path: Path) -> None:
+    data = write_zip(tmp_path / "data.zip", 120, broken=1)
+    with zipfile.ZipFile(data, "a") as archive:
+        archive.writestr("notes.txt", "x")
+    warnings: list[str] = []
+    train(steps=1, data=data, warn=warnings.append)
+    step = load(tmp_path / "run" / "student.safetensors").provenance[-1]
+    assert (step["data_images"], step["data_left_out"]) == (119, {".txt": 1})
+    assert warnings[0] == f"{data}: 1 file left out, no images: 1 .txt"

@@ -451,6 +451,7 @@ def test_a_new_pix2pix_is_trained_and_drawn(tmp_path: Path) -> None:
     pairs = tmp_path / "pairs"
     write_images(pairs / "A", 5, mode="L", seed=1)
     write_images(pairs / "B", 5, seed=2)
+    (pairs / "readme.txt").write_text("x")
     small = {"img_resolution": 16, "num_downs": 3, "base_width": 2, "in_channels": 1}
     result = distill(
         None, None, tmp_path / "run", architecture="unet_translator", config=small, data=pairs,
@@ -458,6 +459,8 @@ def test_a_new_pix2pix_is_trained_and_drawn(tmp_path: Path) -> None:
     )  # fmt: skip
     assert {"paired_l1", "g_adversarial", "d_loss"} <= result.losses.keys()
     made = load(tmp_path / "run" / "student.safetensors")
+    step = made.provenance[-1]
+    assert (step["data_images"], step["data_left_out"]) == (5, {".txt": 1})
     assert made.discriminator.in_channels == 4
     with Image.open(tmp_path / "run" / "samples" / "2.png") as image:
         assert image.size == (2 * 16, 5 * 16)  # the input, the translation

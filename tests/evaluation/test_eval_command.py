@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ganc.checkpoints.store import save
 from ganc.commands._report import short_names
@@ -168,6 +169,22 @@ def test_against_an_earlier_result(
     # What does not depend on samples compares whatever their number; the rest does not.
     alike = ("eval", second, "--metrics", "macs", "--against", before)
     assert ganc(*alike).code == 0
+
+
+def test_other_files_beside_the_same_images_compare(
+    ganc: Ganc, tmp_path: Path, checkpoint: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for i in range(4):
+        Image.new("RGB", (16, 16), (60 * i, 80, 200)).save(data / f"{i}.png")
+    arguments = ("eval", checkpoint, "--metrics", "fd", "--samples", 4, "--data", data)
+    before = tmp_path / "before.json"
+    before.write_text(ganc(*arguments, "--json").out)
+    (data / "readme.txt").write_text("x")
+    outcome = ganc(*arguments, "--against", before)
+    assert outcome.code == 0
+    assert f"warning: {data}: 1 file left out, no images: 1 .txt\n" in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -366,6 +366,25 @@ def test_a_broken_image_ends_an_evaluation(tmp_path: Path, mean_colour: str) -> 
     assert "samples" not in told
 
 
+def test_what_is_left_out_stands_in_the_protocol(tmp_path: Path, mean_colour: str) -> None:
+    model = colours(0.0, 0.2)
+    data = write_images(samples_of(model, 6), tmp_path / "data")
+    whole = evaluate(model, ["fd"], data=data, features=mean_colour, samples=6)
+    for i, name in enumerate(["0.jfif", "1.JPE", "2"]):  # the same images under other names
+        (data / f"{i:05}.png").rename(data / name)
+    (data / "notes.txt").write_text("x")
+    (data / "a.gif").write_bytes(b"GIF89a")
+    said: list[str] = []
+    result = evaluate(model, ["fd"], data=data, features=mean_colour, samples=6, warn=said.append)
+    assert result["metrics"] == pytest.approx(whole["metrics"], abs=1e-9)
+    protocol = result["settings"]["protocols"]["fd"]
+    assert (protocol["reference_images"], protocol["left_out"]) == (6, {".gif": 1, ".txt": 1})
+    described = result["settings"]["data"]
+    assert (described["images"], described["left_out"]) == (6, {".gif": 1, ".txt": 1})
+    found = "2 files left out, no images: 1 .gif, 1 .txt; GIF: not read, save as PNG"
+    assert f"{data}: {found}" in said
+
+
 def test_networks_for_colour_refuse_an_alpha_channel() -> None:
     model = make_model(img_channels=4)
     refusal = "needs images of 1 or 3 channels, the model makes 4"

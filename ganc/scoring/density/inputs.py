@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ganc.data.dataset import ImageDataset, image_names
+from ganc.data.dataset import ImageDataset
 from ganc.data.images import to_float
-from ganc.data.layouts import find_part, find_parts
-from ganc.data.pairs import is_double, open_pairs
-from ganc.data.sources import Source, open_source
+from ganc.data.opening import image_names
+from ganc.data.pairs import is_double, open_pairs, open_parts, open_side
+from ganc.data.sources import Source
 from ganc.data.stream import ImageSet, UsableImages, usable_images
 from ganc.errors import DataError, UsageError
 from ganc.models.network import ImageGenerator, LatentGenerator, Translator
@@ -142,8 +142,8 @@ def _open_images(
 ) -> tuple[ImageSet, slice]:
     """Return the pictures that hold the inputs, and which of their channels are those."""
     assert request.data is not None
-    source = _source(request.data, request, is_b)
     resolution, resize = generator.img_resolution, request.resize
+    source = _source(request.data, request, resolution, is_b=is_b)
     names = image_names(source)
     if not is_double(source, names[0]):
         _check_is_own(network, source, request)
@@ -157,11 +157,12 @@ def _open_images(
     return pairs, slice(other, other + own) if is_b else slice(0, own)
 
 
-def _source(data: str | Path, request: ScoreRequest, is_b: bool) -> Source:
+def _source(data: str | Path, request: ScoreRequest, resolution: int, *, is_b: bool) -> Source:
     """Return the files of one side, or the set where it has no sides."""
     if request.data_b is not None:
-        return find_part(open_source(Path(request.data_b if is_b else data)), request.warn)
-    parts = find_parts(open_source(Path(data)), request.warn)
+        side = request.data_b if is_b else data
+        return open_side(side, resolution, request.resize, request.warn)
+    parts = open_parts(data, resolution, request.resize, request.warn)
     return parts[is_b] if isinstance(parts, tuple) else parts
 
 
