@@ -18,6 +18,8 @@ def check_output(path: Path, *, force: bool) -> None:
     Raises:
         OutputError: ``path`` exists and ``force`` is off, is a folder, or has no parent folder.
     """
+    if (address := web_address(path)) is not None:
+        raise OutputError(f"{address} is a web address, expected a file name", "name a local file")
     if path.is_dir():
         raise OutputError(f"{path} is a folder, expected a file name", "name a file inside it")
     if path.exists() and not force:
@@ -26,15 +28,32 @@ def check_output(path: Path, *, force: bool) -> None:
         raise OutputError(f"folder {path.parent} does not exist", f"mkdir -p {path.parent}")
 
 
-def no_such_file(kind: type[InputError], path: Path, hint: str) -> InputError:
-    """Say that an input does not exist; a web address needs another hint than a path."""
-    address = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])(.+)", str(path))
+def read_error(
+    kind: type[InputError], path: str | os.PathLike[str], error: OSError, hint: str | None = None
+) -> InputError:
+    """Say why an input could not be read.
+
+    Args:
+        kind: What to raise.
+        path: The file.
+        error: What the system said.
+        hint: What helps where it does not exist; "check the path" without one.
+    """
+    if not isinstance(error, FileNotFoundError):
+        return kind(f"{path} cannot be read: {error.strerror or error}")
+    address = web_address(path)
     if address is None:
-        return kind(f"{path} does not exist", hint)
-    return kind(  # a path keeps one of two slashes
-        f"{address[1]}://{address[2]} is a web address, expected a file on this machine",
+        return kind(f"{path} does not exist", hint or "check the path")
+    return kind(
+        f"{address} is a web address, expected a file on this machine",
         "download it first, e.g. with curl -LO, and pass the file",
     )
+
+
+def web_address(path: str | os.PathLike[str]) -> str | None:
+    """Return the address that somebody gave as a path; None where it is none."""
+    match = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}(?=[^/])(.+)", os.fspath(path))
+    return f"{match[1]}://{match[2]}" if match else None  # a path keeps one of two slashes
 
 
 @contextlib.contextmanager
@@ -102,4 +121,4 @@ def file_sha256(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise read_error(InputError, path, error) from error

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ganc.errors import ScoresError
-from ganc.files import atomic_write
+from ganc.files import atomic_write, read_error
 from ganc.safetensors_file import serialize
 from ganc.version import __version__
 
@@ -124,7 +124,7 @@ class Scores:
         try:
             return cls.from_bytes(Path(source).read_bytes(), str(source))
         except OSError as error:
-            raise ScoresError(f"{source} cannot be read: {error.strerror or error}") from error
+            raise read_error(ScoresError, source, error) from error
 
 
 def top_channels(values: Tensor, count: int) -> tuple[int, ...]:

@@ -95,7 +95,7 @@ def test_the_other_direction(ganc: Ganc, tmp_path: Path, photos: Path, cyclegan:
     ("family", "arguments", "code", "findings"),
     [
         ("resnet_translator", [], 2, ["translates images, got none", "pass --input"]),
-        ("resnet_translator", ["--input", "nowhere"], 3, ["nowhere", "path not found"]),
+        ("resnet_translator", ["--input", "nowhere"], 3, ["nowhere", "does not exist"]),
         ("resnet_translator", ["--input", "PHOTOS", "--truncation", "0.7"], 2, ["--truncation"]),
         ("resnet_translator", ["--input", "PHOTOS", "--labels", "1"], 2, ["leave --labels out"]),
         ("resnet_translator", ["--input", "PHOTOS", "--noise-mode", "none"], 2, ["--noise-mode"]),

@@ -83,11 +83,11 @@ def test_forms(ganc: Ganc, conditional: Path, arguments: list[str], labels: list
         ("1,2,3;", 2, "vectors of length 3, the model takes vectors of length 2"),
         ("nan,1;", 2, "not finite"),
         ("1e39,1;", 2, "not finite"),
-        ("missing.json", 3, "missing.json: cannot be read"),
+        ("missing.json", 3, "missing.json does not exist"),
         ("long.json", 3, "long.json: vectors of length 3"),
         ("five.json", 3, "five.json: class 5, the model takes classes 0 to 1"),
         ("empty.json", 3, "empty.json: holds no labels"),
-        ("model.safetensors", 3, "model.safetensors: not JSON"),
+        ("model.safetensors", 3, "model.safetensors: neither numbers nor JSON"),
     ],
 )
 def test_mistakes(ganc: Ganc, conditional: Path, text: str, code: int, finding: str) -> None:

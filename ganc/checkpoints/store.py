@@ -11,7 +11,7 @@ from ganc.checkpoints.header import is_other_program
 from ganc.checkpoints.readers import TWO_WAY, read_tree
 from ganc.checkpoints.refusals import one_line
 from ganc.errors import CheckpointError, UsageError, unknown_name
-from ganc.files import atomic_write, no_such_file
+from ganc.files import atomic_write, read_error
 from ganc.models.model import ARCHITECTURES, Model, build_network
 from ganc.models.network import Network
 from ganc.progress import Warn, ignore
@@ -172,10 +172,8 @@ def _read(source: str | Path | BinaryIO) -> tuple[str, bytes]:
         raise CheckpointError(f"{path} is a folder, expected a checkpoint file")
     try:
         return str(path), path.read_bytes()
-    except FileNotFoundError as error:
-        raise no_such_file(CheckpointError, path, "check the path") from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise read_error(CheckpointError, path, error) from error
 
 
 def _check_architecture(networks: Mapping[str, Network], wanted: str | None, where: str) -> None:

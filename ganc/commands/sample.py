@@ -8,7 +8,7 @@ import typer
 
 from ganc.commands import _shared as shared
 
-LABELS = "3 or 0,3,7 or 0-9 (classes), 0.5,1;2,0 (vectors, one alone: 0.5,1;) or a JSON file"
+LABELS = "3 or 0,3,7 or 0-9 (classes), 0.5,1;2,0 (vectors, one alone: 0.5,1;) or a file"
 
 Labels = list[int] | list[list[float]] | str
 """Class numbers, vectors, or the name of a file."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from torch import Tensor
 from ganc.data.dataset import ImageDataset
 from ganc.data.labels import has_labels, read_labels
 from ganc.errors import DataError, UsageError
+from ganc.files import read_error
 from ganc.models.labels import LabelTable, as_table
 
 _HINT = (
-    "it must hold a JSON list of class numbers, or of lists of numbers, one per image; or be a"
-    " dataset.json"
+    "it must hold a JSON list of class numbers, or of lists of numbers, one per image; or one label"
+    " a line, 3 or 0.5,1; or be a dataset.json"
 )
 
 
@@ -62,16 +64,18 @@ def read_label_file(path: str | os.PathLike[str]) -> LabelTable:
 
     Args:
         path: JSON: a list of class numbers, a list of vectors, or what ``dataset.json`` holds,
-            whose file names are ignored.
+            whose file names are ignored. Or text of one label a line, the numbers of a vector with
+            commas or blanks between them.
     Raises:
         DataError: The file cannot be read, or holds something else.
     """
     try:
-        content = json.loads(Path(path).read_bytes())
+        data = Path(path).read_bytes()
+        content = _of_lines(data) or json.loads(data)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise read_error(DataError, path, error) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON ({error})", _HINT) from error
+        raise DataError(f"{path}: neither numbers nor JSON ({error})", _HINT) from error
     labels = _of_pairs(content.get("labels")) if isinstance(content, dict) else content
     if not isinstance(labels, list) or not labels:
         raise DataError(f"{path}: holds no labels", _HINT)
@@ -79,6 +83,16 @@ def read_label_file(path: str | os.PathLike[str]) -> LabelTable:
         return as_table(labels)
     except UsageError as error:
         raise DataError(f"{path}: {error.message}", _HINT) from error
+
+
+def _of_lines(data: bytes) -> list[Any] | None:
+    """Return the labels of a text with one a line; None where it is something else."""
+    lines = [re.split(rb"[,\s]+", line.strip()) for line in data.splitlines() if line.strip()]
+    try:
+        rows = [[float(number) for number in line] for line in lines]
+    except ValueError:
+        return None
+    return [row[0] for row in rows] if all(len(row) == 1 for row in rows) else rows
 
 
 def _of_pairs(pairs: Any) -> list[Any] | None:

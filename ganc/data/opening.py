@@ -7,6 +7,7 @@ from ganc.data.kinds import FORMATS_TEXT, describe_left_out, enumerated, stem
 from ganc.data.lmdb_source import DATA_FILE, LmdbSource, is_lmdb_file
 from ganc.data.sources import FileSource, FolderSource, Source, ZipSource
 from ganc.errors import DataError
+from ganc.files import read_error
 from ganc.progress import Warn
 
 
@@ -79,7 +80,8 @@ def by_stem(source: Source) -> dict[str, str]:
 
 def _open(path: Path, resolution: int | None, *, any_size: bool, takes_file: bool) -> Source:
     if not path.exists():
-        raise DataError(f"{path}: path not found", "give a folder of images or a data-set zip")
+        missing = FileNotFoundError()
+        raise read_error(DataError, path, missing, "give a folder of images or a data-set zip")
     if path.is_dir() and (path / DATA_FILE).exists():
         _check_alone(path)
         return LmdbSource(path, resolution, any_size=any_size)

@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 from ganc.errors import InputError
 from ganc.evaluation.metrics import value_names
 from ganc.evaluation.task import SAMPLING, Settings
+from ganc.files import read_error
 
 RESULT_FOUND = frozenset({"runs", "left_out"})
 """Keys of a protocol that say what happened, not how it was measured."""
@@ -27,7 +28,7 @@ def read_result(source: str | os.PathLike[str] | BinaryIO) -> dict[str, Any]:
     try:
         content = json.loads(read())
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise read_error(InputError, path, error) from error
     except ValueError as error:
         raise InputError(
             f"{path} is not JSON", "write it with `ganc eval CKPT --json > result.json`"

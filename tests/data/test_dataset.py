@@ -183,7 +183,7 @@ def test_bad_labels_are_refused_when_they_are_used(write, content, found):
 
 
 def test_missing_path_is_named(tmp_path):
-    with pytest.raises(DataError, match="nothing: path not found"):
+    with pytest.raises(DataError, match="nothing does not exist"):
         opened(tmp_path / "nothing")
 
 

@@ -72,10 +72,10 @@ def test_a_label_file(tmp_path: Path, content: Any, expected: torch.Tensor) -> N
 @pytest.mark.parametrize(
     ("content", "finding"),
     [
-        ("", "not JSON"),
-        ("[" * 100_000, "not JSON"),
+        ("", "neither numbers nor JSON"),
+        ("[" * 100_000, "neither numbers nor JSON"),
         ("[]", "holds no labels"),
-        ("3", "holds no labels"),
+        ("true", "holds no labels"),
         ('{"labels": null}', "holds no labels"),
         ('{"labels": [3]}', "holds no labels"),
         ("[-1]", "labels hold -1, which is no class number"),
@@ -95,3 +95,27 @@ def test_a_file_without_labels_is_refused(tmp_path: Path, content: str, finding:
     assert caught.value.hint is not None
     with pytest.raises(DataError, match="cannot be read"):
         read_label_file(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3\n0\n\n1\n", [3, 0, 1]),
+        ("0.5,1\n2, 0\r\n", [[0.5, 1], [2, 0]]),
+        ("0.5 -1e-3\n2\t0", [[0.5, -1e-3], [2, 0]]),
+    ],
+)
+def test_a_text_has_one_label_a_line(text: str, expected: list[Any], tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text(text)
+    table = read_label_file(path)
+    assert table.in_turn
+    assert torch.equal(table.values, torch.tensor(expected))
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n", "1,2\n3\n", "nan,1\n", "1.5\n"])
+def test_other_texts_are_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"labels\.txt"):
+        read_label_file(path)

@@ -85,7 +85,7 @@ def test_dry_run_loads_nothing(ganc: Ganc) -> None:
             3,
             ["needs images of 31 px or more, it would see 16", "perceptual-diversity takes any"],
         ),
-        (["--metrics", "fd", "--data", "nowhere"], 3, ["nowhere: path not found"]),
+        (["--metrics", "fd", "--data", "nowhere"], 3, ["nowhere does not exist"]),
     ],
 )
 def test_mistakes(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ganc.checkpoints import torch_file
 from ganc.errors import WeightsError
+from ganc.files import read_error
 from ganc.perceptual.probe import probe
 
 DIM = 2048
@@ -156,7 +157,7 @@ def _read(path: Path) -> Any:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}", HINT) from error
+        raise read_error(WeightsError, path, error, HINT) from error
     if content.startswith((torch_file.ZIP_MAGIC, torch_file.LEGACY_MAGIC)):
         return torch_file.read(content, str(path))
     try:
