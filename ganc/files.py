@@ -39,14 +39,14 @@ def read_error(
         error: What the system said.
         hint: What helps where it does not exist; "check the path" without one.
     """
-    if not isinstance(error, FileNotFoundError):
+    if not isinstance(error, FileNotFoundError):  # no permission, too long a name
         return kind(f"{path} cannot be read: {error.strerror or error}")
     address = web_address(path)
     if address is None:
         return kind(f"{path} does not exist", hint or "check the path")
     return kind(
         f"{address} is a web address, expected a file on this machine",
-        "download it first, e.g. with curl -LO, and pass the file",
+        "leave file:// out" if address.startswith("file:") else "download it and pass the file",
     )
 
 

@@ -1,8 +1,9 @@
 """Reader for StyleGAN2 under the names of XPixelGroup/BasicSR.
 
 The networks are rosinality's in all but their tensors' names, which are translated here. GFPGAN's
-"clean" decoder has nearly the same names and is another network: it enlarges images bilinearly and
-has plain linear layers, so it is refused.
+decoders have nearly the same names and are other networks, so they are refused: the "clean" one
+enlarges images bilinearly and has plain linear layers, the bilinear one differs in the missing FIR
+kernels alone.
 """
 
 import re
@@ -47,6 +48,14 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
             "it holds the clean decoder of GFPGAN, which is no StyleGAN2: it enlarges images"
             " bilinearly and has plain linear layers",
             "import the StyleGAN2 that it was made from",
+        )
+    has_kernels = any(name.endswith(".kernel") for name in found.state)
+    if recognises(found) == "generator" and not has_kernels and "resample_filter" not in settings:
+        raise CheckpointError(
+            "it stores no FIR kernels: GFPGAN's bilinear decoder, which is no StyleGAN2, or a"
+            " StyleGAN2 that was saved without its buffers",
+            "import the StyleGAN2 that it was made from; if it is one, pass"
+            " --set resample_filter=[1,3,3,1]",
         )
     renamed = {_translated(name): tensor for name, tensor in found.state.items()}
     return rosinality.convert(replace(found, content=renamed), settings)

@@ -101,7 +101,9 @@ def as_float(name: str, tensor: Tensor) -> Tensor:
     """
     if not tensor.numel():
         raise CheckpointError(f"{name} is empty: it has shape {list(tensor.shape)}")
-    if tensor.is_complex() or tensor.is_quantized:
+    if tensor.layout != torch.strided or tensor.is_meta:
+        raise CheckpointError(f"{name} is a {tensor.layout} tensor, expected a dense one")
+    if not tensor.is_floating_point() and not name.endswith("num_batches_tracked"):
         raise CheckpointError(f"{name} has the type {tensor.dtype}, expected real numbers")
     return tensor.float()
 
@@ -172,6 +174,21 @@ def assumed_number(settings: Mapping[str, Any], name: str, usual: float) -> floa
     return value
 
 
+def assumed_taps(settings: Mapping[str, Any]) -> list[float]:
+    """Return the FIR taps of a network that stores none: the user's, or the usual.
+
+    Raises:
+        SettingError: The user's are no list of numbers.
+    """
+    taps = settings.get("resample_filter", list(RESAMPLE_FILTER))
+    is_list = isinstance(taps, list) and 0 < len(taps) <= 16
+    if not is_list or not all(type(tap) in (int, float) for tap in taps):
+        raise SettingError(
+            f"--set resample_filter={printable(str(taps))} is no list of numbers, such as [1,3,3,1]"
+        )
+    return taps
+
+
 def as_assumed(settings: Mapping[str, Any], name: str, value: Any) -> str:
     """Say that a value is assumed, or that it is the user's."""
     return f"{value} (given)" if name in settings else f"{value} (assumed)"
@@ -200,9 +217,10 @@ def exported_history(tree: Any) -> list[dict[str, Any]]:
     text = dict.get(tree, "config") if isinstance(tree, dict) else None
     try:
         described = json.loads(text) if isinstance(text, str) else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     steps = described.get("provenance") if isinstance(described, dict) else None
-    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+    if not isinstance(steps, list):
         return []
-    return steps
+    is_history = all(isinstance(s, dict) and isinstance(s.get("command"), str) for s in steps)
+    return steps if is_history else []

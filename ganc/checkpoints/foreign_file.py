@@ -17,7 +17,7 @@ _HEAD = 4096
 # What people take for a checkpoint: the file's beginning → what it is, the way out.
 _MISTAKEN: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
     (
-        re.compile(rb"(?i)(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|body)"),
+        re.compile(rb"(?i)(?:\xef\xbb\xbf|\xff\xfe)?\s*<\0?(?:!--|!\0?d|h|body|meta|script|title)"),
         "a web page, not a checkpoint",
         "open it to see what the site says, and download the file itself",
     ),
@@ -25,6 +25,11 @@ _MISTAKEN: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
         re.compile(rb"\s*<\?xml"),
         "an XML page, not a checkpoint",
         "open it to see what the site says, and download the file itself",
+    ),
+    (
+        re.compile(rb"(?s)\s*[{\[]\s*[\"{\[][^\0]{8}"),
+        "a text in JSON, not a checkpoint",
+        "open it to see what it says",
     ),
     (
         re.compile(rb"version https://git-lfs\.github\.com/spec/"),
@@ -75,6 +80,17 @@ def header_text(content: bytes) -> bytes:
     return content[8 : 8 + length]
 
 
+def refuse_mistaken(content: bytes, where: str) -> None:
+    """Refuse what is often taken for a checkpoint, under its own name.
+
+    Raises:
+        CheckpointError: It is such a file.
+    """
+    for beginning, what, way_out in _MISTAKEN:
+        if beginning.match(content, 0, _HEAD):
+            raise CheckpointError(f"{where} is {what}", way_out)
+
+
 def read(content: bytes, where: str) -> Any:
     """Read any file that tensors are saved in; nothing in it is run.
 
@@ -82,12 +98,8 @@ def read(content: bytes, where: str) -> Any:
         content: The whole file.
         where: What messages call it.
     Raises:
-        CheckpointError: It is damaged, asks for what no checkpoint needs, or is something else,
-            which the message names.
+        CheckpointError: It is damaged, or asks for what no checkpoint needs.
     """
-    for beginning, what, way_out in _MISTAKEN:
-        if beginning.match(content, 0, _HEAD):
-            raise CheckpointError(f"{where} is {what}", way_out)
     if is_safetensors(content):
         return _read_safetensors(content, where)
     if content.startswith((torch_file.ZIP_MAGIC, torch_file.LEGACY_MAGIC)):

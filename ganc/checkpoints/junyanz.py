@@ -5,8 +5,9 @@ differently. So names count for little here: the file's convolutions, with the n
 are laid beside those of our networks in the order they run, and every shape must agree.
 """
 
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,7 @@ _CONV_PARTS = {"weight": "weight", "weight_orig": "weight", "bias": "bias",
                "weight_u": "weight_u", "weight_v": "weight_v"}  # fmt: skip
 """A convolution's tensors, spectrally normalised or not: the file's name → ours."""
 _WEIGHTS = ("weight", "weight_orig")
+_LONGEST_NUMBER = 9
 
 Layer = dict[str, str]
 """One convolution and the norm behind it: our name of each tensor ("norm.bias") → the file's."""
@@ -81,13 +83,23 @@ def recognises(found: Found) -> str | None:
 
 
 def _ordered(state: State) -> State:
-    """Return a network's tensors in the order they run in, which is that of the file.
+    """Return a network's tensors in the order they run in.
 
-    A file that is sorted by name has lost it; the numbers in the names give it back.
+    Modules run in the order of their numbers, whatever order a file lists them in (safetensors
+    sorts by type and name); words, in the order in which they come first.
     """
-    if list(state) != sorted(state):
-        return state
-    return {name: state[name] for name in sorted(state, key=_natural)}
+    ranks: dict[tuple[str, ...], int] = {}
+
+    def key(name: str) -> list[tuple[int, int]]:
+        path = name.split(".")
+        return [
+            (0, int(part)) if part.isdecimal() and len(part) < _LONGEST_NUMBER
+            else (1, ranks.setdefault(tuple(path[: depth + 1]), len(ranks)))
+            for depth, part in enumerate(path)
+        ]  # fmt: skip
+
+    keys = {name: key(name) for name in state}
+    return {name: state[name] for name in sorted(state, key=keys.__getitem__)}
 
 
 def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
@@ -101,7 +113,7 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
     findings = []
     for candidate in candidates_of(state, layers):
         try:
-            return _convert(candidate, state, layers)
+            return _convert(candidate, state, layers, settings)
         except CheckpointError as error:
             findings.append(error)
     raise findings[0]
@@ -264,7 +276,9 @@ def _patchgan(weights: list[Tensor], names: list[str]) -> list[Candidate]:
     return [Candidate("patchgan", "discriminator", arguments)]
 
 
-def _convert(candidate: Candidate, state: State, layers: list[Layer]) -> Conversion:
+def _convert(
+    candidate: Candidate, state: State, layers: list[Layer], settings: Mapping[str, Any]
+) -> Conversion:
     """Lay the layers beside a candidate's.
 
     Raises:
@@ -281,6 +295,7 @@ def _convert(candidate: Candidate, state: State, layers: list[Layer]) -> Convers
     normed = next(n for n in slots if skeleton.get_submodule(n).get_submodule("norm").state_dict())
     spectral = [slot for slot, layer in laid.items() if "conv.weight_u" in layer]
     arguments = norm_arguments(laid[normed], is_spectral=bool(spectral))
+    _check_norm(laid[normed], arguments, settings)
     if spectral and candidate.architecture != "patchgan":
         raise CheckpointError(
             f"{laid[spectral[0]]['conv.weight']} is spectrally normalised, which a"
@@ -296,6 +311,8 @@ def _convert(candidate: Candidate, state: State, layers: list[Layer]) -> Convers
     if len(layers) > len(slots):
         key = layers[len(slots)]["conv.weight"]
         raise CheckpointError(f"{key} does not fit: the {candidate.architecture} ends before it")
+    if candidate.architecture == "patchgan":
+        _check_numbers([layer["conv.weight"] for layer in layers])
     built = build_network(candidate.architecture, candidate.role, network.config, tensors)
     return Conversion(built, _inferred(built, layers))
 
@@ -314,6 +331,41 @@ def norm_arguments(layer: Layer, *, is_spectral: bool = False) -> dict[str, Any]
     is_instance = is_affine or has_running or has_bias != is_spectral
     norm = "batch" if is_batch else "instance" if is_instance else "none"
     return {"norm": norm, "norm_affine": is_affine, "bias": has_bias}
+
+
+def _check_norm(layer: Layer, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse batch norm that was saved without its running averages, as ``parameters()`` are.
+
+    These projects leave the bias out in front of batch norm alone, so its absence tells.
+
+    Raises:
+        CheckpointError: It is, and the user does not say that it is instance norm.
+    """
+    is_alike = arguments["norm"] == "instance" and arguments["norm_affine"]
+    if is_alike and not arguments["bias"] and settings.get("norm") != "instance":
+        raise CheckpointError(
+            f"{layer['norm.weight']} comes without running_mean and running_var, expected"
+            " both: batch norm that was saved without its buffers",
+            "save the network's whole state_dict(); of instance norm, pass --set norm=instance",
+        )
+
+
+def _check_numbers(names: Sequence[str]) -> None:
+    """Refuse a discriminator with something before its last convolution that has no tensors.
+
+    Convolution, norm, leaky ReLU: its numbers are at most three apart. A padding in between moves
+    them, and every logit.
+
+    Raises:
+        CheckpointError: They are farther apart.
+    """
+    numbers = [re.fullmatch(r"(?:.*\.)?(\d+)\.weight(?:_orig)?", name) for name in names]
+    for before, after in itertools.pairwise(numbers):
+        if before and after and int(after[1]) - int(before[1]) > 3:
+            raise CheckpointError(
+                f"{after[0]} does not fit: a layer without tensors, such as a padding, stands"
+                " before it, expected none"
+            )
 
 
 def _width(group: ChannelGroup, laid: Mapping[str, Layer], state: State) -> int:
@@ -381,8 +433,3 @@ def _kernel(tensor: Tensor) -> int | None:
 
 def _shape(tensor: Tensor) -> list[int]:
     return list(tensor.shape)
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return a key that sorts numbers by value: "model.4" before "model.10"."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]

@@ -23,21 +23,25 @@ from ganc.errors import CheckpointError, nearest
 State = Mapping[str, Tensor]
 """Name → tensor."""
 
+ROOT = "."
+"""How messages call the file itself, where a key is asked for."""
+
 _DEEPEST = 8
 _MOST_CONTAINERS = 10_000
-_LONGEST_LIST = 100
+_LONGEST_LIST = 10_000
 _CONTAINERS = (dict, list, tuple, argparse.Namespace, Record)
 _LONGEST_NAME = 500
 
 # Modules that only wrap another one; their names may stand anywhere.
-_WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-_PARALLEL = "module."
+_WRAPPERS = re.compile(
+    r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module"
+    r"|_forward_module)\."
+)
 
-# Single numbers that tools keep among the tensors: profilers' counts of operations, the counters of
-# training loops and of averages. The first group is an average's own.
+# Single numbers that profilers and averages keep in every module; the first group is an average's.
+# What stands beside the modules, without a dot in its name, is no network's either way.
 _BYSTANDERS = re.compile(
-    r"(?:.*\.)?(?:(?P<average>n_averaged|num_updates|initted)"
-    r"|total_ops|total_params|(?:global_)?steps?|iterations?|epoch|decay)"
+    r"(?:.*\.)?(?:(?P<average>n_averaged|num_updates|initted)|total_ops|total_params)"
 )
 
 # Torch's newer spelling of spectral norm, by the older names.
@@ -46,10 +50,11 @@ _PARAMETRIZED = {
 }  # fmt: skip
 _PARAMETRIZATION = re.compile(r"(.*\.|)parametrizations\.weight\.(original|0\._u|0\._v)")
 
-_AVERAGES = {"ema", "avg", "average", "averaged", "shadow", "swa"}
+_AVERAGES = {"ema", "avg", "average", "averaged", "shadow", "swa", "gs"}
 _NETWORKS = {"g", "gen", "generator", "d", "dis", "disc", "discriminator", "critic"}
-_FILLERS = {"net", "model", "state", "dict", "params", "weights", "online", "a", "b", "ab", "ba",
-            "a2b", "b2a"}  # fmt: skip
+_RAW = {"online"}
+_FILLERS = {"net", "model", "state", "dict", "params", "weights", "a", "b", "ab", "ba", "a2b",
+            "b2a", "moving", "exponential", "best", "last", "latest", "final"}  # fmt: skip
 _DEEPEST_WORD = 3
 
 # Letters of a direction: the last part of netG_A, G_AB, genA2B.
@@ -68,14 +73,17 @@ class Found:
         beside: What else stood beside it or above ("latent_avg", "config"), the nearest first.
         dropped: Names of what was left behind.
         filled: Names of the counters of batch norm that were missing; nothing reads them.
+        completed_from: Of an average that holds parameters alone, the key of the raw copy that its
+            buffers come from.
     """
 
     key: str
     content: State | Record
     is_average: bool = False
-    beside: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    beside: ChainMap[str, Any] = field(default_factory=ChainMap, repr=False)
     dropped: tuple[str, ...] = ()
     filled: tuple[str, ...] = ()
+    completed_from: str | None = None
 
     @property
     def state(self) -> State:
@@ -91,18 +99,22 @@ def find(tree: Any) -> list[Found]:
     Raises:
         CheckpointError: Two tensors have one name once their wrappers are gone.
     """
-    return [part for found in _walk(tree) for part in _networks(found)]
+    return _completed([part for found in _walk(tree) for part in _networks(found)])
 
 
 def pick(found: Sequence[Found], keys: Sequence[str]) -> list[Found]:
-    """Return what lies at or below some keys.
+    """Return what lies at some keys, or where nothing does, below them.
 
+    Args:
+        found: All that there is.
+        keys: As messages name them; ``ROOT`` is what belongs to no key.
     Raises:
         CheckpointError: Nothing lies at one of them.
     """
     picked = []
     for key in keys:
-        here = [f for f in found if f.key == key or f.key.startswith(f"{key}.")]
+        here = [f for f in found if (f.key or ROOT) == key]
+        here = here or [f for f in found if f.key.startswith(f"{key}.")]
         here = here or [part for f in found for part in _below(f, key)]
         if not here:
             near = nearest(key, _nameable(found))
@@ -170,6 +182,32 @@ def _is_optimizer(entries: Mapping[str, Any]) -> bool:
     return {"state", "param_groups"} <= entries.keys()
 
 
+def _completed(found: Sequence[Found]) -> list[Found]:
+    """Give averages of the parameters alone the buffers of the raw copy that stands beside them."""
+    raw = [one for one in found if not one.is_average]
+    return [_with_buffers(one, raw) if one.is_average and one.state else one for one in found]
+
+
+def _with_buffers(average: Found, raw: Sequence[Found]) -> Found:
+    shapes = {name: tensor.shape for name, tensor in average.state.items()}
+    for one in raw:
+        missing = one.state.keys() - shapes.keys()
+        is_same = shapes.keys() <= one.state.keys() and all(
+            one.state[name].shape == shape for name, shape in shapes.items()
+        )
+        is_copy = is_same and len(missing) < len(shapes) and is_counterpart(average.key, one.key)
+        if is_copy and missing:
+            merged = {name: average.state.get(name, t) for name, t in one.state.items()}
+            return replace(average, content=merged, completed_from=one.key)
+    return average
+
+
+def is_counterpart(average: str, raw: str) -> bool:
+    """Whether the keys of an average and of a raw copy may speak of one network of a CycleGAN."""
+    directions = {direction(average), direction(raw)} - {None}
+    return len(directions) < 2
+
+
 def _joined(path: Sequence[str]) -> str:
     return ".".join(path)
 
@@ -194,27 +232,30 @@ def _networks(found: Found) -> list[Found]:
 
 def _unwrapped(found: Found) -> Found:
     """Drop wrappers' prefixes and bystanders; spell spectral norm one way; fill in counters."""
-    state, dropped, is_average = dict(found.state), list(found.dropped), found.is_average
+    state = _renamed(found.state, lambda name: _plain_spectral(_WRAPPERS.sub("", name)))
+    loose, is_average = _loose(state), found.is_average
     for name in list(state):
         match = _BYSTANDERS.fullmatch(name)
         if match and state[name].numel() == 1:
             is_average = is_average or match["average"] is not None
-            dropped.append(name)
-            del state[name]
-    before: State = {}
-    while before.keys() != state.keys():
-        before = state
-        state = _renamed(state, lambda name: _WRAPPERS.sub("", name))
-        if all(name.startswith(_PARALLEL) for name in state):
-            state = _renamed(state, lambda name: name.removeprefix(_PARALLEL))
-    state, filled = _with_counters(_renamed(state, _plain_spectral))
+            loose[name] = state[name]
+    kept = {name: tensor for name, tensor in state.items() if name not in loose}
+    state, filled = _with_counters(kept)
     return replace(
         found,
         content=state,
         is_average=is_average,
-        dropped=tuple(dropped),
+        beside=ChainMap(loose, found.beside),
+        dropped=(*found.dropped, *(name for name, tensor in loose.items() if tensor.numel() == 1)),
         filled=(*found.filled, *filled),
     )
+
+
+def _loose(state: State) -> dict[str, Tensor]:
+    """Return what belongs to no module, where others do: counters, means (``latent_avg``)."""
+    if not any("." in name for name in state):
+        return {}
+    return {name: tensor for name, tensor in state.items() if "." not in name}
 
 
 def _with_counters(state: State) -> tuple[dict[str, Tensor], list[str]]:
@@ -263,8 +304,8 @@ def _network_prefix(name: str) -> str | None:
 
 def _names_network(component: str) -> bool:
     words = _words(component)
-    meant = words & (_NETWORKS | _AVERAGES | {"online"})
-    return bool(meant) and words <= _NETWORKS | _AVERAGES | _FILLERS
+    meant = words & (_NETWORKS | _AVERAGES | _RAW)
+    return bool(meant) and words <= _NETWORKS | _AVERAGES | _RAW | _FILLERS
 
 
 def _words(component: str) -> set[str]:
@@ -274,17 +315,24 @@ def _words(component: str) -> set[str]:
 
 
 def _is_average(path: Sequence[str]) -> bool:
-    return any(_words(component) & _AVERAGES for component in path)
+    return any(_names_average(component) for component in path)
+
+
+def _names_average(component: str) -> bool:
+    """Whether a key speaks of averages and of nothing else: not g_before_ema, not avg_pool."""
+    words = {word for word in _words(component) if not word.isdecimal()}
+    return bool(words & _AVERAGES) and words <= _AVERAGES | _NETWORKS | _FILLERS
 
 
 def _under(found: Found, prefix: str) -> Found:
     """Return the tensors whose names begin with a prefix, without it."""
-    start = f"{prefix}."
+    start, path = f"{prefix}.", prefix.split(".")
     part = _only(found, lambda n: n.removeprefix(start) if n.startswith(start) else None)
+    is_raw = any(_words(component) & _RAW for component in path)
     return replace(
         part,
         key=f"{found.key}.{prefix}" if found.key else prefix,
-        is_average=found.is_average or _is_average(prefix.split(".")),
+        is_average=(found.is_average or _is_average(path)) and not is_raw,
     )
 
 

@@ -143,12 +143,14 @@ class Modules:
         name: What messages call the network.
         states: Each module's attributes, by its path ("" for the network itself).
         tensors: Parameters and buffers by path, float32.
+        filter_tolerance: Largest difference between a stored filter and a designed one.
     """
 
     def __init__(
         self, name: str, states: dict[str, Mapping[str, Any]], tensors: dict[str, Tensor]
     ) -> None:
         self.name, self.states, self.tensors = name, states, tensors
+        self.filter_tolerance = _FILTER_TOLERANCE
 
     @classmethod
     def of_record(cls, name: str, record: Record) -> "Modules":
@@ -266,7 +268,7 @@ class Modules:
                 raise CheckpointError(f"{self.name}.{path} adds no noise, as StyleGAN2's layers do")
 
 
-def _mapping_kwargs(module: Modules) -> dict[str, Any]:
+def mapping_kwargs(module: Modules) -> dict[str, Any]:
     """Return the mapping network's arguments, those of the usual sizes left out."""
     layers = module.matching(r"mapping\.fc\d+\.weight")
     if not layers:
@@ -292,7 +294,7 @@ def _generator2(module: Modules) -> tuple[dict[str, Any], dict[str, Tensor]]:
     names = stylegan2.generator_group_names(sizes["img_resolution"])
     config = {
         **sizes,
-        "mapping_kwargs": _mapping_kwargs(module),
+        "mapping_kwargs": mapping_kwargs(module),
         "architecture": module.common("architecture", str),
         "widths": {
             name: len(tensors[f"synthesis.{name}" + ("" if name.endswith("const") else ".weight")])
@@ -318,7 +320,7 @@ def _discriminator(module: Modules) -> tuple[dict[str, Any], dict[str, Tensor]]:
     }
     if sizes["c_dim"]:
         config["cmap_dim"] = module.attribute("b4", "cmap_dim", int)
-        config["mapping_kwargs"] = _mapping_kwargs(module)
+        config["mapping_kwargs"] = mapping_kwargs(module)
     return config, tensors
 
 
@@ -347,7 +349,7 @@ def _generator3(module: Modules) -> tuple[dict[str, Any], dict[str, Tensor]]:
     num_layers = module.attribute("synthesis", "num_layers", int)
     config = {
         **module.sizes("z_dim", "c_dim", "w_dim", "img_resolution", "img_channels"),
-        "mapping_kwargs": _mapping_kwargs(module),
+        "mapping_kwargs": mapping_kwargs(module),
         "num_layers": num_layers,
         **_sampling(module.states[""].get("_init_kwargs")),
         "conv_clamp": module.common("conv_clamp", *_CLAMP),
@@ -395,7 +397,7 @@ def _check_filters(name: str, module: Modules, network: stylegan3.Generator) -> 
             continue
         own = ours.get(_canonical(path))
         if own is None or own.shape != stored.shape or not torch.allclose(
-            own, stored, rtol=0, atol=_FILTER_TOLERANCE
+            own, stored, rtol=0, atol=module.filter_tolerance
         ):  # fmt: skip
             raise DesignError(
                 f"{name}: {printable(path)} is not the filter that its settings design"

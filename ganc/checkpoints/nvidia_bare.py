@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ganc.checkpoints.foreign import (
@@ -21,7 +22,15 @@ from ganc.checkpoints.foreign import (
     fill_noise,
 )
 from ganc.checkpoints.normalise import Found
-from ganc.checkpoints.nvidia import LICENCE, SAMPLING, DesignError, Modules, build
+from ganc.checkpoints.nvidia import (
+    LICENCE,
+    SAMPLING,
+    DesignError,
+    Modules,
+    build,
+    mapping_kwargs,
+)
+from ganc.checkpoints.rosinality import W_AVG_COMPUTED, mean_w
 from ganc.errors import CheckpointError, GancError
 from ganc.models import stylegan2_discriminator, stylegan3
 from ganc.models.network import Network
@@ -62,6 +71,8 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
         bare = _Generator3(tensors, settings)
     else:
         bare = _Generator2(tensors, settings)
+    steps = [torch.finfo(found.state[n].dtype).eps for n in tensors if n.endswith("_filter")]
+    bare.filter_step = max(steps, default=0.0)
     name = found.key or str(role)
     try:
         bare.read()
@@ -80,6 +91,7 @@ class _Bare:
     Attributes:
         kind: What messages call the network.
         tensors: Names as they stand in the file → tensors, float32.
+        filter_step: Relative step of the type that filters are stored in.
         states: Module's path → attributes, as a pickle has them.
         inferred: What was found and assumed, for the user.
     """
@@ -88,6 +100,7 @@ class _Bare:
 
     def __init__(self, tensors: dict[str, Tensor], settings: Mapping[str, Any]) -> None:
         self.tensors, self.settings = tensors, settings
+        self.filter_step = 0.0
         self.states: dict[str, dict[str, Any]] = {"": {}}
         self.inferred: dict[str, Any] = {}
 
@@ -102,7 +115,9 @@ class _Bare:
 
     def build(self, name: str, role: str) -> Network:
         """Build the network; raises as the pickles' reader does."""
-        return build(Modules(name, dict(self.states), self.tensors), role)
+        module = Modules(name, dict(self.states), self.tensors)
+        module.filter_tolerance = max(module.filter_tolerance, self.filter_step)
+        return build(module, role)
 
     def found(self, **sizes: Any) -> None:
         """Take what the tensors show: attributes of the network itself."""
@@ -123,21 +138,31 @@ class _Bare:
         self.inferred["mapping_layers"] = len(self.numbers(r"mapping\.fc(\d+)\.weight"))
         self.inferred["lr_multiplier"] = as_assumed(self.settings, "lr_multiplier", multiplier)
 
+    def mean_of_w(self) -> None:
+        """Compute the mean of w where the file does not hold it, and w depends on z alone."""
+        sizes = self.states[""]
+        if "mapping.w_avg" not in self.tensors and sizes["c_dim"] == 0:
+            kwargs = mapping_kwargs(Modules("", dict(self.states), self.tensors))
+            config = {**sizes, "mapping_kwargs": kwargs}
+            self.tensors["mapping.w_avg"] = mean_w(self.tensors, config)
+            self.inferred["w_avg"] = W_AVG_COMPUTED
+
     def sizes_of_latents(self) -> dict[str, int]:
         """Return z_dim, c_dim and w_dim.
 
         Raises:
-            CheckpointError: The first mapping layer takes as much as z and a label's embedding
-                would, and there is no embedding.
+            CheckpointError: The first mapping layer takes more than w has, as it does for z and a
+                label's embedding together, and there is no embedding.
         """
-        w_dim = len(self.tensors["mapping.w_avg"])
+        last = self.numbers(r"mapping\.fc(\d+)\.weight")[-1]
+        w_dim = len(self.tensors[f"mapping.fc{last}.weight"])
         label = self.tensors.get("mapping.embed.weight")
         embed_dim, c_dim = (0, 0) if label is None else tuple(label.shape)
         taken = self.tensors["mapping.fc0.weight"].shape[1]
         z_dim = taken - embed_dim
-        if c_dim == 0 and taken == 2 * w_dim and self.settings.get("z_dim") != taken:
+        if c_dim == 0 and taken > w_dim and self.settings.get("z_dim") != taken:
             raise CheckpointError(
-                f"mapping.fc0.weight takes {taken} numbers, twice the size of w: a conditional"
+                f"mapping.fc0.weight takes {taken} numbers, w has {w_dim}: a conditional"
                 " model whose label embedding (mapping.embed) was dropped",
                 "import the file it was taken from; if z really has this size, say so:"
                 f" --set z_dim={taken}",
@@ -177,6 +202,7 @@ class _Generator2(_Bare):
         self.states["synthesis"] = {"architecture": architecture}
         self.inferred["architecture"] = architecture
         self.mapping()
+        self.mean_of_w()
         self.assume(f"{top}.conv1", "conv_clamp", None)
         fill_noise(self.tensors, sides[-1], self.inferred)
 
@@ -193,6 +219,13 @@ class _Discriminator(_Bare):
             img_channels=self.tensors[f"b{sides[-1]}.fromrgb.weight"].shape[1],
         )
         self.states["b4"] = {"architecture": self.architecture("fromrgb", sides)}
+        rows = len(self.tensors["b4.out.weight"])
+        if label is None and rows > 1:
+            raise CheckpointError(
+                f"b4.out.weight has {rows} rows: a conditional discriminator whose label mapping"
+                " (mapping.embed) was dropped",
+                "import the file it was taken from",
+            )
         if label is not None:
             self.states["b4"]["cmap_dim"] = len(self.tensors["b4.out.weight"])
             self.mapping()
@@ -218,20 +251,30 @@ class _Generator3(_Bare):
         )
         self.states["synthesis"] = {"num_layers": num_layers}
         self.states["synthesis.input"] = {}  # by which the family is known
-        is_radial = any(n.endswith("down_filter") and t.ndim == 2 for n, t in self.tensors.items())
-        shown = {
-            "conv_kernel": self.tensors[f"synthesis.{layers[0]}.weight"].shape[-1],
-            "use_radial_filters": is_radial,
-        }
-        self.inferred |= {"num_layers": num_layers, **shown}
-        given = {name: self.settings[name] for name in SAMPLING if name in self.settings}
-        self.states[""]["_init_kwargs"] = shown | given
+        self.inferred["num_layers"] = num_layers
+        self.states[""]["_init_kwargs"] = self._design(layers[0])
         self.mapping()
+        self.mean_of_w()
         usual = _usual(stylegan3.Generator, "output_scale")
         scale = assumed_number(self.settings, "output_scale", usual)
         self.inferred["output_scale"] = as_assumed(self.settings, "output_scale", scale)
         usual = _usual(stylegan3.Generator, "conv_clamp")
         self.assume(f"synthesis.{layers[0]}", "conv_clamp", usual)
+
+    def _design(self, first: str) -> dict[str, Any]:
+        """Return what the layers are designed from: shown, the user's, or assumed."""
+        conv_kernel = self.tensors[f"synthesis.{first}.weight"].shape[-1]
+        filters = [t for name, t in self.tensors.items() if name.endswith("down_filter")]
+        is_radial = any(t.ndim == 2 for t in filters)
+        self.inferred |= {"conv_kernel": conv_kernel, "use_radial_filters": is_radial}
+        given = {name: self.settings[name] for name in SAMPLING if name in self.settings}
+        self.inferred |= {name: as_assumed(given, name, value) for name, value in given.items()}
+        if not filters:  # nothing checks the design; 1x1 kernels go with radial filters
+            is_radial = given.get("use_radial_filters", conv_kernel == 1)
+            usual = {name: _usual(stylegan3.Generator, name) for name in _DESIGN}
+            for name, value in {"use_radial_filters": is_radial, **usual}.items():
+                self.inferred[name] = as_assumed(given, name, given.get(name, value))
+        return {"conv_kernel": conv_kernel, "use_radial_filters": is_radial, **given}
 
     def _layers(self) -> list[str]:
         """Return the layers' names, L0_36_512 and so on, in order.
@@ -241,6 +284,11 @@ class _Generator3(_Bare):
         """
         matches = (re.match(r"synthesis\.(L(\d{1,3})_\d{1,5}_\d{1,5})\.", n) for n in self.tensors)
         names = dict.fromkeys((int(match[2]), match[1]) for match in matches if match)
+        if not names:
+            raise CheckpointError(
+                "its layers' names carry no sizes: expected L0_36_512 as NVIDIA writes it, not L0",
+                "of a model loaded in ganc, save the whole with ganc.save",
+            )
         numbers = [number for number, _ in sorted(names)]
         if numbers != list(range(len(numbers))) or len(numbers) < 2:
             raise CheckpointError(f"its layers are numbered {numbers}, expected 0, 1, 2, …")

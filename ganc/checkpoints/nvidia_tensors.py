@@ -29,6 +29,7 @@ _MISFITS = (KeyError, ValueError, TypeError, AttributeError, IndexError, Arithme
             RuntimeError)  # fmt: skip
 
 _NETWORKS = {"G_ema": "generator", "D": "discriminator"}
+_DESCRIBED = ("architecture", "config")
 _BUFFERS = ("resample_filter", "up_filter", "down_filter")  # follow from the config
 _USUAL_BASES = [2**power for power in range(16, 6, -1)]
 _SEPARABLE_TAPS = 8  # filters as long as this are stored as their taps
@@ -36,8 +37,10 @@ _SEPARABLE_TAPS = 8  # filters as long as this are stored as their taps
 
 def recognises(found: Found) -> str | None:
     """Return the role of a network in this layout, which its key and the config beside it tell."""
-    is_described = isinstance(found.beside.get("config"), str) and bool(found.state)
-    return _NETWORKS.get(found.key) if is_described else None
+    text = found.beside.get("config")
+    # Other programs keep texts of that name too: the path of a file, settings of a training run.
+    is_ours = isinstance(text, str) and all(f'"{key}"' in text for key in _DESCRIBED)
+    return _NETWORKS.get(found.key) if is_ours and found.state else None
 
 
 def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:

@@ -180,20 +180,28 @@ def _assigned(claims: Sequence[Claim]) -> Iterator[tuple[str, Claim, list[str]]]
     """
     for role in ("generator", "discriminator"):
         mine = [claim for claim in claims if claim.role == role]
-        taken = [claim for claim in mine if claim.found.is_average] or mine
+        taken = [claim for claim in mine if not _has_average(claim, mine)]
         passed_over = [claim.found.key for claim in mine if claim not in taken]
         pair = _directions(taken, claims) if len(taken) == 2 else None
         if pair:
             yield role, pair[0], passed_over
             yield f"{role}_b", pair[1], []
         elif len(taken) > 1:
-            names = ", ".join(printable(claim.found.key or "the file itself") for claim in taken)
+            names = ", ".join(printable(claim.found.key or normalise.ROOT) for claim in taken)
             raise CheckpointError(
                 f"holds {len(taken)} networks that could be the {role}: {names}",
                 "pick one: ganc import SRC --key NAME -o OUT",
             )
         elif taken:
             yield role, taken[0], passed_over
+
+
+def _has_average(claim: Claim, claims: Sequence[Claim]) -> bool:
+    """Whether a raw copy stands beside averaged weights of the same network."""
+    averages = [other.found.key for other in claims if other.found.is_average]
+    return not claim.found.is_average and any(
+        normalise.is_counterpart(average, claim.found.key) for average in averages
+    )
 
 
 def _directions(pair: Sequence[Claim], claims: Sequence[Claim]) -> Sequence[Claim] | None:
@@ -222,8 +230,12 @@ def _add(
     if claim.found.key:
         reading.inferred[name] = claim.found.key
     if passed_over:
-        keys = ", ".join(key or "what lies beside it" for key in passed_over)
+        keys = ", ".join(key or normalise.ROOT for key in passed_over)
         reading.inferred[f"{prefix}passed_over"] = keys
+    if claim.found.completed_from is not None:
+        reading.inferred[f"{prefix}buffers"] = (
+            f"from {claim.found.completed_from or normalise.ROOT}"
+        )
     reading.inferred |= {f"{prefix}{key}": value for key, value in conversion.inferred.items()}
     if filled := len(claim.found.filled):
         note = f"{filled} num_batches_tracked, which are never used"

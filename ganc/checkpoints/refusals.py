@@ -1,11 +1,13 @@
 """How every reader of Python pickles words a refusal: one line, the culprit named."""
 
+import re
+
 from ganc.errors import CheckpointError
 
 _LONGEST_NAME = 120
 _TENSORFLOW = ("dnnlib.tflib.", "tfutil.")
-_MODULE_ATTRIBUTES = (b"_parameters", b"_modules")
-"""What every pickled ``torch.nn.Module`` has in its state."""
+# What every pickled ``torch.nn.Module`` has in its state; before a string stands its length.
+_MODULE_ATTRIBUTES = (re.compile(rb"[\0\x0b]_parameters"), re.compile(rb"[\0\x08]_modules"))
 
 
 def one_line(text: str) -> str:
@@ -29,14 +31,15 @@ def refused_global(where: str, name: str, content: bytes) -> CheckpointError:
     if name.startswith(_TENSORFLOW):
         return CheckpointError(
             f"{where} holds networks of NVIDIA's TensorFlow code ({printable(name)})",
-            "convert it with legacy.py of NVlabs/stylegan2-ada-pytorch (python legacy.py"
-            " --source=FILE --dest=NEW.pkl; it runs the file's code) and import NEW.pkl",
+            "StyleGAN2's are converted by legacy.py of NVlabs/stylegan2-ada-pytorch (python"
+            " legacy.py --source=FILE --dest=NEW.pkl; it runs the file's code): import NEW.pkl."
+            " StyleGAN1 and ProGAN are not supported",
         )
-    if all(attribute in content for attribute in _MODULE_ATTRIBUTES):
+    if all(attribute.search(content) for attribute in _MODULE_ATTRIBUTES):
         return CheckpointError(
             f"{where} holds a whole pickled module ({printable(name)}), whose code is not run",
-            "save its tensors where that code is: model = torch.load(FILE, weights_only=False);"
-            " torch.save(model.state_dict(), NEW)",
+            "save its tensors where that code is: model = torch.load(FILE, weights_only=False)"
+            " (of a dict, its entry); torch.save(model.state_dict(), NEW)",
         )
     return CheckpointError(
         f"{where} refers to the global {printable(name)}, which is not allowed in a checkpoint",

@@ -18,6 +18,7 @@ from ganc.checkpoints.foreign import (
     as_assumed,
     as_float,
     assumed_number,
+    assumed_taps,
     check_square,
     fill_noise,
     fir_taps,
@@ -28,6 +29,7 @@ from ganc.models import stylegan2, stylegan2_discriminator
 from ganc.models.model import build_network, check_tensors
 
 W_AVG_SAMPLES = 10_000
+W_AVG_COMPUTED = f"mean of {W_AVG_SAMPLES} mapped latents, seed 0"
 # The layout's training fixes the mapping network's learning-rate multiplier; no file records it.
 LR_MULTIPLIER = 0.01
 
@@ -57,6 +59,8 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
         return Conversion(build_network("stylegan2", "discriminator", config, tensors), {})
     multiplier = assumed_number(settings, "lr_multiplier", LR_MULTIPLIER)
     config, tensors = convert_generator(found.state, multiplier)
+    if not _blur_kernels(found.state):
+        config["resample_filter"] = assumed_taps(settings)
     inferred: dict[str, Any] = {}
     _add_w_avg(tensors, config, found.beside.get("latent_avg"), inferred)
     fill_noise(tensors, config["img_resolution"], inferred)
@@ -68,7 +72,8 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
         "lr_multiplier": as_assumed(settings, "lr_multiplier", multiplier),
     }
     if not _blur_kernels(found.state):
-        inferred["resample_filter"] = f"{config['resample_filter']} (assumed)"
+        taps = config["resample_filter"]
+        inferred["resample_filter"] = as_assumed(settings, "resample_filter", taps)
     return Conversion(build_network("stylegan2", "generator", config, tensors), inferred)
 
 
@@ -79,12 +84,13 @@ def _add_w_avg(
     reason = ""
     if isinstance(stored, Tensor):
         rows = as_float("latent_avg", stored).reshape(-1, stored.shape[-1] if stored.ndim else 1)
-        if bool((rows == rows[0]).all()):
+        if bool(rows.isfinite().all() and (rows == rows[0]).all()):
             tensors["mapping.w_avg"] = rows[0]
             return
-        reason = ", since the rows of latent_avg differ"
+        is_finite = bool(rows.isfinite().all())
+        reason = f", since {'the rows of latent_avg differ' if is_finite else 'latent_avg has NaN'}"
     tensors["mapping.w_avg"] = mean_w(tensors, config)
-    inferred["w_avg"] = f"mean of {W_AVG_SAMPLES} mapped latents, seed 0{reason}"
+    inferred["w_avg"] = f"{W_AVG_COMPUTED}{reason}"
 
 
 def mean_w(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Tensor:
@@ -277,4 +283,4 @@ def convert_discriminator(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], 
 
 
 def _blur_kernels(state: Mapping[str, Tensor]) -> list[Tensor]:
-    return [tensor for name, tensor in state.items() if name.endswith(".kernel")]
+    return [as_float(name, t) for name, t in state.items() if name.endswith(".kernel")]

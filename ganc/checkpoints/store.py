@@ -46,6 +46,7 @@ def load(
     where, content = _read(source)
     if architecture is not None and architecture not in ARCHITECTURES:
         raise unknown_name("architecture", architecture, ARCHITECTURES)
+    foreign_file.refuse_mistaken(content, where)
     is_native = foreign_file.is_safetensors(content)
     if is_native and not is_other_program(foreign_file.header_text(content)):
         if keys:
@@ -168,9 +169,9 @@ def _read(source: str | Path | BinaryIO) -> tuple[str, bytes]:
     if not isinstance(source, str | Path):
         return getattr(source, "name", "the stream"), source.read()
     path = Path(source)
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, expected a checkpoint file")
     try:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder, expected a checkpoint file")
         return str(path), path.read_bytes()
     except OSError as error:
         raise read_error(CheckpointError, path, error) from error

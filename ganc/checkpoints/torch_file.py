@@ -40,8 +40,10 @@ _OTHER_ARCHIVES = (
     ),
     (r"\.npy$", "an archive of NumPy arrays (npz), not a checkpoint",
      "save the tensors with torch.save or as safetensors"),
-    (r"\.(pt|pth|ckpt|safetensors|tar|onnx)$", "a zip archive with {name} inside",
+    (r"\.(pt|pth|ckpt|safetensors|tar|onnx)$|(?<!data)\.pkl$", "a zip archive with {name} inside",
      "unpack it and import what it holds"),
+    (r"(?i)\.(png|jpe?g|webp|bmp|tiff?|json|txt|md)$", "a zip archive with {name} inside",
+     "a data set goes with --data"),
 )  # fmt: skip
 _LEGACY_PICKLES = 5  # magic number, protocol, system, tree, names of the storages
 
@@ -89,7 +91,8 @@ def _archived(content: bytes, where: str) -> list[bytes]:
         packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
         if packed:  # torch never compresses
             raise CheckpointError(
-                f"{where} is no torch file: its entry {printable(packed[0])} is compressed"
+                f"{where} is no torch file: its entry {printable(packed[0])} is compressed",
+                "of a torch file that was zipped anew: pack it without compression (zip -0)",
             )
         claimed = sum(entry.file_size for entry in entries)
         if claimed > len(content):

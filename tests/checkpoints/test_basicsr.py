@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ganc.errors import CheckpointError
+from ganc.errors import CheckpointError, UsageError
 from tests.checkpoints.wrapped import State, inferred, loaded, stylegan2
 
 G, D, W_AVG = stylegan2()
@@ -71,6 +71,18 @@ def test_gfpgans_clean_decoder_is_refused_by_name(lost: str | None, prefix: str)
     state = {prefix + name: t for name, t in clean(G).items() if name != lost}
     with pytest.raises(CheckpointError, match="the clean decoder of GFPGAN, which is no StyleGAN2"):
         loaded({"params_ema": state})
+
+
+def test_gfpgans_bilinear_decoder_lacks_nothing_but_the_kernels() -> None:
+    state = {name: t for name, t in respelled(G).items() if not name.endswith(".kernel")}
+    with pytest.raises(CheckpointError, match="GFPGAN's bilinear decoder") as caught:
+        loaded({"params_ema": state})
+    assert "--set resample_filter=[1,3,3,1]" in (caught.value.hint or "")
+    model = loaded({"params_ema": state}, settings={"resample_filter": [1, 2, 1]})
+    assert model.generator.config["resample_filter"] == [1, 2, 1]
+    assert inferred(model)["resample_filter"] == "[1, 2, 1] (given)"
+    with pytest.raises(UsageError, match="resample_filter=1,2,1 is no list of numbers"):
+        loaded({"params_ema": state}, settings={"resample_filter": "1,2,1"})
 
 
 def test_signs_of_the_clean_decoder_alone_suffice() -> None:

@@ -412,6 +412,13 @@ def test_files_of_other_families_are_not_claimed() -> None:
         assert not any(map(junyanz.recognises, find(tree)))
 
 
+def test_a_padding_before_a_discriminators_last_convolution_is_seen() -> None:
+    state = published_state(translation.patchgan(norm="batch"))
+    last = max(int(name.split(".")[1]) for name in state)
+    moved = {name.replace(f"model.{last}.", f"model.{last + 1}."): t for name, t in state.items()}
+    assert "a layer without tensors, such as a padding" in refused(moved)
+
+
 @pytest.mark.parametrize("name", list(BUILD))
 def test_layers_are_laid_in_the_order_they_run(name: str) -> None:
     # The reader relies on it: our modules are declared in the order of every known file.

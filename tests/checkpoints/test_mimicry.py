@@ -113,6 +113,8 @@ def test_networks_that_were_pruned_elsewhere() -> None:
 @pytest.mark.parametrize("path", [NET_G, NET_D], ids=lambda path: path.name[:4])
 def test_every_missing_or_misshapen_tensor_is_refused(path: Path) -> None:
     for name, tensor in state_of(path).items():
+        if name.endswith("num_batches_tracked"):
+            continue  # nothing reads it: filled in where it is missing
         damaged = state_of(path)
         del damaged[name]
         with pytest.raises(CheckpointError):

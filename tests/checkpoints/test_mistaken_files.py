@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import pathlib
 import pickle
 import sys
 import tarfile
@@ -26,6 +27,8 @@ PAGES = {
     "doctype": b"<!DOCTYPE html><html>virus scan warning</html>",
     "lower case, blanks": b"\xef\xbb\xbf \n<!doctype HTML>\n<title>x</title>",
     "no doctype": b"<html><head></head></html>",
+    "a comment first": b"<!-- saved from url --><html></html>",
+    "sixteen bits": "\ufeff<!DOCTYPE html><html></html>".encode("utf-16-le"),
 }
 
 
@@ -73,6 +76,9 @@ def test_compressed_and_archived(tmp_path: Path) -> None:
     assert "tar archive" in refused(file.getvalue(), tmp_path).message
     error = refused(archive("model/net_G.pth", "model/README"), tmp_path)
     assert "zip archive with model/net_G.pth inside" in error.message
+    for inner in ("ffhq.pkl", "images/0.png"):
+        error = refused(archive(inner), tmp_path)
+        assert f"zip archive with {inner} inside" in error.message
     file = io.BytesIO()
     np.savez(file, a=np.zeros(2))
     assert "NumPy arrays" in refused(file.getvalue(), tmp_path).message
@@ -139,7 +145,29 @@ def test_an_address_in_place_of_a_path(address: str, ganc: Callable[..., Outcome
     done = ganc("info", address)
     assert done.code == 3
     assert f"{address} is a web address" in done.err
-    assert "download it first" in done.err
+    assert "download it and pass the file" in done.err
+
+
+def test_a_text_in_json(tmp_path: Path) -> None:
+    for text in (b'{"err": {"code": 404}}', b' [{"message": "Not Found"}]'):
+        assert "text in JSON" in refused(text, tmp_path).message
+
+
+def test_a_path_that_no_system_takes(ganc: Callable[..., Outcome]) -> None:
+    done = ganc("info", "x" * 5000)
+    assert done.code == 3
+    assert "cannot be read: File name too long" in done.err
+
+
+def test_a_dict_with_such_words_is_no_module(tmp_path: Path) -> None:
+    class Options:
+        freeze_modules = init_parameters = True
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return pathlib.Path.cwd, (), {"freeze_modules": 1, "init_parameters": 2}
+
+    error = refused(saved({"model": {}, "options": Options()}), tmp_path)
+    assert "whole pickled module" not in error.message
 
 
 def test_a_path_that_is_missing_is_no_address(ganc: Callable[..., Outcome]) -> None:

@@ -133,6 +133,69 @@ def test_a_label_embedding_that_was_dropped_is_missed() -> None:
     assert (model.config["z_dim"], model.config["c_dim"]) == (2 * w_dim, 0)
 
 
+def test_more_than_w_is_z_and_a_label() -> None:
+    # z of 6, w of 8 and an embedding of 4: not twice the size of w.
+    state = bare("nvidia_sg2_c4_clamp")
+    unlabelled = {n: t for n, t in state.items() if "embed" not in n}
+    w_dim = len(state["mapping.w_avg"])
+    rows = len(state["mapping.fc0.weight"])
+    unlabelled["mapping.fc0.weight"] = torch.zeros(rows, w_dim + 3)
+    with pytest.raises(CheckpointError, match=f"takes {w_dim + 3} numbers, w has {w_dim}"):
+        read_tree(unlabelled)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("case", CASES)
+def test_half_precision(case: str, dtype: torch.dtype) -> None:
+    expected = load(GOLDEN / case / "net.pkl").generator
+    state = {name: tensor.to(dtype) for name, tensor in bare(case).items()}
+    own = read_tree(state, settings=unrecorded(expected.config)).networks["generator"]
+    assert own.config == expected.config
+    tensors = own.state_dict()
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(tensors[name], tensor.to(dtype).float()), name
+
+
+@pytest.mark.parametrize(
+    ("case", "is_radial"), [("nvidia_sg3r_c3", True), ("nvidia_sg3t_clamp", False)]
+)
+def test_without_filters_their_design_is_assumed(case: str, is_radial: bool) -> None:
+    expected = load(GOLDEN / case / "net.pkl").generator
+    state = {name: t for name, t in bare(case).items() if not name.endswith("_filter")}
+    known = unrecorded(expected.config)
+    reading = read_tree(state, settings=known)
+    assert reading.networks["generator"].config == expected.config
+    assert reading.inferred["use_radial_filters"] == f"{is_radial} (assumed)"
+    assert reading.inferred["first_cutoff"].endswith("(given)")
+
+
+@torch.no_grad()
+def test_a_mean_of_w_that_is_missing_is_computed() -> None:
+    state = {n: t for n, t in bare("nvidia_sg3t_clamp").items() if n != "mapping.w_avg"}
+    settings = unrecorded(load(GOLDEN / "nvidia_sg3t_clamp" / "net.pkl").generator.config)
+    reading = read_tree(state, settings=settings)
+    assert "10000" in reading.inferred["w_avg"]
+    generator: Any = reading.networks["generator"]
+    z = torch.randn(20_000, generator.z_dim, generator=torch.Generator().manual_seed(1))
+    w = generator.mapping(z)[:, 0]
+    error = w.std(dim=0) * (1 / 10_000 + 1 / 20_000) ** 0.5
+    assert ((generator.w_avg - w.mean(dim=0)).abs() < 5 * error).all()
+
+
+def test_layers_without_sizes_in_their_names_are_named() -> None:
+    state = {
+        re.sub(r"\.(L\d+)_\d+_\d+\.", r".\1.", n): t for n, t in bare("nvidia_sg3t_clamp").items()
+    }
+    with pytest.raises(CheckpointError, match="names carry no sizes"):
+        read_tree(state)
+
+
+def test_a_judge_that_lost_its_labels_is_missed() -> None:
+    state = {n: t for n, t in bare("nvidia_sg2_c4_clamp", "D").items() if "mapping" not in n}
+    with pytest.raises(CheckpointError, match=r"label mapping .* was dropped"):
+        read_tree(state)
+
+
 def test_noise_maps_that_are_missing_are_drawn_and_said() -> None:
     state = bare("nvidia_sg2_c4_clamp")
     lean = {name: t for name, t in state.items() if not name.endswith("noise_const")}
@@ -152,7 +215,9 @@ def test_noise_maps_that_are_missing_are_drawn_and_said() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_any_missing_tensor_is_named(case: str) -> None:
     state = bare(case)
-    needed = [n for n in state if not re.search(r"resample_filter|_filter$|noise_const", n)]
+    # Filters follow from the settings, noise maps are drawn, the mean of w without labels computed.
+    spared = r"resample_filter|_filter$|noise_const" + ("" if "_c" in case else "|w_avg")
+    needed = [n for n in state if not re.search(spared, n)]
     for name in needed[:: max(1, len(needed) // 12)]:
         with pytest.raises(CheckpointError):
             read_tree({n: t for n, t in state.items() if n != name})

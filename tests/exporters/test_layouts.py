@@ -201,8 +201,7 @@ def test_options_of_other_formats_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        "[]",
-        "{",
+        '{"architecture": "stylegan2", "config": ',
         '{"architecture": "stylegan2", "config": {}}',
         '{"architecture": "stylegan2", "config": {"z_dim": 6, "c_dim": 0, "w_dim": 6,'
         ' "img_resolution": 16, "img_channels": 3, "widths": "all"}}',
@@ -214,6 +213,17 @@ def test_a_config_that_is_none_is_refused(tmp_path: Path, config: str) -> None:
     torch.save(tree | {"config": config}, tmp_path / "other.pt")
     with pytest.raises(CheckpointError, match="config"):
         load(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("config", ["configs/ffhq.yaml", "a: 1\nb: 2", '{"batch": 4}', "[" * 10**5])
+def test_a_config_of_another_program_is_passed_over(tmp_path: Path, config: str) -> None:
+    model = make_model()
+    export(model, tmp_path / "m.pt", format="nvidia")
+    tree = torch.load(tmp_path / "m.pt", weights_only=True)
+    torch.save(tree | {"config": config}, tmp_path / "other.pt")
+    again = load(tmp_path / "other.pt")
+    assert again.provenance[0]["layout"] == "nvidia_bare"
+    assert again.widths == model.widths
 
 
 def test_the_command_warns_of_widths(ganc: Callable[..., Outcome], tmp_path: Path) -> None:
