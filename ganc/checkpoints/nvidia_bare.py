@@ -7,6 +7,7 @@ nothing shows are assumed, and said to be. From there on it is the pickles' read
 
 import inspect
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,7 +86,7 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
     return Conversion(network, bare.inferred, {"licence": LICENCE})
 
 
-class _Bare:
+class _Bare(ABC):
     """The attributes of a network's modules, as far as its tensors and the user say.
 
     Attributes:
@@ -104,6 +105,7 @@ class _Bare:
         self.states: dict[str, dict[str, Any]] = {"": {}}
         self.inferred: dict[str, Any] = {}
 
+    @abstractmethod
     def read(self) -> None:
         """Fill ``states`` and ``inferred``.
 
@@ -111,7 +113,6 @@ class _Bare:
             CheckpointError: Sizes do not agree as they do in the public code.
             KeyError, IndexError, ValueError: A tensor is missing or has other dimensions.
         """
-        raise NotImplementedError
 
     def build(self, name: str, role: str) -> Network:
         """Build the network; raises as the pickles' reader does."""

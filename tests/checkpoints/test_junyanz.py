@@ -1,6 +1,5 @@
 """Files of pix2pix and CycleGAN, with the oddities that users have, and their relatives."""
 
-import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +15,11 @@ from ganc.checkpoints import junyanz
 from ganc.checkpoints.normalise import find
 from ganc.checkpoints.store import import_checkpoints, load, save
 from ganc.errors import CheckpointError
-from ganc.models.model import Model
 from ganc.models.network import Network
 from ganc.models.resnet_translator import default_widths
 from ganc.models.translation import ConvLayer
+from tests.checkpoints import wrapped
+from tests.checkpoints.wrapped import loaded
 from tests.conftest import GOLDEN
 from tests.models import translation
 from tests.models.translation import NORMS, fill, images, published_state
@@ -33,17 +33,8 @@ BUILD: dict[str, Callable[..., Network]] = {
 }
 
 
-def loaded(tree: Any, **settings: Any) -> Model:
-    """Save a tree as torch does, and load it."""
-    file = io.BytesIO()
-    torch.save(tree, file)
-    file.seek(0)
-    return load(file, **settings)
-
-
 def inferred(tree: Any) -> dict[str, Any]:
-    found: dict[str, Any] = loaded(tree).provenance[0]["inferred"]
-    return found
+    return wrapped.inferred(loaded(tree))
 
 
 def assert_same(network: Network, expected: Network) -> None:
