@@ -13,10 +13,22 @@ from ganc import seeds
 from ganc.checkpoints.normalise import Found
 from ganc.checkpoints.refusals import printable
 from ganc.errors import CheckpointError, UsageError
+from ganc.models.layers import RESAMPLE_FILTER, MappingNetwork
+from ganc.models.model import check_tensors
 from ganc.models.network import Network
-from ganc.models.stylegan2 import RESAMPLE_FILTER, generator_group_names
+from ganc.models.stylegan2 import generator_group_names
 
 R = TypeVar("R")
+
+LR_MULTIPLIER = 0.01
+"""Of StyleGAN2's and 3's mapping networks in every published configuration; no tensor shows it."""
+
+W_AVG_SAMPLES = 10_000
+W_AVG_COMPUTED = f"mean of {W_AVG_SAMPLES} mapped latents, seed 0"
+
+
+class SettingError(UsageError):
+    """What the user says of a checkpoint cannot be."""
 
 
 @dataclass
@@ -27,11 +39,13 @@ class Conversion:
         network: In eval mode, on the CPU.
         inferred: What the file does not say but its tensors show, and what is assumed, for the user
             to check.
+        assumed: Names of config entries that the file does not show, so that the user may set them.
         settings: More for the provenance (a licence note, a training step).
     """
 
     network: Network
     inferred: dict[str, Any]
+    assumed: frozenset[str] = frozenset()
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -103,7 +117,8 @@ def as_float(name: str, tensor: Tensor) -> Tensor:
         raise CheckpointError(f"{name} is empty: it has shape {list(tensor.shape)}")
     if tensor.layout != torch.strided or tensor.is_meta:
         raise CheckpointError(f"{name} is a {tensor.layout} tensor, expected a dense one")
-    if not tensor.is_floating_point() and not name.endswith("num_batches_tracked"):
+    is_counter = name.endswith("num_batches_tracked") and not tensor.is_complex()
+    if not tensor.is_floating_point() and not is_counter:
         raise CheckpointError(f"{name} has the type {tensor.dtype}, expected real numbers")
     return tensor.float()
 
@@ -135,6 +150,27 @@ def fill_noise(tensors: dict[str, Tensor], img_resolution: int, inferred: dict[s
         inferred["noise_maps"] = f"{len(names)} drawn from seed 0"
 
 
+def mean_w(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Tensor:
+    """Return the mean of w over the latents of seed 0: [D_w], float32.
+
+    Computed in float64: the checkpoint's content hash includes it and must not depend on the
+    machine's order of summation.
+
+    Raises:
+        CheckpointError: The mapping network's tensors do not fit each other.
+    """
+    mapping = MappingNetwork(
+        config["z_dim"], config["c_dim"], config["w_dim"], 1, **config["mapping_kwargs"]
+    ).double()
+    own = {k: t for k, t in tensors.items() if k.startswith("mapping.")}
+    own["mapping.w_avg"] = mapping.w_avg
+    check_tensors({f"mapping.{k}": tuple(t.shape) for k, t in mapping.state_dict().items()}, own)
+    mapping.load_state_dict({k.removeprefix("mapping."): t for k, t in own.items()})
+    z = seeds.normal(0, "w_avg", range(W_AVG_SAMPLES), (config["z_dim"],)).double()
+    with torch.no_grad():
+        return mapping(z)[:, 0].mean(dim=0).float()
+
+
 def fir_taps(kernels: Sequence[Tensor]) -> list[float]:
     """Return the taps of the one blur kernel that a StyleGAN2 checkpoint stores many times.
 
@@ -156,10 +192,6 @@ def fir_taps(kernels: Sequence[Tensor]) -> list[float]:
     if taps.shape == usual.shape and torch.allclose(taps, usual / usual.sum()):
         return list(RESAMPLE_FILTER)
     return taps.tolist()
-
-
-class SettingError(UsageError):
-    """What the user says of a checkpoint cannot be."""
 
 
 def assumed_number(settings: Mapping[str, Any], name: str, usual: float) -> float:

@@ -314,7 +314,8 @@ def _convert(
     if candidate.architecture == "patchgan":
         _check_numbers([layer["conv.weight"] for layer in layers])
     built = build_network(candidate.architecture, candidate.role, network.config, tensors)
-    return Conversion(built, _inferred(built, layers))
+    assumed = _assumed(built, layers)
+    return Conversion(built, _inferred(built, layers, assumed), frozenset(assumed - {"padding"}))
 
 
 def norm_arguments(layer: Layer, *, is_spectral: bool = False) -> dict[str, Any]:
@@ -399,7 +400,7 @@ def _fit(network: Network, slot: str, layer: Layer, state: State) -> dict[str, T
         )
     tensors = {part: as_float(key, state[key]) for part, key in kept.items()}
     if UNTRACKED in shapes:
-        tensors[UNTRACKED] = state[kept[UNTRACKED]].to(torch.int64)
+        tensors[UNTRACKED] = tensors[UNTRACKED].to(torch.int64)
     return {f"{slot}.{part}": tensor for part, tensor in tensors.items()}
 
 
@@ -408,16 +409,23 @@ def is_old_buffer(part: str, layer: Layer) -> bool:
     return part.removeprefix("norm.") in _RUNNING and "norm.weight" not in layer
 
 
-def _inferred(network: Network, layers: list[Layer]) -> dict[str, Any]:
+def _assumed(network: Network, layers: list[Layer]) -> set[str]:
+    """Return the names of what the file does not show."""
+    has_norms = any(part.startswith("norm.") for layer in layers for part in layer)
+    has_averages = any("norm.running_var" in layer for layer in layers)
+    is_guess = network.config.get("spectral_norm") and not has_norms
+    is_given = has_norms and not has_averages and not network.config["bias"]
+    return ASSUMED[network.architecture] | ({"norm"} if is_guess or is_given else set())
+
+
+def _inferred(network: Network, layers: list[Layer], assumed: set[str]) -> dict[str, Any]:
     """Say what the file does not, for the user to check."""
     inferred = {k: v for k, v in network.config.items() if k != "widths"}
     if inferred["norm"] != "batch":
         del inferred["norm_statistics"]  # instance norm has no choice
     if network.architecture == "resnet_translator":
         inferred["padding"] = "reflect"
-    has_norms = any(part.startswith("norm.") for layer in layers for part in layer)
-    guessed = {"norm"} if network.config.get("spectral_norm") and not has_norms else set()
-    for name in inferred.keys() & (ASSUMED[network.architecture] | guessed):
+    for name in inferred.keys() & assumed:
         inferred[name] = f"{inferred[name]} (assumed)"
     dropped = sum(is_old_buffer(part, layer) for layer in layers for part in layer)
     if dropped:

@@ -39,8 +39,8 @@ def recognises(found: Found) -> str | None:
     return "discriminator" if _has(found.state, r"block1\.c1\.") else None
 
 
-def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
-    """Build a recognised network. Its tensors say everything, so there is nothing to set.
+def convert(found: Found, given: Mapping[str, Any]) -> Conversion:
+    """Build a recognised network. Its tensors say everything: no setting is assumed.
 
     Raises:
         CheckpointError: A tensor's name or shape does not fit; the message names the first.
@@ -51,7 +51,8 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
     inferred = {name: value for name, value in config.items() if name != "widths"}
     step = found.beside.get("global_step")
     network = build_network("sngan", str(role), config, tensors)
-    return Conversion(network, inferred, {"global_step": step} if isinstance(step, int) else {})
+    settings = {"global_step": step} if isinstance(step, int) else {}
+    return Conversion(network, inferred, settings=settings)
 
 
 def convert_generator(state: Mapping[str, Tensor]) -> tuple[_Config, dict[str, Tensor]]:

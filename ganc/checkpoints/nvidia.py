@@ -93,7 +93,7 @@ def recognises(found: Found) -> str | None:
 
 
 def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
-    """Build a recognised network. Its file says everything, so there is nothing to set.
+    """Build a recognised network. Its file says everything: no setting is assumed.
 
     Raises:
         CheckpointError: A class, argument or tensor does not fit; the message names the first.
@@ -104,7 +104,7 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
     module = Modules.of_record(found.key or role.capitalize(), record)
     if record.name != role.capitalize():
         raise CheckpointError(f"{module.name} is a {record.name} where a {role} is expected")
-    return Conversion(build(module, role), {}, {"licence": LICENCE})
+    return Conversion(build(module, role), {}, settings={"licence": LICENCE})
 
 
 def build(module: "Modules", role: str) -> Network:

@@ -15,12 +15,15 @@ import torch
 from torch import Tensor
 
 from ganc.checkpoints.foreign import (
+    LR_MULTIPLIER,
+    W_AVG_COMPUTED,
     Conversion,
     as_assumed,
     as_float,
     assumed_number,
     check_square,
     fill_noise,
+    mean_w,
 )
 from ganc.checkpoints.normalise import Found
 from ganc.checkpoints.nvidia import (
@@ -31,13 +34,9 @@ from ganc.checkpoints.nvidia import (
     build,
     mapping_kwargs,
 )
-from ganc.checkpoints.rosinality import W_AVG_COMPUTED, mean_w
 from ganc.errors import CheckpointError, GancError
 from ganc.models import stylegan2_discriminator, stylegan3
 from ganc.models.network import Network
-
-LR_MULTIPLIER = 0.01
-"""Of the mapping network, in every published configuration; no tensor shows it."""
 
 _SHOWN_BY_TENSORS = ("conv_kernel", "use_radial_filters")
 _NO_TRACE = ("output_scale", "magnitude_ema_beta")
@@ -77,13 +76,14 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
     name = found.key or str(role)
     try:
         bare.read()
-    except GancError:
+    except GancError:  # which is a ValueError, too
         raise
     except (KeyError, IndexError, ValueError) as error:
         missing = error.args[0] if isinstance(error, KeyError) else error
         raise CheckpointError(f"{name}: its layers do not fit {bare.kind}: {missing}") from error
     network = bare.build(name, str(role))
-    return Conversion(network, bare.inferred, {"licence": LICENCE})
+    assumed = {"z_dim", *bare.assumed} if role == "generator" else bare.assumed
+    return Conversion(network, bare.inferred, frozenset(assumed), {"licence": LICENCE})
 
 
 class _Bare(ABC):
@@ -95,6 +95,7 @@ class _Bare(ABC):
         filter_step: Relative step of the type that filters are stored in.
         states: Module's path → attributes, as a pickle has them.
         inferred: What was found and assumed, for the user.
+        assumed: Names of what was assumed.
     """
 
     kind: str
@@ -104,6 +105,7 @@ class _Bare(ABC):
         self.filter_step = 0.0
         self.states: dict[str, dict[str, Any]] = {"": {}}
         self.inferred: dict[str, Any] = {}
+        self.assumed: set[str] = set()
 
     @abstractmethod
     def read(self) -> None:
@@ -131,6 +133,7 @@ class _Bare(ABC):
         value = self.settings.get(name, usual)
         self.states.setdefault(path, {})[key] = value
         self.inferred[name] = as_assumed(self.settings, name, value)
+        self.assumed.add(name)
 
     def mapping(self) -> None:
         """Take the mapping network's sizes, and assume its learning-rate multiplier."""
@@ -138,6 +141,7 @@ class _Bare(ABC):
         self.states["mapping.fc0"] = {"bias_gain": multiplier}
         self.inferred["mapping_layers"] = len(self.numbers(r"mapping\.fc(\d+)\.weight"))
         self.inferred["lr_multiplier"] = as_assumed(self.settings, "lr_multiplier", multiplier)
+        self.assumed.add("lr_multiplier")
 
     def mean_of_w(self) -> None:
         """Compute the mean of w where the file does not hold it, and w depends on z alone."""
@@ -269,8 +273,10 @@ class _Generator3(_Bare):
         is_radial = any(t.ndim == 2 for t in filters)
         self.inferred |= {"conv_kernel": conv_kernel, "use_radial_filters": is_radial}
         given = {name: self.settings[name] for name in SAMPLING if name in self.settings}
+        self.assumed |= set(_DESIGN) | set(_NO_TRACE)
         self.inferred |= {name: as_assumed(given, name, value) for name, value in given.items()}
         if not filters:  # nothing checks the design; 1x1 kernels go with radial filters
+            self.assumed.add("use_radial_filters")
             is_radial = given.get("use_radial_filters", conv_kernel == 1)
             usual = {name: _usual(stylegan3.Generator, name) for name in _DESIGN}
             for name, value in {"use_radial_filters": is_radial, **usual}.items():
@@ -319,9 +325,7 @@ class _Generator3(_Bare):
         ours = stylegan3_layer_names(network)
         for ours_name, theirs in zip(ours.values(), self._layers(), strict=True):
             if ours_name != theirs:
-                raise DesignError(
-                    f"its layer {theirs} would be {ours_name} under the usual settings"
-                )
+                raise DesignError(f"its layer {theirs} would be {ours_name} with these settings")
 
 
 def stylegan3_layer_names(generator: stylegan3.Generator) -> dict[str, str]:

@@ -44,7 +44,7 @@ def recognises(found: Found) -> str | None:
 
 
 def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
-    """Rebuild a recognised network. Its config says everything, so there is nothing to set.
+    """Rebuild a recognised network. Its config says everything: no setting is assumed.
 
     Raises:
         CheckpointError: The config is not what ``to_layout`` writes, or tensors do not fit it.
@@ -63,7 +63,7 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
         raise CheckpointError(
             f"its config does not fit {printable(architecture)}: {finding}"
         ) from error
-    return Conversion(network, {}, {"licence": LICENCE})
+    return Conversion(network, {}, settings={"licence": LICENCE})
 
 
 def _described(text: str) -> tuple[str, dict[str, Any]]:

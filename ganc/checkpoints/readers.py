@@ -1,7 +1,8 @@
 """The table of readers, and which of a file's networks are read by which of them."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ganc.checkpoints import (
@@ -14,10 +15,11 @@ from ganc.checkpoints import (
     nvidia_tensors,
     rosinality,
 )
-from ganc.checkpoints.foreign import Conversion, Reader
+from ganc.checkpoints.foreign import Conversion, Reader, SettingError, as_assumed
 from ganc.checkpoints.normalise import Found
 from ganc.checkpoints.refusals import printable
-from ganc.errors import CheckpointError
+from ganc.errors import CheckpointError, UsageError
+from ganc.models.model import build_network
 from ganc.models.network import Network
 
 _STYLEGANS = ("stylegan2", "stylegan3")
@@ -73,14 +75,16 @@ class Reading:
     Attributes:
         layouts: Those that it is of: one, as a rule.
         networks: By their name in ``Model``.
-        inferred: Of all networks, those of a second one under its name with a dot; which keys were
-            taken, passed over and left out.
+        inferred: Name → value, of further networks as ``discriminator.name``; the keys that were
+            taken, passed over and left out are among them.
+        assumed: Names of config entries that the file does not show.
         settings: More for the provenance.
     """
 
     layouts: list[str] = field(default_factory=list)
     networks: dict[str, Network] = field(default_factory=dict)
     inferred: dict[str, Any] = field(default_factory=dict)
+    assumed: set[str] = field(default_factory=set)
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -108,16 +112,15 @@ def read_tree(
     layouts = [n for n, r in READERS.items() if architecture in (None, *r.architectures)]
     claims = _claims(found, layouts)
     if not claims:
-        raise CheckpointError(
-            f"of no known layout (it holds {_contents(tree)})", f"known: {', '.join(READERS)}"
-        )
+        raise _unknown(tree, architecture, keys)
     given = settings or {}
     tried, failed = _tried(claims, layouts, given)
-    taken = list(_assigned([claim for claim in claims if claim in tried] if tried else claims))
+    taken = list(_assigned(list(tried) or claims))
+    _check_keys(keys, taken)
     reading = Reading()
     for name, claim, passed_over in taken:
         conversion = tried.get(claim) or READERS[claim.layout].convert(claim.found, given)
-        _add(reading, name, claim, conversion, passed_over)
+        _add(reading, name, claim, _with_settings(conversion, claim.role, given), passed_over)
     seen = [key for _, claim, passed_over in taken for key in (claim.found.key, *passed_over)]
     _tell_left_out(reading, found, seen, failed)
     return reading
@@ -141,30 +144,79 @@ def _search(found: Found, layouts: Sequence[str], depth: int) -> Iterator[Claim]
             yield from _search(part, layouts, depth - 1)
 
 
+def _unknown(tree: Any, architecture: str | None, keys: Sequence[str]) -> CheckpointError:
+    """Say that nothing is of a layout that could be read."""
+    what = "layout" if architecture is None else f"{architecture}'s layout"
+    found = f"at {', '.join(map(printable, keys))}" if keys else f"it holds {_contents(tree)}"
+    about = "; ".join(reader.about for reader in READERS.values()).replace("`", "")
+    return CheckpointError(f"of no known {what} ({found})", f"known: {about}")
+
+
+def _check_keys(keys: Sequence[str], taken: Sequence[tuple[str, Claim, list[str]]]) -> None:
+    """Refuse keys of which one would be passed over for another.
+
+    Raises:
+        CheckpointError: There are such keys.
+    """
+    for name, claim, passed_over in taken:
+        for key in passed_over:
+            if key in keys and claim.found.key in keys:
+                raise CheckpointError(
+                    f"--key {printable(key)} and --key {printable(claim.found.key)} both name the"
+                    f" {name}",
+                    "pass one of them",
+                )
+
+
+def _with_settings(conversion: Conversion, role: str, settings: Mapping[str, Any]) -> Conversion:
+    """Replace what was assumed by what the user says.
+
+    Raises:
+        UsageError: The network cannot be built with such a value.
+    """
+    chosen = {name: settings[name] for name in conversion.assumed if name in settings}
+    network = conversion.network
+    config = changed(network.config, chosen)
+    if config != network.config:
+        try:
+            network = build_network(network.architecture, role, config, network.state_dict())
+        except UsageError as error:
+            raise SettingError(error.message, error.hint) from error
+    said = {name: as_assumed(chosen, name, value) for name, value in chosen.items()}
+    return replace(conversion, network=network, inferred=conversion.inferred | said)
+
+
+def changed(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with the settings that it, or its mapping network, has an entry for."""
+    return {
+        name: changed(value, settings) if name == "mapping_kwargs" else settings.get(name, value)
+        for name, value in config.items()
+    }
+
+
 def _tried(
-    claims: list[Claim], layouts: Sequence[str], settings: Mapping[str, Any]
+    claims: Sequence[Claim], layouts: Sequence[str], settings: Mapping[str, Any]
 ) -> tuple[dict[Claim, Conversion], dict[str, CheckpointError]]:
     """Convert what was claimed by shapes: such a claim may be mistaken, or hold of a part alone.
 
-    Args:
-        claims: Parts of a mistaken claim are added.
     Returns:
-        The conversions; and key → why not, of what did not convert.
+        The conversions, of parts of a mistaken claim too; and key → why not, of what did not
+        convert.
     Raises:
         CheckpointError: Nothing did.
     """
     tried: dict[Claim, Conversion] = {}
     failed: dict[str, CheckpointError] = {}
-    for claim in claims:  # grows
+    waiting = deque(claim for claim in claims if not READERS[claim.layout].goes_by_names)
+    while waiting:
+        claim = waiting.popleft()
         reader = READERS[claim.layout]
-        if reader.goes_by_names:
-            continue
         try:
             tried[claim] = reader.convert(claim.found, settings)
         except CheckpointError as error:
             failed[claim.found.key] = error
             for part in normalise.parts(claim.found):
-                claims += _search(part, layouts, 0)
+                waiting += _search(part, layouts, 0)
     if failed and not tried:
         raise next(iter(failed.values()))
     return tried, failed
@@ -243,6 +295,7 @@ def _add(
     if claim.layout not in reading.layouts:
         reading.layouts.append(claim.layout)
     reading.networks[name] = conversion.network
+    reading.assumed |= conversion.assumed
     reading.settings |= conversion.settings
 
 

@@ -9,11 +9,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ganc import seeds
 from ganc.checkpoints.foreign import (
+    LR_MULTIPLIER,
+    W_AVG_COMPUTED,
     Conversion,
     as_assumed,
     as_float,
@@ -22,16 +22,12 @@ from ganc.checkpoints.foreign import (
     check_square,
     fill_noise,
     fir_taps,
+    mean_w,
 )
 from ganc.checkpoints.normalise import Found
 from ganc.errors import CheckpointError
 from ganc.models import stylegan2, stylegan2_discriminator
-from ganc.models.model import build_network, check_tensors
-
-W_AVG_SAMPLES = 10_000
-W_AVG_COMPUTED = f"mean of {W_AVG_SAMPLES} mapped latents, seed 0"
-# The layout's training fixes the mapping network's learning-rate multiplier; no file records it.
-LR_MULTIPLIER = 0.01
+from ganc.models.model import build_network
 
 # What sizes that no network can have raise where something is computed from them.
 _MISFITS = (KeyError, ValueError, IndexError, TypeError, RuntimeError)
@@ -74,7 +70,9 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
     if not _blur_kernels(found.state):
         taps = config["resample_filter"]
         inferred["resample_filter"] = as_assumed(settings, "resample_filter", taps)
-    return Conversion(build_network("stylegan2", "generator", config, tensors), inferred)
+    assumed = {"lr_multiplier", *inferred.keys() & {"resample_filter"}}
+    network = build_network("stylegan2", "generator", config, tensors)
+    return Conversion(network, inferred, frozenset(assumed))
 
 
 def _add_w_avg(
@@ -91,27 +89,6 @@ def _add_w_avg(
         reason = f", since {'the rows of latent_avg differ' if is_finite else 'latent_avg has NaN'}"
     tensors["mapping.w_avg"] = mean_w(tensors, config)
     inferred["w_avg"] = f"{W_AVG_COMPUTED}{reason}"
-
-
-def mean_w(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Tensor:
-    """Return the mean of w over the latents of seed 0: [D_w], float32.
-
-    Computed in float64: the checkpoint's content hash includes it and must not depend on the
-    machine's order of summation.
-
-    Raises:
-        CheckpointError: The mapping network's tensors do not fit each other.
-    """
-    mapping = stylegan2.MappingNetwork(
-        config["z_dim"], config["c_dim"], config["w_dim"], 1, **config["mapping_kwargs"]
-    ).double()
-    own = {k: t for k, t in tensors.items() if k.startswith("mapping.")}
-    own["mapping.w_avg"] = mapping.w_avg
-    check_tensors({f"mapping.{k}": tuple(t.shape) for k, t in mapping.state_dict().items()}, own)
-    mapping.load_state_dict({k.removeprefix("mapping."): t for k, t in own.items()})
-    z = seeds.normal(0, "w_avg", range(W_AVG_SAMPLES), (config["z_dim"],)).double()
-    with torch.no_grad():
-        return mapping(z)[:, 0].mean(dim=0).float()
 
 
 def _block(index: int) -> str:

@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ganc.checkpoints.foreign import Layout, best_rule
-from ganc.checkpoints.rosinality import LR_MULTIPLIER
+from ganc.checkpoints.foreign import LR_MULTIPLIER, Layout, best_rule
 from ganc.errors import InputError
 from ganc.models.layers import RESAMPLE_FILTER
 from ganc.models.model import Model

@@ -3,12 +3,12 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from ganc.checkpoints import foreign_file, native
 from ganc.checkpoints.foreign import SettingError, describe, exported_history
 from ganc.checkpoints.header import is_other_program
-from ganc.checkpoints.readers import TWO_WAY, read_tree
+from ganc.checkpoints.readers import TWO_WAY, changed, read_tree
 from ganc.checkpoints.refusals import one_line
 from ganc.errors import CheckpointError, UsageError, unknown_name
 from ganc.files import atomic_write, read_error
@@ -16,6 +16,9 @@ from ganc.models.model import ARCHITECTURES, Model, build_network
 from ganc.models.network import Network
 from ganc.progress import Warn, ignore
 from ganc.version import __version__
+
+_STRUCTURE = ("widths", "mapping_kwargs")
+"""Entries of a config that are no settings of their own."""
 
 
 def load(
@@ -43,6 +46,35 @@ def load(
             several networks that could be meant.
         UsageError: ``architecture`` is not known, or a setting is no value.
     """
+    opened = _open(source, architecture, keys, settings or {})
+    _check_settings(settings or {}, [opened])
+    if opened.note:
+        note(opened.note)
+    return opened.model
+
+
+class _Opened(NamedTuple):
+    """A loaded file.
+
+    Attributes:
+        model: With the settings, as far as they are of this file.
+        settable: Names of config entries that the user may set.
+        shown: Those that the file shows.
+        note: What to tell the user.
+    """
+
+    model: Model
+    settable: set[str]
+    shown: dict[str, Any]
+    note: str
+
+
+def _open(
+    source: str | Path | BinaryIO,
+    architecture: str | None,
+    keys: Sequence[str],
+    settings: Mapping[str, Any],
+) -> _Opened:
     where, content = _read(source)
     if architecture is not None and architecture not in ARCHITECTURES:
         raise unknown_name("architecture", architecture, ARCHITECTURES)
@@ -51,7 +83,7 @@ def load(
     if is_native and not is_other_program(foreign_file.header_text(content)):
         if keys:
             raise UsageError(f"--key goes with foreign files, {where} is ganc's own")
-        return native.from_bytes(content, where)
+        return _own(native.from_bytes(content, where), settings)
     tree = foreign_file.read(content, where)
     try:
         reading = read_tree(tree, architecture=architecture, keys=keys, settings=settings)
@@ -61,7 +93,6 @@ def load(
         raise CheckpointError(f"{where}: {one_line(str(error))}", error.hint) from error
     _check_architecture(reading.networks, architecture, where)
     layout = ", ".join(reading.layouts)
-    note(f"{where}: {layout} layout, inferred {one_line(describe(reading.inferred))}")
     step = {
         "command": "import",
         "layout": layout,
@@ -71,7 +102,51 @@ def load(
         **reading.settings,
         "ganc": __version__,
     }
-    return Model(**reading.networks, provenance=[*exported_history(tree), step])
+    model = Model(**reading.networks, provenance=[*exported_history(tree), step])
+    told = f"{where}: {layout} layout, inferred {one_line(describe(reading.inferred))}"
+    return _Opened(model, reading.assumed, _entries(model), told)
+
+
+def _own(model: Model, settings: Mapping[str, Any]) -> _Opened:
+    """Return one of our files, of which every entry may be set that its tensors allow."""
+    entries = _entries(model)
+    networks = {
+        name: build_network(
+            network.architecture, name, changed(network.config, settings), network.state_dict()
+        )
+        for name, network in model.networks()
+    }  # fmt: skip
+    own = Model(**networks, provenance=model.provenance) if settings else model
+    return _Opened(own, set(entries), {}, "")
+
+
+def _entries(model: Model) -> dict[str, Any]:
+    """Return the config entries of a model's networks, those of mapping networks among them."""
+    entries: dict[str, Any] = {}
+    for _, network in model.networks():
+        inner = network.config.get("mapping_kwargs", {})
+        entries = {**network.config, **inner, **entries}
+    return {name: value for name, value in entries.items() if name not in _STRUCTURE}
+
+
+def _check_settings(settings: Mapping[str, Any], opened: Sequence[_Opened]) -> None:
+    """Refuse settings that no file has left open.
+
+    Raises:
+        UsageError: There is one; the message says what the file shows instead.
+    """
+    settable = dict.fromkeys(name for one in opened for name in sorted(one.settable))
+    for name in settings:
+        if name in settable:
+            continue
+        for one in opened:
+            if name in one.shown:
+                raise UsageError(
+                    f"--set {name}: the file says {one.shown[name]}, only what it does not say can"
+                    " be set",
+                    f"here that is {', '.join(settable)}" if settable else "leave it out",
+                )
+        raise unknown_name("setting", name, settable)
 
 
 def import_checkpoints(
@@ -99,11 +174,14 @@ def import_checkpoints(
             a setting.
         UsageError: No network has a setting, or not with such a value.
     """
+    opened = [_open(source, architecture, keys, settings or {}) for source in sources]
+    _check_settings(settings or {}, opened)
     joined: dict[str, Any] = {}
     provenance: list[dict[str, Any]] = []
-    for source in sources:
-        model = load(source, architecture=architecture, keys=keys, settings=settings, note=note)
-        for name, network in model.networks():
+    for source, one in zip(sources, opened, strict=True):
+        if one.note:
+            note(one.note)
+        for name, network in one.model.networks():
             if name in joined and network.architecture in TWO_WAY:
                 name = f"{name}_b"
             if name in joined:
@@ -112,40 +190,10 @@ def import_checkpoints(
                     "import them into separate checkpoints",
                 )
             joined[name] = network
-        provenance += model.provenance
+        provenance += one.model.provenance
     if settings:
-        joined = _with_settings(joined, settings)
         provenance.append({"command": "set", "settings": dict(settings), "ganc": __version__})
     return Model(**joined, provenance=provenance)
-
-
-def _with_settings(
-    networks: Mapping[str, Network], settings: Mapping[str, Any]
-) -> dict[str, Network]:
-    """Rebuild the networks whose configs have one of the settings with its new value."""
-    known = dict.fromkeys(key for network in networks.values() for key in _settable(network.config))
-    for key in settings:
-        if key not in known:
-            raise unknown_name("setting", key, known)
-    rebuilt = {}
-    for name, network in networks.items():
-        config = _changed(network.config, settings)
-        rebuilt[name] = build_network(network.architecture, name, config, network.state_dict())
-    return rebuilt
-
-
-def _settable(config: Mapping[str, Any]) -> list[str]:
-    """Return the names of a config's entries, those of its mapping network among them."""
-    own = [name for name in config if name not in ("widths", "mapping_kwargs")]
-    return [*own, *config.get("mapping_kwargs", {})]
-
-
-def _changed(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config with the settings that it has an entry for."""
-    return {
-        name: _changed(value, settings) if name == "mapping_kwargs" else settings.get(name, value)
-        for name, value in config.items()
-    }
 
 
 def save(model: Model, path: str | Path | BinaryIO, *, force: bool = False) -> None:

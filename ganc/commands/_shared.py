@@ -64,8 +64,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise typer.BadParameter(f"`{text}` is no setting; allowed: NAME=VALUE")
     try:
         return name, json.loads(value)
-    except ValueError:
-        return name, value
+    except ValueError:  # text; None is how Python and the notes spell null
+        return name, None if value == "None" else value
 
 
 def emit(result: Mapping[str, Any], as_json: bool, tables: Callable[[], Iterable["Table"]]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ganc.checkpoints.store import import_checkpoints, load
+from ganc.checkpoints.store import import_checkpoints, load, save
 from ganc.errors import CheckpointError, UsageError
 from tests.conftest import GOLDEN
 
@@ -51,6 +51,7 @@ def test_a_setting_reaches_only_networks_that_have_it() -> None:
         ({"norm_statistic": "batch"}, "unknown setting `norm_statistic`"),
         ({"widths": {"enc0": 3}}, "unknown setting `widths`"),
         ({"norm_statistics": "none"}, "unknown norm_statistics `none`"),
+        ({"norm": "instance"}, "--set norm: the file says batch, only what it does not say can"),
         ({"img_resolution": 100}, "not a multiple of 128"),
     ],
 )
@@ -59,9 +60,56 @@ def test_settings_that_cannot_be(settings: dict[str, Any], finding: str) -> None
         import_checkpoints([UNET], settings=settings)
 
 
-def test_settings_must_fit_the_tensors() -> None:
+@pytest.mark.parametrize(
+    ("case", "setting", "finding"),
+    [
+        ("nvidia_sg2_c4_clamp/net.pkl", {"lr_multiplier": 1}, "lr_multiplier: the file says"),
+        ("files/rosinality/case1_g_d_gema.pt", {"resample_filter": [1, 2, 1]}, "the file says"),
+        ("files/rosinality/case1_g_d_gema.pt", {"z_dim": 32}, "z_dim: the file says 64"),
+    ],
+)
+def test_what_a_file_says_is_not_set(case: str, setting: dict[str, Any], finding: str) -> None:
+    with pytest.raises(UsageError, match=finding):
+        import_checkpoints([GOLDEN / case], settings=setting)
+
+
+def test_what_is_set_is_said(ganc: Callable[..., Any], tmp_path: Path) -> None:
+    done = ganc("import", UNET, PATCHGAN, "-o", tmp_path / "x.safetensors",
+                "--set", "img_resolution=256")  # fmt: skip
+    assert done.code == 0
+    assert done.err.count("img_resolution 256 (given)") == 2
+    assert "img_resolution 128 (assumed)" not in done.err
+    alone = load(UNET, settings={"norm_statistics": "batch"})
+    assert alone.generator.config["norm_statistics"] == "batch"
+    assert alone.provenance[0]["inferred"]["norm_statistics"] == "batch (given)"
+
+
+def test_our_own_files_may_be_set_again(tmp_path: Path) -> None:
+    save(load(UNET), tmp_path / "own.safetensors")
+    again = import_checkpoints([tmp_path / "own.safetensors"], settings={"img_resolution": 256})
+    assert again.generator.config["img_resolution"] == 256
     with pytest.raises(CheckpointError, match=r"norm\.running_mean is not part"):
-        import_checkpoints([UNET], settings={"norm": "instance"})
+        import_checkpoints([tmp_path / "own.safetensors"], settings={"norm": "instance"})
+
+
+def test_two_keys_of_one_network_are_refused() -> None:
+    from tests.checkpoints.wrapped import cyclegan, loaded
+
+    tree = {"state_dict": cyclegan(), "ema_state_dict": {n: t + 1 for n, t in cyclegan().items()}}
+    with pytest.raises(
+        CheckpointError, match="--key ema_state_dict both name"
+    ):
+        loaded(tree, keys=["state_dict", "ema_state_dict"])
+
+
+def test_none_is_null(ganc: Callable[..., Any], tmp_path: Path) -> None:
+    from tests.checkpoints.test_nvidia_bare import bare
+
+    torch.save(bare("nvidia_sg2_c4_clamp"), tmp_path / "g.pth")
+    done = ganc("import", tmp_path / "g.pth", "-o", tmp_path / "x.safetensors",
+                "--set", "conv_clamp=None")  # fmt: skip
+    assert done.code == 0
+    assert "conv_clamp None (given)" in done.err
 
 
 def test_a_setting_is_a_pair(ganc: Callable[..., Any], tmp_path: Path) -> None:
