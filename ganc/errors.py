@@ -17,7 +17,7 @@ EXIT_TERMINATED = 143
 
 EXIT_CODES = {
     EXIT_DONE: "done",
-    EXIT_REQUIREMENT: "a --require was not met: this and nothing else, whoever reads the output",
+    EXIT_REQUIREMENT: "a --require was not met: nothing else gives 1",
     EXIT_USAGE: "wrong usage: an unknown flag, method or metric, a bad value, flags that exclude"
     " each other",
     EXIT_INPUT: "bad input or state: a file, a checkpoint, data, an existing output, missing"

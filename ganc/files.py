@@ -22,10 +22,20 @@ def check_output(path: Path, *, force: bool) -> None:
         raise OutputError(f"{address} is a web address, expected a file name", "name a local file")
     if path.is_dir():
         raise OutputError(f"{path} is a folder, expected a file name", "name a file inside it")
+    if path.exists() and not _is_regular(path):  # replacing a device would take it away
+        raise OutputError(
+            f"{path} is no regular file, expected a file name",
+            "- is stdout where an option takes it",
+        )
     if path.exists() and not force:
         raise OutputError(f"{path} exists already", "pass --force to overwrite it")
     if not path.parent.is_dir():
         raise OutputError(f"folder {path.parent} does not exist", f"mkdir -p {path.parent}")
+
+
+def _is_regular(path: Path) -> bool:
+    """Whether a path is a file, and no other name of an open stream, such as /dev/stdout."""
+    return path.is_file() and path.absolute().parts[1:2] not in (("dev",), ("proc",))
 
 
 def read_error(
@@ -67,6 +77,8 @@ def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
         OutputError: ``path`` may not be written (see ``check_output``), or the disk is full.
     """
     check_output(path, force=force)
+    if path.is_symlink():  # the file is replaced, not the link to it
+        path = path.resolve()
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(descriptor)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import pytest
 
 from ganc.checkpoints.store import load, save
 from ganc.cli import explain
-from ganc.errors import EXIT_COMPUTATION, EXIT_INTERRUPTED
+from ganc.errors import EXIT_COMPUTATION, EXIT_INTERRUPTED, OutputError
+from ganc.files import check_output
 from ganc.models.model import Model
 from tests.conftest import GOLDEN, Outcome, make_model
 
@@ -355,3 +357,40 @@ def test_distill_names_a_missing_model_before_missing_weights(
     outcome = ganc("distill", checkpoint, "--teacher", checkpoint, "-o", run)
     assert_one_line(outcome, 3, "vgg16", "--perceptual effnet-lite0|none")
     assert not run.exists()
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e40"])
+def test_truncation_is_a_finite_number(
+    ganc: Callable[..., Outcome], checkpoint: Path, tmp_path: Path, value: str
+) -> None:
+    for arguments in (
+        ("sample", checkpoint, "-o", tmp_path / "x.png", "--truncation", value),
+        ("eval", checkpoint, "--metrics", "macs", "--truncation", value),
+    ):
+        assert_one_line(ganc(*arguments), 2, "--truncation", "no finite number")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_bound_is_a_finite_number(ganc: Callable[..., Outcome], checkpoint: Path) -> None:
+    done = ganc("eval", checkpoint, "--metrics", "macs", "--require", "macs<=1e400")
+    assert_one_line(done, 2, "the bound is no finite number")
+
+
+def test_outputs_replace_files_alone(
+    ganc: Callable[..., Outcome], checkpoint: Path, tmp_path: Path
+) -> None:
+    fifo, target, link = (tmp_path / name for name in ("fifo", "target.png", "link.png"))
+    os.mkfifo(fifo)
+    target.write_bytes(b"x")
+    link.symlink_to(target)
+    for path in (fifo, "/proc/self/fd/1"):
+        done = ganc("sample", checkpoint, "-n", 1, "-o", path, "--force")
+        assert_one_line(done, 3, "is no regular file", "- ")
+    assert fifo.is_fifo()
+    for path in ("/dev/null", "/dev/stdout"):
+        with pytest.raises(OutputError, match="is no regular file"):
+            check_output(Path(path), force=True)
+    done = ganc("sample", checkpoint, "-n", 1, "-o", link, "--force")
+    assert done.code == 0
+    assert link.is_symlink()
+    assert target.read_bytes().startswith(b"\x89PNG")

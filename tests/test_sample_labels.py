@@ -106,3 +106,12 @@ def test_python_takes_tensors_and_files(conditional: Path) -> None:
     images = [sample(model, 4, labels=labels) for labels in forms]
     assert all(torch.equal(images[0], other) for other in images[1:])
     assert torch.equal(sample(model, 2, labels=[1, 0]), sample(model, 2, labels=[[0, 1], [1, 0]]))
+
+
+@pytest.mark.parametrize("labels", ["0-99999999999", "0-9999999", "1" * 30])
+def test_ranges_that_no_grid_shows(
+    ganc: Callable[..., Outcome], checkpoint: Path, tmp_path: Path, labels: str
+) -> None:
+    done = ganc("sample", checkpoint, "-o", tmp_path / "x.png", "--labels", labels)
+    assert done.code == 2
+    assert "holds more than 1000000 classes" in done.err

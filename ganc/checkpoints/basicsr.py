@@ -30,7 +30,7 @@ _PARTS = [(r"\.modulated_conv\.", ".conv."), (r"\.smooth\.kernel$", ".blur.kerne
 
 
 def recognises(found: Found) -> str | None:
-    """Return the role of a network in this layout, or in that of GFPGAN's clean decoder."""
+    """Return the role of a network in this layout, or in that of GFPGAN's decoders."""
     state = found.state
     if "constant_input.weight" in state or "style_mlp.1.weight" in state:
         return "generator"

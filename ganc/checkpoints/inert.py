@@ -24,7 +24,7 @@ class Inert:
 class InertDict:
     """Stands for a dict with more to it: making one makes a plain one.
 
-    An ordered one, which torch's unpickler fills and lets have a state.
+    It is an OrderedDict: torch's unpickler may fill it and set its state.
     """
 
     def __new__(cls, *args: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
@@ -40,7 +40,7 @@ _OBJECTS = (
     "pathlib._local.PosixPath", "pathlib._local.WindowsPath",
     "datetime.datetime", "datetime.date", "datetime.timedelta",
     "types.SimpleNamespace",
-    # What a defaultdict makes.
+    # Factories of defaultdicts.
     "builtins.int", "builtins.float", "builtins.list", "builtins.dict", "builtins.set",
 )  # fmt: skip
 

@@ -33,7 +33,7 @@ ASSUMED = {
 """What a file says nothing about."""
 
 UNTRACKED = "norm.num_batches_tracked"
-"""The counter of batch norm, which it does not read."""
+"""Batch norm's counter; nothing reads it."""
 
 _RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 _NORM_PARTS = ("weight", "bias", *_RUNNING)

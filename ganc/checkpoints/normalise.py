@@ -38,8 +38,8 @@ _WRAPPERS = re.compile(
     r"|_forward_module)\."
 )
 
-# Single numbers that profilers and averages keep in every module; the first group is an average's.
-# What stands beside the modules, without a dot in its name, is no network's either way.
+# Single numbers that profilers and averages keep; the group: those that averages alone have.
+# Names without a dot belong to no module, see ``_loose``.
 _BYSTANDERS = re.compile(
     r"(?:.*\.)?(?:(?P<average>n_averaged|num_updates|initted)|total_ops|total_params)"
 )
@@ -71,7 +71,7 @@ class Found:
         content: Tensors under plain names; or a pickled network.
         is_average: Whether it holds averaged weights, by its key or by an average's counter.
         beside: What else stood beside it or above ("latent_avg", "config"), the nearest first.
-        dropped: Names of what was left behind.
+        dropped: Names of single numbers that were ignored.
         filled: Names of the counters of batch norm that were missing; nothing reads them.
         completed_from: Of an average that holds parameters alone, the key of the raw copy that its
             buffers come from.
@@ -143,7 +143,7 @@ def direction(key: str) -> str | None:
 
 
 def _walk(tree: Any) -> Iterator[Found]:
-    """Yield every mapping that holds tensors, and every record, each once."""
+    """Yield every mapping that holds tensors, and every record; a shared one at its first key."""
     waiting: deque[tuple[tuple[str, ...], Any, ChainMap[str, Any]]] = deque(
         [((), tree, ChainMap())]
     )

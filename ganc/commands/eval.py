@@ -41,7 +41,7 @@ def eval_(
         typer.Option(
             "--data",
             metavar="DIR|ZIP",
-            help="Real images to compare with; samples of conditional models draw their labels.",
+            help="Real images; a conditional model's samples draw their labels from them.",
         ),
     ] = None,
     input: Annotated[

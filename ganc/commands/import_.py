@@ -23,7 +23,7 @@ def import_(
         typer.Option(
             "--key",
             metavar="KEY",
-            help="Which network of a file with several, e.g. g or state_dict.decoder; repeatable.",
+            help="Which of several networks in the file, e.g. g or state_dict.decoder; repeatable.",
         ),
     ] = None,
     settings: Annotated[

@@ -10,6 +10,9 @@ from ganc.commands import _shared as shared
 
 LABELS = "3 or 0,3,7 or 0-9 (classes), 0.5,1;2,0 (vectors, one alone: 0.5,1;) or a file"
 
+_MOST_CLASSES = 1_000_000
+_LONGEST_RANGE = 20
+
 Labels = list[int] | list[list[float]] | str
 """Class numbers, vectors, or the name of a file."""
 
@@ -21,7 +24,8 @@ def _parse_labels(text: str) -> Labels:
     parts = [part.strip() for part in text.split(",")]
     if all(re.fullmatch(r"[0-9]+(-[0-9]+)?", part) for part in parts):
         return [number for part in parts for number in _classes(part)]
-    if Path(text).is_file() or text.endswith(".json"):
+    path = Path(text)
+    if (path.exists() and not path.is_dir()) or path.suffix == ".json":
         return text
     raise typer.BadParameter(f"`{text}` is none of: {LABELS}")
 
@@ -38,6 +42,8 @@ def _vector(part: str, text: str) -> list[float]:
 def _classes(part: str) -> range:
     first, _, last = part.partition("-")
     classes = range(int(first), int(last or first) + 1)
+    if len(part) > _LONGEST_RANGE or len(classes) > _MOST_CLASSES:
+        raise typer.BadParameter(f"`{part}` holds more than {_MOST_CLASSES} classes")
     if not classes:
         raise typer.BadParameter(f"`{part}` holds no class; the lower one comes first")
     return classes
@@ -61,7 +67,7 @@ def sample(
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option("--labels", help=f"Of the images in turn: {LABELS}."),
+        typer.Option("--labels", help=f"Labels, used in turn: {LABELS}."),
     ] = None,
     noise_mode: Annotated[
         str, typer.Option("--noise-mode", help="const, random or none.")

@@ -5,6 +5,7 @@ COMPARISON one of <=, <, >=, >, ==, BOUND a number with an optional K, M, G or T
 or a multiple of the teacher's own value (``fd<=1.2*teacher``, ``fd<teacher``).
 """
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -85,6 +86,8 @@ def parse_requirement(text: str) -> Requirement:
     else:
         # Decimal, so that 4.1G is 4 100 000 000 and not a float below it.
         bound = float(Decimal(match["number"]).scaleb(EXPONENTS[match["suffix"].upper()]))
+    if not math.isfinite(bound):
+        raise UsageError(f"--require `{text}`: the bound is no finite number")
     return Requirement(text, name, match["comparison"], bound, of_teacher)
 
 

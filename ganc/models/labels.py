@@ -24,7 +24,7 @@ class LabelTable:
 
     Attributes:
         values: Class numbers [M], int64, or vectors [M, D_c], float32; M is 1 or more, on the CPU.
-        in_turn: Sample i takes row i mod M. Otherwise (seed, i) draws its row, each alike.
+        in_turn: Sample i takes row i mod M. Otherwise (seed, i) draws its row, all equally likely.
     """
 
     values: Tensor

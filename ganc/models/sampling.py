@@ -192,6 +192,8 @@ class Latents(InputSource[LatentGenerator]):
     Attributes:
         seed, noise_mode, labels: See ``latent_inputs``.
         truncation_psi, truncation_cutoff: See ``generate``.
+    Raises:
+        UsageError: ``truncation_psi`` is no finite number in float32.
     """
 
     seed: int = 0
@@ -199,6 +201,13 @@ class Latents(InputSource[LatentGenerator]):
     truncation_psi: float = 1.0
     truncation_cutoff: int | None = None
     labels: LabelTable | None = None
+
+    def __post_init__(self) -> None:
+        if not abs(self.truncation_psi) <= torch.finfo(torch.float32).max:  # NaN neither
+            raise UsageError(
+                f"--truncation {self.truncation_psi} is no finite number",
+                "1 changes nothing, 0.7 is usual",
+            )
 
     def block(self, generator: LatentGenerator) -> int:
         return BATCH_UNIT if generator.img_resolution <= LARGEST_IN_BLOCKS else 1

@@ -96,9 +96,7 @@ def test_two_keys_of_one_network_are_refused() -> None:
     from tests.checkpoints.wrapped import cyclegan, loaded
 
     tree = {"state_dict": cyclegan(), "ema_state_dict": {n: t + 1 for n, t in cyclegan().items()}}
-    with pytest.raises(
-        CheckpointError, match="--key ema_state_dict both name"
-    ):
+    with pytest.raises(CheckpointError, match="--key ema_state_dict both name"):
         loaded(tree, keys=["state_dict", "ema_state_dict"])
 
 
