@@ -18,8 +18,6 @@ What happens to each kind of image (docs/data.md says the same to the user):
 import io
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -168,7 +166,7 @@ def read_pixels(data: bytes, where: str) -> Image.Image:
         BrokenImageError: The bytes are damaged or of no known format.
         DataError: The image is sound, but too large or of samples that are not supported.
     """
-    with _naming_damage(data, where):
+    try:
         pixels, exif = split_metadata(data)
         with _open(pixels) as image:
             image.verify()  # PNG checksums, which decoding alone does not look at
@@ -179,6 +177,10 @@ def read_pixels(data: bytes, where: str) -> Image.Image:
             if image.mode == "P" and image.palette is None:
                 raise ValueError("no palette")
             return upright(image, exif or image.info.get("exif", b""))
+    except (MemoryError, DataError):
+        raise
+    except Exception as error:  # on damaged bytes Pillow's decoders raise errors of any class
+        raise _fault(error, data, where) from error
 
 
 def _tiff_pixels(image: TiffImagePlugin.TiffImageFile, where: str) -> Image.Image:
@@ -188,30 +190,23 @@ def _tiff_pixels(image: TiffImagePlugin.TiffImageFile, where: str) -> Image.Imag
     return tiff.levelled(ImageOps.exif_transpose(image), image.tag_v2)
 
 
-@contextmanager
-def _naming_damage(data: bytes, where: str) -> Iterator[None]:
-    """Say of what Pillow raises on an image whether that is broken, or what else is wrong."""
-    try:
-        yield
-    except (MemoryError, DataError):
-        raise
-    except Image.DecompressionBombError as error:
+def _fault(error: Exception, data: bytes, where: str) -> DataError:
+    """Return what an error of Pillow's says about an image: broken, or what else is wrong."""
+    if isinstance(error, Image.DecompressionBombError):
         found = re.search(r"\d+", str(error))  # the image is not opened, so Pillow has to say
-        raise DataError(
+        return DataError(
             f"{where}: too large, {found[0] if found else 'too many'} pixels, allowed are "
             f"{2 * (Image.MAX_IMAGE_PIXELS or 0)}",
             "scale it down, or cut it into smaller images",
-        ) from error
-    except UnidentifiedImageError as error:
-        kind = recognise(data[:HEAD_BYTES])
-        samples = tiff.unsupported(data) if kind == "TIFF" else None
-        if samples:
-            raise _unsupported(where, samples) from error
-        other = "" if kind is None or kind in FORMATS else f"{kind}, "
-        raise _broken(where, f"{other}not a {FORMATS_TEXT} image") from error
-    except Exception as error:  # on damaged bytes Pillow's decoders raise errors of any class
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise _broken(where, reason) from error
+        )
+    if not isinstance(error, UnidentifiedImageError):
+        return _broken(where, " ".join(str(error).split()) or type(error).__name__)
+    kind = recognise(data[:HEAD_BYTES])
+    samples = tiff.unsupported(data) if kind == "TIFF" else None
+    if samples:
+        return _unsupported(where, samples)
+    other = "" if kind is None or kind in FORMATS else f"{kind}, "
+    return _broken(where, f"{other}not a {FORMATS_TEXT} image")
 
 
 def _unsupported(where: str, samples: str) -> DataError:
@@ -252,13 +247,17 @@ def _to_8bit(image: Image.Image, where: str) -> Image.Image:
 
 def _with_channels(image: Image.Image, where: str, channels: int) -> Image.Image:
     """Convert to L, RGB or RGBA; transparency goes onto white unless it is kept."""
-    with _naming_damage(b"", where):  # such as of a palette
+    try:
         if channels == 4:
             return image.convert("RGBA")
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
         return image.convert("RGB" if channels == 3 else "L")
+    except MemoryError:
+        raise
+    except Exception as error:  # such as on a damaged palette
+        raise _fault(error, b"", where) from error
 
 
 def _scaled(image: Image.Image, where: str, resolution: int, resize: bool) -> Image.Image:
