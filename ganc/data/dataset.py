@@ -26,7 +26,7 @@ from ganc.progress import Warn, ignore
 DECODE_THREADS = min(8, os.cpu_count() or 1)
 
 # Part of the content hash; to be raised when the same bytes start to decode to other pixels.
-_DECODING_RULES = 2
+_DECODING_RULES = 3
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,9 +4,10 @@ What happens to each kind of image (docs/data.md says the same to the user):
 
 - The first frame of PNG, JPEG, WebP, BMP and TIFF is decoded completely; nothing else is tried.
 - The EXIF orientation is applied, colour profiles and gamma are not. Other metadata is not read.
-- 16-bit grey samples are scaled to 8 bits, v·255/65535 rounded. 16-bit colour keeps its high byte
-  (all that Pillow offers), at most one level away from that. 32-bit samples have no known range
-  and are refused.
+- 16-bit grey samples are scaled to 8 bits, v·255/65535 rounded; 12-bit ones (TIFF), v·255/4095.
+  16-bit colour keeps its high byte (all that Pillow offers), at most one level away from that.
+  32-bit, signed and floating-point samples have no known range and are refused.
+- Grey whose zero is white (TIFF) is inverted.
 - Three channels: RGB; grey is repeated, CMYK and YCbCr are converted. One channel: ITU-R 601 luma.
 - Transparency is composited onto white for one and three channels; four channels keep it as it is,
   not premultiplied, and an opaque image gets alpha 255.
@@ -15,14 +16,21 @@ What happens to each kind of image (docs/data.md says the same to the user):
 """
 
 import io
+import re
+import warnings
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from ganc.data import tiff
 from ganc.data.kinds import FORMATS, FORMATS_TEXT, HEAD_BYTES, recognise
 from ganc.data.metadata import split_metadata, upright
 from ganc.errors import DataError, UsageError
+
+# Pillow warns from half of its limit on; an image below the limit is read, so that says nothing.
+# For the whole process, because ``catch_warnings`` is not safe in the threads that decode.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 CHANNELS = (1, 3, 4)
 
@@ -79,7 +87,7 @@ def decode_image(
     """
     if channels not in CHANNELS:
         raise UsageError(f"channels is {channels}, allowed are 1, 3 and 4")
-    image = _with_channels(_to_8bit(read_pixels(data, where), where), channels)
+    image = _with_channels(_to_8bit(read_pixels(data, where), where), where, channels)
     if resolution is not None and image.size != (resolution, resolution):
         image = _scaled(image, where, resolution, resize)
     return _to_tensor(image)
@@ -111,21 +119,21 @@ def decode_halves(
     if height != resolution and not resize:
         raise DataError(found, f"--resize scales both halves to {resolution}x{resolution}")
     left, right = (
-        _half(image.crop((x, 0, x + height, height)), count, resolution)
+        _half(image.crop((x, 0, x + height, height)), where, count, resolution)
         for x, count in zip((0, height), channels, strict=True)
     )
     return left, right
 
 
-def _half(image: Image.Image, channels: int, resolution: int) -> torch.Tensor:
-    image = _with_channels(image, channels)
+def _half(image: Image.Image, where: str, channels: int, resolution: int) -> torch.Tensor:
+    image = _with_channels(image, where, channels)
     if image.size != (resolution, resolution):
         image = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
     return _to_tensor(image)
 
 
 def sample_bits(data: bytes) -> int | None:
-    """Return how many bits a sample has in the file, 8 (or less) or 16; None for a broken image."""
+    """Return on how many bits an image's samples are read, 8 or 16; None for a broken image."""
     try:
         with _open(split_metadata(data)[0]) as image:
             return _sample_bits(image)
@@ -147,7 +155,7 @@ def largest_sample(data: bytes, where: str) -> int:
     image = read_pixels(data, where)
     if image.mode.startswith("I;16"):
         return int(np.asarray(image).max())
-    largest = int(np.asarray(_with_channels(_to_8bit(image, where), 3)).max())
+    largest = int(np.asarray(_with_channels(_to_8bit(image, where), where, 3)).max())
     return largest if sample_bits(data) == 8 else 256 * largest + 255
 
 
@@ -156,6 +164,7 @@ def read_pixels(data: bytes, where: str) -> Image.Image:
 
     Raises:
         BrokenImageError: The bytes are damaged or of no known format.
+        DataError: The image is sound, but too large or of samples that are not supported.
     """
     try:
         pixels, exif = split_metadata(data)
@@ -163,18 +172,47 @@ def read_pixels(data: bytes, where: str) -> Image.Image:
             image.verify()  # PNG checksums, which decoding alone does not look at
         with _open(pixels) as image:
             image.load()
-            if image.format == "TIFF":
-                return ImageOps.exif_transpose(image)
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                return _tiff_pixels(image, where)
+            if image.mode == "P" and image.palette is None:
+                raise ValueError("no palette")
             return upright(image, exif or image.info.get("exif", b""))
-    except UnidentifiedImageError as error:
-        kind = recognise(data[:HEAD_BYTES])
-        other = "" if kind is None or kind in FORMATS else f"{kind}, "
-        raise _broken(where, f"{other}not a {FORMATS_TEXT} image") from error
-    except MemoryError:
+    except (MemoryError, DataError):
         raise
     except Exception as error:  # on damaged bytes Pillow's decoders raise errors of any class
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise _broken(where, reason) from error
+        raise _fault(error, data, where) from error
+
+
+def _tiff_pixels(image: TiffImagePlugin.TiffImageFile, where: str) -> Image.Image:
+    misread = tiff.misread(image, image.tag_v2)
+    if misread:
+        raise _unsupported(where, misread)
+    return tiff.levelled(ImageOps.exif_transpose(image), image.tag_v2)
+
+
+def _fault(error: Exception, data: bytes, where: str) -> DataError:
+    """Return what an error of Pillow's says about an image: broken, or what else is wrong."""
+    if isinstance(error, Image.DecompressionBombError):
+        found = re.search(r"\d+", str(error))  # the image is not opened, so Pillow has to say
+        return DataError(
+            f"{where}: too large, {found[0] if found else 'too many'} pixels, allowed are "
+            f"{2 * (Image.MAX_IMAGE_PIXELS or 0)}",
+            "scale it down, or cut it into smaller images",
+        )
+    if not isinstance(error, UnidentifiedImageError):
+        return _broken(where, " ".join(str(error).split()) or type(error).__name__)
+    kind = recognise(data[:HEAD_BYTES])
+    samples = tiff.unsupported(data) if kind == "TIFF" else None
+    if samples:
+        return _unsupported(where, samples)
+    other = "" if kind is None or kind in FORMATS else f"{kind}, "
+    return _broken(where, f"{other}not a {FORMATS_TEXT} image")
+
+
+def _unsupported(where: str, samples: str) -> DataError:
+    return DataError(
+        f"{where}: unsupported sample format ({samples})", "save the image as an 8-bit PNG"
+    )
 
 
 def _open(pixels: bytes) -> ImageFile.ImageFile:
@@ -183,7 +221,8 @@ def _open(pixels: bytes) -> ImageFile.ImageFile:
 
 def _sample_bits(image: ImageFile.ImageFile) -> int:
     """Return 16 where Pillow's decoders are told so; it has 8-bit modes for 16-bit colour."""
-    return 16 if any(";16" in str(tile[3]) for tile in image.tile) else 8
+    is_deep = any(bits in str(tile[3]) for tile in image.tile for bits in (";16", ";12"))
+    return 16 if is_deep else 8
 
 
 def _broken(where: str, reason: str) -> BrokenImageError:
@@ -206,14 +245,19 @@ def _to_8bit(image: Image.Image, where: str) -> Image.Image:
     return image
 
 
-def _with_channels(image: Image.Image, channels: int) -> Image.Image:
+def _with_channels(image: Image.Image, where: str, channels: int) -> Image.Image:
     """Convert to L, RGB or RGBA; transparency goes onto white unless it is kept."""
-    if channels == 4:
-        return image.convert("RGBA")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert("RGB" if channels == 3 else "L")
+    try:
+        if channels == 4:
+            return image.convert("RGBA")
+        if image.has_transparency_data:
+            rgba = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        return image.convert("RGB" if channels == 3 else "L")
+    except MemoryError:
+        raise
+    except Exception as error:  # such as on a damaged palette
+        raise _fault(error, b"", where) from error
 
 
 def _scaled(image: Image.Image, where: str, resolution: int, resize: bool) -> Image.Image:

@@ -1,8 +1,8 @@
 """``dataset.json``: the class or the label vector of every image, in NVIDIA's layout.
 
 ``{"labels": [["00000/img00000000.png", 3], …]}`` with a class number or a list of numbers for each
-image; ``{"labels": null}`` means that there are none. Names are relative to the folder that
-``dataset.json`` is in. Entries of other files are ignored.
+image; ``{"labels": null}``, ``{}`` and ``[]`` mean that there are none. Names are relative to the
+folder that ``dataset.json`` is in. Entries of other files are ignored.
 """
 
 import json
@@ -23,7 +23,8 @@ def has_labels(source: Source) -> bool:
     """Say whether a set is labelled; whether every image is, ``read_labels`` finds out.
 
     Raises:
-        DataError: Its ``dataset.json`` cannot be read, or there are several.
+        DataError: Its ``dataset.json`` cannot be read or has another form, or which of several
+            counts is not known.
     """
     name = _find_table(source)
     return name is not None and bool(_read_pairs(source, name))
@@ -37,7 +38,8 @@ def read_labels(source: Source, names: list[str]) -> torch.Tensor:
     Returns:
         Class numbers [N], int64, or label vectors [N, D], float32.
     Raises:
-        DataError: The set has no labels, misses one, or they do not have one common form.
+        DataError: The set has no labels, misses one, has two for one image, or they do not have
+            one common form.
     """
     file = _find_table(source)
     if file is None:
@@ -76,9 +78,16 @@ def _find_table(source: Source) -> str | None:
     """Return the name of ``dataset.json``: the outermost one, as it stands beside the images.
 
     Raises:
-        DataError: Several stand side by side.
+        DataError: Several stand side by side, it is spelled in another case, or it holds no labels
+            and one further in does.
     """
-    found = [name for name in source.names if PurePosixPath(name).name == LABELS_FILE]
+    spelled = [n for n in source.names if PurePosixPath(n).name.lower() == LABELS_FILE]
+    found = [name for name in spelled if PurePosixPath(name).name == LABELS_FILE]
+    if not found and spelled:
+        raise DataError(
+            f"{source.where(spelled[0])}: is {LABELS_FILE} meant? capitals count",
+            f"rename it to {LABELS_FILE} if it holds labels, else to something else",
+        )
     if not found:
         return None
     outermost = min(found, key=lambda name: name.count("/"))
@@ -90,16 +99,44 @@ def _find_table(source: Source) -> str | None:
             "meant is not known",
             f"pass one folder of the set, or give the set one {LABELS_FILE} for all of its images",
         )
+    if len(found) > 1:
+        _check_hides_none(source, outermost, found)
     return outermost
 
 
-def _read_pairs(source: Source, file: str) -> Any:
-    """Return the entry ``labels``, still unchecked; None where there is none."""
+def _check_hides_none(source: Source, outermost: str, found: list[str]) -> None:
+    if _read_pairs(source, outermost):
+        return
+    hidden = next((n for n in found if n != outermost and _read_pairs(source, n)), None)
+    if hidden is not None:
+        raise DataError(
+            f"{source.path}: {outermost}, which counts, holds no labels, {hidden} does",
+            f"remove one of the two, or put all labels into {outermost}",
+        )
+
+
+def _read_pairs(source: Source, file: str) -> list[Any]:
+    """Return the [file name, label] pairs, labels still unchecked; empty where there are none.
+
+    Raises:
+        DataError: The file cannot be read, or holds something else.
+    """
+    where = source.where(file)
     try:
         content = json.loads(source.read(file))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{source.where(file)}: not JSON ({error})", _HINT) from error
-    return content.get("labels") if isinstance(content, dict) else None
+        raise DataError(f"{where}: not JSON ({error})", _HINT) from error
+    if content in ([], {}):
+        return []
+    if not isinstance(content, dict) or "labels" not in content:
+        found = "a list" if isinstance(content, list) else _shown(content)
+        raise DataError(f"{where}: has no entry `labels`, it holds {found}", _HINT)
+    pairs = content["labels"]
+    if pairs in (None, [], {}):
+        return []
+    if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
+        raise DataError(f"{where}: `labels` is not a list of [file name, label] pairs", _HINT)
+    return pairs
 
 
 def _read_table(source: Source, file: str) -> dict[str, Any]:
@@ -107,10 +144,17 @@ def _read_table(source: Source, file: str) -> dict[str, Any]:
     where, pairs = source.where(file), _read_pairs(source, file)
     if not pairs:
         raise DataError(f"{where}: holds no labels, a labelled set needs them", _HINT)
-    if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
-        raise DataError(f"{where}: `labels` is not a list of [file name, label] pairs", _HINT)
     folder = file.removesuffix(LABELS_FILE)
-    return {folder + normal_name(name): label for name, label in pairs}
+    table: dict[str, tuple[str, Any]] = {}
+    for spelled, label in pairs:
+        first, other = table.setdefault(folder + normal_name(spelled), (spelled, label))
+        if label is not other and label != other:
+            raise DataError(
+                f"{where}: two labels for one image: {_shown(other)} for {_shown(first)}, "
+                f"{_shown(label)} for {_shown(spelled)}",
+                "keep the right one",
+            )
+    return {name: label for name, (_, label) in table.items()}
 
 
 def _is_pair(pair: object) -> bool:

@@ -5,8 +5,9 @@ Scanners and cameras store 10, 12 or 14 bits in files of 16; masks are stored as
 proves nothing: what counts is that no image of the set comes near the upper end of its range.
 """
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
+from ganc import seeds
 from ganc.data.images import largest_sample, sample_bits
 from ganc.data.opening import image_names
 from ganc.data.sources import Source
@@ -20,28 +21,51 @@ No sensor has 15 bits, and no picture set of 16 bits leaves three quarters of it
 bits, where whole sets of dark pictures exist, only what is nearly black can be no picture."""
 
 MOST = 500
-"""So many images at most are looked at, evenly spread over the set, until one is bright."""
+"""So many images at most are looked at, drawn at random, the same ones each time."""
 
-_PROBED = 16
+_LEAST = 64  # looked at even where all are bright: images of the other depth may be among them
+
+
+@dataclass
+class _Seen:
+    """The images of one depth that were looked at."""
+
+    largest: int = 0
+    count: int = 0
+
+    def add(self, value: int) -> None:
+        self.largest = max(self.largest, value)
+        self.count += 1
 
 
 def check_levels(source: Source, warn: Warn) -> None:
-    """Warn of a set in which no image comes near the upper end of its range.
+    """Warn of a set in which no image of 8 or of 16 bits comes near the upper end of its range.
 
-    Where some images have 16 bits, it is these that are judged. Broken images are passed over:
-    whoever reads them says what is wrong.
+    Each depth is judged by itself. Broken images are passed over: whoever reads them says what is
+    wrong.
     """
     names = image_names(source)
-    is_deep = any(_bits(source, name) == 16 for name in _spread(names, _PROBED))
-    bits = 16 if is_deep else 8
-    largest, count, first = 0, 0, ""
-    for name, value in _largest(source, _spread(names, MOST), bits):
-        if value >= LIMITS[bits]:
-            return
-        largest, count, first = max(largest, value), count + 1, first or name
-    if count:
-        where = source.where(first) if len(names) == 1 else str(source.path)
-        warn(f"{where}: {_describe(largest, count, bits)}")
+    seen = {bits: _Seen() for bits in LIMITS}
+    for looked_at, name in enumerate(_drawn(names)):
+        dark = [bits for bits, of in seen.items() if of.count and of.largest < LIMITS[bits]]
+        if looked_at >= _LEAST and not dark:
+            break
+        _look(source, name, seen)
+    where = source.where(names[0]) if len(names) == 1 else str(source.path)
+    for bits, of in seen.items():
+        if of.count and of.largest < LIMITS[bits]:
+            warn(f"{where}: {_describe(of.largest, of.count, bits)}")
+
+
+def _look(source: Source, name: str, seen: dict[int, _Seen]) -> None:
+    """Take in a sound image; its pixels are decoded only while its depth has no bright one."""
+    try:
+        data = source.read(name)
+        bits = sample_bits(data)
+        if bits is not None and seen[bits].largest < LIMITS[bits]:
+            seen[bits].add(largest_sample(data, source.where(name)))
+    except DataError:
+        return
 
 
 def _describe(largest: int, count: int, bits: int) -> str:
@@ -62,26 +86,8 @@ def _describe(largest: int, count: int, bits: int) -> str:
     )
 
 
-def _largest(source: Source, names: list[str], bits: int) -> Iterator[tuple[str, int]]:
-    """Yield the largest value of each sound image with so many bits."""
-    for name in names:
-        try:
-            data = source.read(name)
-            if bits == 16 and sample_bits(data) != bits:
-                continue
-            yield name, largest_sample(data, source.where(name))
-        except DataError:
-            continue
-
-
-def _bits(source: Source, name: str) -> int | None:
-    try:
-        return sample_bits(source.read(name))
-    except DataError:
-        return None
-
-
-def _spread(names: list[str], count: int) -> list[str]:
-    """Return at most so many names, evenly spaced, the first among them."""
-    step = max(1, len(names) / count)
-    return [names[int(i * step)] for i in range(min(count, len(names)))]
+def _drawn(names: list[str]) -> list[str]:
+    """Return at most ``MOST`` names in random order: evenly spaced ones may all be of one kind."""
+    count = min(MOST, len(names))
+    places = seeds.generator(0, "levels").choice(len(names), count, replace=False)
+    return [names[place] for place in places]

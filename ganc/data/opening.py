@@ -3,7 +3,7 @@
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from ganc.data.kinds import FORMATS_TEXT, describe_left_out, enumerated, stem
+from ganc.data.kinds import FORMATS_TEXT, LABELS_FILE, describe_left_out, enumerated, stem
 from ganc.data.lmdb_source import DATA_FILE, LmdbSource, is_lmdb_file
 from ganc.data.sources import FileSource, FolderSource, Source, ZipSource
 from ganc.errors import DataError
@@ -35,6 +35,9 @@ def open_images(
     if source.listing.left_out:
         left_out = describe_left_out(source.listing.left_out, source.listing.unread)
         warn(f"{path}: {left_out}")
+    table = (path if path.is_dir() else path.parent) / LABELS_FILE
+    if isinstance(source, LmdbSource) and table.exists():
+        warn(f"{table}: not used; an LMDB has no labels, pass a folder or zip of its images")
     return source
 
 

@@ -168,10 +168,32 @@ class ZipSource(Source):
         self.path = path
         self._archive: zipfile.ZipFile | None = None
         self._owner = 0
-        files = list(_files(self._open()))
-        self._members = {normal_name(info.filename): info.filename for info in files}
-        self._checksums = {normal_name(info.filename): (info.file_size, info.CRC) for info in files}
-        self.names = sorted(name for name in self._members if not _is_hidden(name))
+        self._members: dict[str, str] = {}
+        self._checksums: dict[str, tuple[int, int]] = {}
+        self._outside = 0
+        for info in _files(self._open()):
+            name = normal_name(info.filename)
+            if ".." in name.split("/"):
+                self._outside += 1
+            elif not _is_hidden(name):
+                self._add(name, info)
+        self.names = sorted(self._members)
+
+    def _add(self, name: str, info: zipfile.ZipInfo) -> None:
+        """Note a member; the same file may be there twice, but not two files of one name."""
+        first = self._members.setdefault(name, info.filename)
+        checksum = info.file_size, info.CRC
+        if self._checksums.setdefault(name, checksum) != checksum:
+            raise DataError(
+                f"{self.path}: two different files of one name, {first} and {info.filename}",
+                "remove one of them from the zip; which one is meant is not known",
+            )
+
+    @cached_property
+    def listing(self) -> Listing:
+        images, left_out, unread = list_images(self.names, self.head)
+        outside = {"named outside the zip (..)": self._outside} if self._outside else {}
+        return Listing(images, left_out | outside, unread)
 
     def read(self, name: str) -> bytes:
         return self._read(name, -1)

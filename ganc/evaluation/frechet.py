@@ -24,6 +24,7 @@ class FrechetDistance(Measurement):
     def __init__(self, task: Task, name: str, network: str) -> None:
         self.task, self.name = task, name
         self.num_images = task.samples(name, least_inputs=2)
+        task.check_real_images(name)
         self.network = task.features(name, network)
         self.uses_teacher = task.dataset is None
         self.generated = FeatureStats.empty(self.network.dim, task.device)

@@ -93,6 +93,7 @@ class SetMeasurement(Measurement):
     def __init__(self, task: Task, name: str, network: str) -> None:
         self.task, self.name = task, name
         self.num_images = task.samples(name, least_inputs=2)
+        task.check_real_images(name)
         self.sets = FeatureSets.of(task, name, network)
         self.uses_teacher = self.sets.uses_teacher
 

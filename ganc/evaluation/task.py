@@ -9,7 +9,7 @@ import torch
 
 from ganc.data.dataset import ImageDataset
 from ganc.data.inputs import ImageInputs
-from ganc.errors import InputError, UsageError, WeightsError, unknown_name
+from ganc.errors import DataError, InputError, UsageError, WeightsError, unknown_name
 from ganc.evaluation.sampling import Batch
 from ganc.evaluation.segmentation import LabelMaps, Segmenter
 from ganc.models.model import Model
@@ -229,6 +229,21 @@ class Task:
                 f"{metric} needs {least_inputs} images or more, --input holds {self.source.count}"
             )
         return min(self.settings.samples, self.source.count // inputs_each)
+
+    def check_real_images(self, metric: str, least: int = 2) -> None:
+        """Refuse real images, where there are some, that are too few for a metric.
+
+        Raises:
+            DataError: There are fewer than ``least``.
+        """
+        if self.dataset is None or len(self.dataset) >= least:
+            return
+        count = len(self.dataset)
+        raise DataError(
+            f"{self.dataset.source.path}: holds {count} image{'s'[: count != 1]}, {metric} needs"
+            f" {least} or more",
+            "add real images to --data, or leave it out to compare with --teacher",
+        )
 
     def features(self, metric: str, name: str) -> FeatureNetwork:
         """Return the feature network ``name`` for a metric.

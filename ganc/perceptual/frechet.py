@@ -36,7 +36,8 @@ class FeatureStats:
         """
         if self.count < 2:
             raise ComputationError(
-                f"a covariance needs at least 2 samples, got {self.count}", "raise --samples"
+                f"a covariance needs at least 2 samples, got {self.count}",
+                "give either set 2 images or more",
             )
         _check_finite("the covariance", self.scatter)
         return self.scatter / (self.count - 1)

@@ -28,7 +28,9 @@ def kernel_distance(
     """
     size = min(size, len(a), len(b))
     if size < 2:
-        raise ComputationError(f"a kernel distance needs 2 samples, got {size}", "raise --samples")
+        raise ComputationError(
+            f"a kernel distance needs 2 samples, got {size}", "give either set 2 images or more"
+        )
     if size == len(a) == len(b):
         subsets = 1
     total = 0.0

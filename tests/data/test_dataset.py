@@ -1,9 +1,12 @@
 """Folders and zips, labels, hashes, and everything that is wrong with them."""
 
+import json
 import pickle
 import shutil
+import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from ganc.data.dataset import ImageDataset, iterate_images, open_dataset
 from ganc.data.images import BrokenImageError
-from ganc.data.labels import has_labels
+from ganc.data.labels import has_labels, read_labels
 from ganc.errors import DataError, UsageError
 
 from .pictures import flip_bit, labels_file, noise, png, write_folder, write_zip
@@ -180,6 +183,97 @@ def test_bad_labels_are_refused_when_they_are_used(write, content, found):
     assert caught.value.hint
     assert "\n" not in caught.value.message
     assert len(opened(path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b'[["a/0.PNG", 0]]', "has no entry `labels`, it holds a list"),
+        (b"null", "has no entry `labels`, it holds null"),
+        (b"0", "has no entry `labels`, it holds 0"),
+        (b'{"annotations": []}', "has no entry `labels`, it holds {.*annotations"),
+        (labels_file(False), "not a list of"),
+        (labels_file(0), "not a list of"),
+        (labels_file(""), "not a list of"),
+        (labels_file({"a/0.PNG": 1}), "not a list of"),
+        (labels_file([["a/0.PNG", 1, "x"]]), "not a list of"),
+    ],
+)
+def test_other_forms_do_not_mean_that_there_are_no_labels(write, content, found):
+    dataset = opened(write(FILES | {"dataset.json": content}))
+    for read in (has_labels, lambda source: read_labels(source, dataset.names)):
+        with pytest.raises(DataError, match=rf"dataset\.json: .*{found}") as caught:
+            read(dataset.source)
+        assert "\n" not in caught.value.message
+        assert caught.value.hint
+
+
+@pytest.mark.parametrize("outer", [labels_file(None), labels_file([]), b"{}"])
+def test_an_empty_table_hides_no_filled_one(write, outer):
+    inner = labels_file([["0.PNG", 1], ["1.png", 0]])
+    source = opened(write(FILES | {"dataset.json": outer, "a/dataset.json": inner})).source
+    with pytest.raises(DataError, match=r"dataset\.json, which .* no labels, a/dataset\.json does"):
+        has_labels(source)
+
+
+def test_two_empty_tables_are_no_labels(write):
+    tables = {"dataset.json": labels_file(None), "a/dataset.json": b"{}"}
+    assert not has_labels(opened(write(FILES | tables)).source)
+
+
+@pytest.mark.parametrize("name", ["Dataset.json", "a/DATASET.JSON"])
+def test_another_case_of_the_table_is_named(write, name):
+    source = opened(write(FILES | {name: labels_file([["0.PNG", 1]])})).source
+    with pytest.raises(DataError, match=rf"{name}: is dataset\.json meant"):
+        has_labels(source)
+
+
+@pytest.mark.parametrize("spelled", ["a/0.PNG", "./a//0.PNG", "a\\0.PNG"])
+@pytest.mark.parametrize(("first", "second"), [(2, 3), (2, [2]), ([1, 0], [0, 1])])
+def test_two_labels_for_one_image_are_refused(write, spelled, first, second):
+    labels = [[name, first] for name in NAMES] + [[spelled, second]]
+    path = write(FILES | {"dataset.json": labels_file(labels)})
+    with pytest.raises(DataError, match=r"dataset\.json: two labels for one image: ") as caught:
+        opened(path, use_labels=True)
+    for value in (first, second, "a/0.PNG", spelled):
+        assert json.dumps(value) in caught.value.message
+
+
+def test_the_same_label_twice_is_no_contradiction(write):
+    labels = [[name, 1] for name in NAMES] + [["./a/0.PNG", 1.0]]
+    path = write(FILES | {"dataset.json": labels_file(labels)})
+    dataset = opened(path, use_labels=True)
+    assert dataset.labels is not None
+    assert dataset.labels.tolist() == [1, 1, 1]
+
+
+def zip_of(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile tells of names that are there twice
+        for name, data in members:
+            archive.writestr(name, data)
+    return path
+
+
+@pytest.mark.parametrize("again", ["0.png", "./0.png"])
+def test_two_files_of_one_name_in_a_zip_are_refused(tmp_path, again):
+    path = zip_of(tmp_path / "set.zip", [("0.png", png(seed=0)), (again, png(seed=1))])
+    with pytest.raises(DataError) as caught:
+        opened(path)
+    found = f"{path}: two different files of one name, 0.png and {again}"
+    assert caught.value.message == found
+    zip_of(path, [("0.png", png(seed=0)), (again, png(seed=0))])
+    assert torch.equal(images_of(opened(path)), expected(0))
+
+
+def test_members_that_point_out_of_a_zip_are_counted(tmp_path):
+    members = [("0.png", png()), ("../1.png", png()), ("a\\..\\2.png", png()), (".x/3.png", b"")]
+    said: list[str] = []
+    dataset = opened(zip_of(tmp_path / "set.zip", members), warn=said.append)
+    assert dataset.names == ["0.png"]
+    assert dataset.source.listing.left_out == {"named outside the zip (..)": 2}
+    assert len(said) == 1
+    assert "2 named outside the zip (..)" in said[0]
 
 
 def test_missing_path_is_named(tmp_path):

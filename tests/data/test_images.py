@@ -1,5 +1,8 @@
 """What happens to each kind of image, and to damaged ones."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -251,6 +254,39 @@ def test_damage_gives_an_image_or_a_data_error(kind, damage):
 def test_other_formats_are_named(data):
     with pytest.raises(BrokenImageError, match="not a PNG, JPEG, WebP, BMP or TIFF image"):
         decode_image(data, "x.png", channels=3)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_palette_image_without_palette_is_broken(channels):
+    data = encode(Image.new("P", (4, 4)))
+    start = data.index(b"PLTE") - 4
+    length = int.from_bytes(data[start : start + 4])
+    data = data[:start] + data[start + 12 + length :]
+    with pytest.raises(BrokenImageError, match=r"^x\.png: broken image \(no palette\)$"):
+        decode_image(data, "x.png", channels=channels)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
+def test_too_large_images_are_not_broken(kind, monkeypatch):
+    data = encode(Image.fromarray(noise(8)), kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)
+    with pytest.raises(DataError) as caught:
+        decode_image(data, "x", channels=3)
+    assert caught.value.message == "x: too large, 64 pixels, allowed are 62"
+    assert not isinstance(caught.value, BrokenImageError)
+
+
+def test_large_images_are_read_in_silence(tmp_path):
+    (tmp_path / "x.png").write_bytes(png())
+    code = (
+        "import sys; from PIL import Image; from ganc.data.images import decode_image\n"
+        "Image.MAX_IMAGE_PIXELS = 40\n"
+        "print(decode_image(open(sys.argv[1], 'rb').read(), 'x', channels=3).shape)"
+    )
+    command = [sys.executable, "-W", "always", "-c", code, str(tmp_path / "x.png")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "[3, 8, 8]" in result.stdout
+    assert "Decompression" not in result.stderr
 
 
 def test_out_of_memory_is_not_a_broken_image(monkeypatch):

@@ -51,6 +51,24 @@ def test_deep_images_are_judged_among_themselves(tmp_path):
     assert "in 1 image of 16 bits is 4095 of 65535" in line
 
 
+@pytest.mark.parametrize("count", [32, 33, 64, 96, 500, 1500])
+@pytest.mark.parametrize("period", [2, 3, 5])
+def test_no_period_hides_the_deep_images(tmp_path, count, period):
+    bright, dark = png(), grey(4095)
+    files = {f"{i:04}.png": dark if i % period == 1 else bright for i in range(count)}
+    (line,) = said_of(tmp_path, files)
+    assert "of 16 bits is 4095 of 65535" in line
+
+
+def test_each_depth_is_judged_by_itself(tmp_path):
+    black = encode(Image.new("L", (8, 8), 1))
+    files = {f"{i}.png": black if i % 2 else grey(65535) for i in range(10)}
+    (line,) = said_of(tmp_path / "bright", files)
+    assert "in 5 images is 1 of 255" in line
+    files = {f"{i}.png": black if i % 2 else grey(4095) for i in range(10)}
+    assert len(said_of(tmp_path / "dark", files)) == 2
+
+
 @pytest.mark.parametrize(("scale", "found"), [(16, "4095 of 65535, as if 12"), (1, None)])
 def test_deep_colour(tmp_path, scale, found):
     samples = np.random.default_rng(0).integers(0, 65536, (8, 8, 3)) // scale

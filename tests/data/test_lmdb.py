@@ -53,6 +53,16 @@ def images_of(dataset: ImageDataset) -> torch.Tensor:
     return torch.stack([dataset.image(i) for i in range(len(dataset))])
 
 
+@pytest.mark.parametrize("name", ["", "data.mdb"])
+def test_labels_beside_an_lmdb_are_said_not_to_be_used(tmp_path, name):
+    path = write(tmp_path / "set", entries())
+    (path / "dataset.json").write_text('{"labels": [["0.png", 1]]}')
+    said: list[str] = []
+    opened(path / name, warn=said.append)
+    (line,) = said
+    assert line.startswith(f"{path / 'dataset.json'}: not used")
+
+
 @pytest.mark.parametrize("subdir", [True, False])
 @pytest.mark.parametrize("size", SIZES)
 def test_images_of_the_size_are_read(tmp_path, size, subdir):

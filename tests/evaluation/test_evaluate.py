@@ -120,6 +120,17 @@ def test_fd_of_two_gaussians(mean_colour: str) -> None:
     assert values["settings"]["protocols"]["fd"]["reference"] == "teacher"
 
 
+@pytest.mark.parametrize("metric", ["fd", "kd", "precision", "coverage"])
+def test_one_real_image_is_too_few_for_a_set(metric: str, tmp_path: Path) -> None:
+    model = make_model()
+    data = write_images(samples_of(model, 1), tmp_path / "data")
+    with pytest.raises(DataError) as caught:
+        evaluate(model, [metric], data=data, samples=4)
+    assert caught.value.message == f"{data}: holds 1 image, {metric} needs 2 or more"
+    assert caught.value.exit_code == 3
+    assert "--samples" not in (caught.value.hint or "")
+
+
 def test_fd_to_its_own_images_is_zero(tmp_path: Path) -> None:
     model = make_model()
     data = write_images(samples_of(model, 12), tmp_path / "data")
