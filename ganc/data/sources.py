@@ -6,6 +6,7 @@ zips are left out. The same tree gives the same names and checksums packed and u
 
 import lzma
 import os
+import weakref
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
@@ -227,6 +228,9 @@ class ZipSource(Source):
         if self._archive is None or self._owner != os.getpid():
             self._archive = _open_zip(self.path)
             self._owner = os.getpid()
+            # An error's traceback may tie this object into a cycle, in which the collector could
+            # end the open file before the archive that closes it.
+            weakref.finalize(self, self._archive.close)
         return self._archive
 
     def __getstate__(self) -> dict[str, Any]:

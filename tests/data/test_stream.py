@@ -1,6 +1,8 @@
 """Which image is drawn when, broken images in training, reading ahead."""
 
+import gc
 import threading
+import zipfile
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from ganc.data.dataset import open_dataset
+from ganc.data.sources import ZipSource
 from ganc.data.stream import TrainingStream, prefetch, usable_images
 from ganc.errors import DataError, UsageError
 
@@ -264,3 +267,16 @@ def test_prefetch_reads_only_a_few_batches_ahead():
     with closing(prefetch(stream, 0, 10**9, threads=2)) as batches:
         next(batches)
     assert 1 <= samples.reads <= 3
+
+
+def test_an_archive_in_a_cycle_is_closed_before_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", b"x")
+    source = ZipSource(path)
+    source.read("a.png")
+    source.cycle = source  # type: ignore[attr-defined]
+    opened = source._open()
+    del source
+    gc.collect()
+    assert opened.fp is None
