@@ -146,10 +146,10 @@ def _search(found: Found, layouts: Sequence[str], depth: int) -> Iterator[Claim]
 
 def _unknown(tree: Any, architecture: str | None, keys: Sequence[str]) -> CheckpointError:
     """Say that nothing is of a layout that could be read."""
-    what = "layout" if architecture is None else f"{architecture}'s layout"
+    what = "of no known layout" if architecture is None else f"no {architecture} of a known layout"
     found = f"at {', '.join(map(printable, keys))}" if keys else f"it holds {_contents(tree)}"
     about = "; ".join(reader.about for reader in READERS.values()).replace("`", "")
-    return CheckpointError(f"of no known {what} ({found})", f"known: {about}")
+    return CheckpointError(f"{what} ({found})", f"known: {about}")
 
 
 def _check_keys(keys: Sequence[str], taken: Sequence[tuple[str, Claim, list[str]]]) -> None:
