@@ -190,7 +190,7 @@ def test_masks_that_cannot_serve(folder: Path, tmp_path: Path) -> None:
     (folder / "b.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"b.png: broken image"):
         masks_of(f"masks:{folder}")
-    with pytest.raises(DataError, match="not found"):
+    with pytest.raises(DataError, match="does not exist"):
         opened(f"masks:{tmp_path / 'nowhere'}")
     with pytest.raises(DataError, match="no images found"):
         opened(f"masks:{_empty(tmp_path)}")

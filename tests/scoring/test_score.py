@@ -117,7 +117,7 @@ def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
 def test_checkpoint_is_no_scores_file(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ScoresError, match="holds no scores"):
         Scores.load(checkpoint)
-    with pytest.raises(ScoresError, match="cannot be read"):
+    with pytest.raises(ScoresError, match="does not exist"):
         Scores.load(tmp_path / "missing")
 
 
