@@ -134,6 +134,85 @@ def test_nan_stays_and_infinity_is_clamped(device: str) -> None:
         )
 
 
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Fill memory that nothing was written to with NaN, so that an element left out shows."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+SIZES = st.sampled_from([
+    (2, 24, 32, 32), (1, 512, 16, 16), (3, 40, 33, 31), (2, 3, 64, 48), (5, 2080, 3, 1),
+    (2, 7, 1, 1), (1, 1, 40, 40), (0, 8, 4, 4), (2, 16, 130, 136), (257, 8, 5, 5),
+])  # fmt: skip
+"""Whole and odd planes, few and many channels, more than a block holds, none."""
+
+CUDA_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@pytest.mark.usefixtures("poisoned")
+@on_devices
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(SIZES, st.sampled_from(CUDA_DTYPES), st.sampled_from(["linear", "lrelu", "swish", "selu"]),
+       st.booleans(), st.sampled_from([None, 0.7]))  # fmt: skip
+def test_a_layer_and_its_derivatives_against_float64(
+    device: str, shape: tuple[int, ...], dtype: torch.dtype, act: str, is_last: bool,
+    clamp: float | None,
+) -> None:  # fmt: skip
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    x, dy, ddx = (
+        noise(*shape, seed=seed, dtype=dtype, device=device).contiguous(memory_format=layout)
+        for seed in (1, 2, 3)
+    )
+    bias = noise(shape[1], seed=4, dtype=dtype, device=device)
+    found = []
+    for function, cast in ((run, dtype), (twin, torch.float64)):
+        leaves = [t.to(cast).requires_grad_() for t in (x, bias, dy)]
+        y = function(leaves[0], leaves[1], act, clamp=clamp)
+        first = torch.autograd.grad(y, leaves[:2], leaves[2], create_graph=True)
+        second = torch.autograd.grad(first[0], leaves[2], ddx.to(cast))
+        found.append([y, *first, *second])
+    step = torch.finfo(dtype).eps
+    sums = {2: shape[0] * shape[2] * shape[3]}  # the bias gets a sum of so many
+    for i, (own, exact) in enumerate(zip(*found, strict=True)):
+        assert own.dtype == dtype
+        # At a kink and at the clamp, values that round differently have other slopes.
+        is_near = (own.double() - exact).abs() <= 8 * step * (1 + exact.abs()) * sums.get(i, 1)
+        assert is_near.double().mean() > 0.99 or not own.numel(), (i, own, exact)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((1, 16, 16384, 8200), torch.contiguous_format),  # one sample beyond 32 bits
+        ((3, 8, 8192, 11000), torch.contiguous_format),
+        ((3, 8, 8192, 11000), torch.channels_last),
+    ],
+)
+def test_more_elements_than_32_bits_count(
+    shape: tuple[int, ...], layout: torch.memory_format
+) -> None:
+    """Values and both gradients; the reference goes channel by channel."""
+    x = torch.empty(shape, dtype=torch.float16, device="cuda", memory_format=layout)
+    x.normal_(generator=torch.Generator("cuda").manual_seed(0))
+    assert x.numel() > 2**31
+    bias = noise(shape[1], dtype=torch.float16, device="cuda")
+    y = torch.ops.ganc.bias_act(x, bias, 1, "lrelu", 0.2, 1.3, 0.7)
+    dx, db = torch.ops.ganc.bias_act_grads(x, y, None, 1, "lrelu", 0.2, 1.3, 0.7)
+    for channel in range(shape[1]):
+        own = x[:, channel]
+        torch.testing.assert_close(
+            y[:, channel], twin(own, bias[channel : channel + 1].expand(shape[2]), "lrelu",
+                                clamp=0.7), rtol=1e-3, atol=1e-3,
+        )  # fmt: skip
+        slopes = torch.where(y[:, channel] > 0, 1.3, 0.26) * (y[:, channel].abs() < 0.7)
+        torch.testing.assert_close(dx[:, channel], (own * slopes).half(), rtol=1e-3, atol=1e-3)
+        exact = (own * slopes.float()).double().sum()
+        assert abs(float(db[channel] - exact)) <= 1e-3 * own.numel() ** 0.5
+
+
 CASES = [*itertools.product(ACTIVATIONS, (None, 1.1), (True, False))]
 
 
@@ -198,6 +277,9 @@ def test_operators_are_what_torch_expects(device: str, act: str) -> None:
     ref = x.detach().requires_grad_(act == "swish")
     torch.library.opcheck(
         torch.ops.ganc.bias_act_grad.default, (dy, ref, bias if act == "swish" else None, *rule)
+    )
+    torch.library.opcheck(
+        torch.ops.ganc.bias_act_grads.default, (dy, ref, bias if act == "swish" else None, *rule)
     )
     torch.library.opcheck(
         torch.ops.ganc.bias_act_grad_grad.default,
@@ -301,7 +383,7 @@ def test_the_cuda_side_compiles_links_and_loads(
     path = extension.library(extension.CUDA, ["90"])
     torch.ops.load_library(str(path))
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
-    for name in ("bias_act", "bias_act_grad", "bias_act_grad_grad"):
+    for name in ("bias_act", "bias_act_grad", "bias_act_grads", "bias_act_grad_grad"):
         assert has_kernel(f"ganc::{name}", "CUDA")
     schema = str(torch.ops.ganc.bias_act.default._schema)
     assert schema.startswith("ganc::bias_act(Tensor x, Tensor? bias, int dim, str act")

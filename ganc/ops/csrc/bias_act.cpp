@@ -2,7 +2,6 @@
 #include "bias_act.h"
 
 #include <ATen/Dispatch.h>
-#include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
@@ -68,12 +67,20 @@ at::Tensor launch(const at::Tensor& a, const std::optional<at::Tensor>& dy,
   at::Tensor out = at::empty_like(a);
   const Walk walk = walk_of(a, bias, dim);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, a.scalar_type(), "bias_act", [&] {
-    const auto rule = make_rule<at::opmath_type<scalar_t>>(act, alpha, gain, clamp);
+    const auto rule = make_rule<scalar_t>(act, alpha, gain, clamp);
     run<kOrder, scalar_t>(walk, rule, a.const_data_ptr<scalar_t>(), data<scalar_t>(dy),
                           data<scalar_t>(ref), data<scalar_t>(bias),
                           out.mutable_data_ptr<scalar_t>());
   });
   return out;
+}
+
+std::tuple<at::Tensor, at::Tensor> launch_sums(const at::Tensor& dy, const at::Tensor& ref,
+                                               const std::optional<at::Tensor>& bias, int64_t dim,
+                                               c10::string_view act, double alpha, double gain,
+                                               std::optional<double> clamp) {
+  at::Tensor dx = launch<1>(dy, std::nullopt, ref, bias, dim, act, alpha, gain, clamp);
+  return {dx, sum_but(dx, dim)};
 }
 
 }  // namespace
@@ -89,6 +96,9 @@ TORCH_LIBRARY(ganc, m) {
   m.def(
       "bias_act_grad(Tensor dy, Tensor ref, Tensor? bias, int dim, str act, float alpha,"
       " float gain, float? clamp) -> Tensor");
+  m.def(
+      "bias_act_grads(Tensor dy, Tensor ref, Tensor? bias, int dim, str act, float alpha,"
+      " float gain, float? clamp) -> (Tensor, Tensor)");
   m.def(
       "bias_act_grad_grad(Tensor ddx, Tensor dy, Tensor x, Tensor? bias, int dim, str act,"
       " float alpha, float gain, float? clamp) -> Tensor");

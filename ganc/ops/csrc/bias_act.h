@@ -7,7 +7,9 @@
 //   the input x    of the others (before the bias).
 #pragma once
 
+#include <ATen/OpMathType.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/sum.h>
 #include <c10/macros/Macros.h>
 #include <c10/util/Exception.h>
 
@@ -16,6 +18,7 @@
 #include <limits>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 namespace ganc {
 
@@ -123,10 +126,14 @@ C10_HOST_DEVICE inline T element(const Rule<T>& rule, T a, T dy, T ref, T bias) 
   return a * dy * rule.gain * bend(rule.act, z);
 }
 
+// T stores. The limit is what T makes of it: a derivative finds clamped values by being equal to it.
 template <typename T>
-Rule<T> make_rule(std::string_view act, double alpha, double gain, std::optional<double> clamp) {
-  const T limit = clamp ? static_cast<T>(*clamp) : std::numeric_limits<T>::infinity();
-  return {act_of(act), static_cast<T>(alpha), static_cast<T>(gain), limit};
+Rule<at::opmath_type<T>> make_rule(std::string_view act, double alpha, double gain,
+                                   std::optional<double> clamp) {
+  using Math = at::opmath_type<T>;
+  const Math limit = clamp ? static_cast<Math>(static_cast<T>(*clamp))
+                           : std::numeric_limits<Math>::infinity();
+  return {act_of(act), static_cast<Math>(alpha), static_cast<Math>(gain), limit};
 }
 
 // The channel of element i in memory order is (i / step) % channels.
@@ -139,6 +146,15 @@ struct Walk {
 inline Walk walk_of(const at::Tensor& x, const std::optional<at::Tensor>& bias, int64_t dim) {
   if (!bias) return {x.numel(), 1, 1};
   return {x.numel(), x.stride(dim), x.size(dim)};
+}
+
+// Sums over every dimension but one.
+inline at::Tensor sum_but(const at::Tensor& x, int64_t dim) {
+  std::vector<int64_t> others;
+  for (int64_t d = 0; d < x.dim(); ++d) {
+    if (d != dim) others.push_back(d);
+  }
+  return others.empty() ? x.clone() : at::sum(x, others);
 }
 
 template <typename T>

@@ -1,5 +1,5 @@
-// The three operators of one device, over its own launch<kOrder>. Included inside a namespace that
-// has it.
+// The operators of one device, over its own launch<kOrder> and launch_sums. Included inside a
+// namespace that has them.
 
 // Brings a tensor to the memory order in which x is walked.
 inline at::Tensor like(const at::Tensor& tensor, const at::Tensor& x) {
@@ -38,6 +38,15 @@ inline at::Tensor bias_act_grad(const at::Tensor& dy, const at::Tensor& ref,
   return launch<1>(like(dy, walked), std::nullopt, walked, bias, dim, act, alpha, gain, clamp);
 }
 
+// The derivative, and its sum over every dimension but one: what x and what the bias get.
+inline std::tuple<at::Tensor, at::Tensor> bias_act_grads(
+    const at::Tensor& dy, const at::Tensor& ref, const std::optional<at::Tensor>& bias, int64_t dim,
+    c10::string_view act, double alpha, double gain, std::optional<double> clamp) {
+  check(ref, bias, dim);
+  const at::Tensor walked = dense(ref);
+  return launch_sums(like(dy, walked), walked, bias, dim, act, alpha, gain, clamp);
+}
+
 inline at::Tensor bias_act_grad_grad(const at::Tensor& ddx, const at::Tensor& dy,
                                      const at::Tensor& x, const std::optional<at::Tensor>& bias,
                                      int64_t dim, c10::string_view act, double alpha, double gain,
@@ -50,5 +59,6 @@ inline at::Tensor bias_act_grad_grad(const at::Tensor& ddx, const at::Tensor& dy
 inline void implement(torch::Library& m) {
   m.impl("bias_act", &bias_act);
   m.impl("bias_act_grad", &bias_act_grad);
+  m.impl("bias_act_grads", &bias_act_grads);
   m.impl("bias_act_grad_grad", &bias_act_grad_grad);
 }
