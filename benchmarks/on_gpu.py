@@ -1,67 +1,225 @@
-"""Everything that needs a CUDA GPU, in one go: tests, then every table, each within a time limit.
+"""Everything that needs a CUDA GPU: two stages of a few minutes, the most telling jobs first.
 
-The most telling job comes first, so that a run that is cut short is of use. Each job's output lies
-in a file of its own from its first line on; a summary is printed at the end.
+    python benchmarks/on_gpu.py first -o results                    # right at all? and how fast
+    python benchmarks/on_gpu.py rest -o results                     # the full tables
+    python benchmarks/on_gpu.py first -o results --jobs tests step  # some of a stage's jobs
+    python benchmarks/on_gpu.py first --rehearse -o results         # tiny, on a CPU
 
-    python benchmarks/on_gpu.py -o tables                # about half an hour
-    python benchmarks/on_gpu.py -o tables --jobs tests bias_act
+The jobs of a wave run at once, the waves one after the other: what is timed has the GPU to itself.
+A job has a limit of its own, a stage one for all; what does not fit is stopped or left out. Every
+line is written as it comes, under the name of its job, and every figure into one JSON file.
+
+``--plugin FOLDER`` measures against NVIDIA's operators, in a checkout of NVlabs/stylegan3.
 """
 
 import argparse
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 HERE = Path(__file__).parent
+PYTHON = (sys.executable,)
+SANITIZER = ("compute-sanitizer", "--report-api-errors", "no", "--error-exitcode", "9")
+CPU = ("--device", "cpu")
 
 
-class Job(NamedTuple):
-    """A command, and how long it may take."""
+@dataclass(frozen=True)
+class Job:
+    """A command.
 
-    arguments: tuple[str, ...]
+    Attributes:
+        command: Its words; ``{figures}`` and ``{folder}`` are filled in.
+        minutes: How long it may take.
+        tool: What the command runs under on a GPU.
+        rehearsal: Words that are added on the CPU; None: there is nothing to rehearse.
+        after: The job of the same wave that has to end first.
+        environment: Variables that are set.
+        plugin: Words before the checkout of NVIDIA's operators, where there is one: () if the job
+            makes no sense without, None if it has no use for it.
+    """
+
+    command: tuple[str, ...]
     minutes: float
+    rehearsal: tuple[str, ...] | None = ()
+    tool: tuple[str, ...] = ()
+    after: str | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    plugin: tuple[str, ...] | None = None
 
 
-JOBS = {
-    "tests": Job(("-m", "pytest", "-q", "-m", "gpu", str(HERE.parent / "tests")), 6),
-    "bias_act": Job((str(HERE / "bias_act.py"),), 5),
-    "distill_step": Job(
-        (str(HERE / "distill_step.py"), "--resolution", "256", "--device", "cuda"), 8
+def script(name: str, *options: str) -> tuple[str, ...]:
+    """Return the command of a benchmark beside this file."""
+    return (*PYTHON, str(HERE / f"{name}.py"), *options)
+
+
+def with_figures(name: str, *options: str) -> tuple[str, ...]:
+    return script(name, *options, "--figures", "{figures}")
+
+
+JOBS: dict[str, Job] = {
+    "doctor": Job((*PYTHON, "-m", "ganc", "doctor"), 2),
+    "tests": Job(
+        (*PYTHON, "-m", "pytest", "-q", "-n", "4", "--dist", "loadfile", "-m", "gpu",
+         "-p", "no:cacheprovider", str(HERE.parent / "tests")), 4, ("--collect-only",),
     ),
-    "diversity_speed": Job((str(HERE / "diversity_speed.py"), "--device", "cuda", "--all"), 8),
-    "density_memory": Job((str(HERE / "density_memory.py"), "--device", "cuda"), 3),
+    "plugin-bias_act": Job(script("nvidia_plugin", "bias_act"), 3, None, plugin=()),
+    "plugin-upfirdn2d": Job(script("nvidia_plugin", "upfirdn2d"), 3, None, plugin=()),
+    "memcheck": Job(
+        script("sanitize"), 3, CPU, tool=(*SANITIZER, "--tool", "memcheck"), after="doctor",
+        environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
+    ),
+    "racecheck": Job(
+        script("sanitize"), 3, CPU, tool=(*SANITIZER, "--tool", "racecheck"), after="doctor"
+    ),
+    "bias_act": Job(
+        with_figures("bias_act", "--brief"), 2,
+        (*CPU, "--shrink", "16", "--runs", "1"), plugin=("--plugin",),
+    ),
+}  # fmt: skip
+
+STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "first": (
+        ("doctor", "tests", "plugin-bias_act", "plugin-upfirdn2d", "memcheck", "racecheck"),
+        ("bias_act",),
+    ),
+    "rest": (),
 }
+MINUTES = {"first": 5.0, "rest": 6.0}
+LEAST_SEC = 20.0
+"""What has to be left of a stage for another job to be started."""
 
 
-def run(job: Job, log: Path) -> str:
-    """Run a job, its output going to ``log``; return how it ended."""
-    began = time.perf_counter()
-    with log.open("w") as file:
-        try:
-            done = subprocess.run(
-                [sys.executable, *job.arguments], stdout=file, stderr=subprocess.STDOUT,
-                timeout=60 * job.minutes, check=False,
-            )  # fmt: skip
-            ending = f"exit {done.returncode}"
-        except subprocess.TimeoutExpired:
-            ending = f"stopped after {job.minutes:g} min"
-    return f"{ending}, {time.perf_counter() - began:.0f} s"
+class Run:
+    """A stage that runs: where its output goes, and when it has to be over."""
+
+    def __init__(self, given: argparse.Namespace) -> None:
+        self.given = given
+        self.folder: Path = given.output
+        self.log = self.folder / f"{given.stage}.txt"
+        self.figures = self.folder / "figures.json"
+        self.lock = threading.Lock()
+        self.began = time.monotonic()
+        self.endings: dict[str, str] = {}
+
+    @property
+    def left_sec(self) -> float:
+        return self.began + 60 * self.given.minutes - time.monotonic()
+
+    def say(self, job: str, line: str) -> None:
+        """Write a line, at once."""
+        with self.lock, self.log.open("a") as file:
+            file.write(f"{job} | {line.rstrip()}\n")
+
+    def wave(self, names: list[str]) -> None:
+        """Run jobs at once."""
+        over = {name: threading.Event() for name in names}
+        threads = [threading.Thread(target=self._job, args=(name, over)) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _job(self, name: str, over: dict[str, threading.Event]) -> None:
+        job = JOBS[name]
+        if job.after in over:
+            over[job.after].wait()
+        began = time.monotonic()
+        limit = min(60 * job.minutes, self.left_sec)
+        if limit < LEAST_SEC:
+            ending = "left out: the stage's time is over"
+        else:
+            ending = self._run(name, job, limit)
+        self.endings[name] = f"{ending}, {time.monotonic() - began:.0f} s"
+        self.say(name, f"=> {self.endings[name]}")
+        print(f"{name}: {self.endings[name]}", flush=True)
+        over[name].set()
+
+    def _run(self, name: str, job: Job, limit: float) -> str:
+        command = self._command(job)
+        if shutil.which(command[0]) is None:
+            return f"there is no {command[0]}"
+        environment = {
+            **os.environ, "PYTHONPATH": os.pathsep.join(
+                [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+            ).rstrip(os.pathsep), "PYTHONUNBUFFERED": "1", **job.environment,
+        }  # fmt: skip
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace", env=environment, start_new_session=True,
+        )  # fmt: skip
+        stop = threading.Timer(limit, _kill, [process])
+        stop.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.say(name, line)
+        code = process.wait()
+        is_stopped = stop.finished.is_set()
+        stop.cancel()
+        return f"stopped after {limit:.0f} s" if is_stopped else f"exit {code}"
+
+    def _command(self, job: Job) -> list[str]:
+        words = (word.format(figures=self.figures, folder=self.folder) for word in job.command)
+        if self.given.rehearse:
+            return [*words, *(job.rehearsal or ())]
+        if job.plugin is None or self.given.plugin is None:
+            return [*job.tool, *words]
+        return [*job.tool, *words, *job.plugin, str(self.given.plugin)]
 
 
-def main() -> None:
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Stop a job and whatever it started."""
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+def chosen(given: argparse.Namespace) -> list[list[str]]:
+    """Return the waves of a stage, without what was not asked for or cannot run here."""
+
+    def is_wanted(name: str) -> bool:
+        job = JOBS[name]
+        if given.jobs and name not in given.jobs:
+            return False
+        if given.rehearse:
+            return job.rehearsal is not None
+        return job.plugin != () or given.plugin is not None
+
+    waves = [[name for name in wave if is_wanted(name)] for wave in STAGES[given.stage]]
+    return [wave for wave in waves if wave]
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the tables")
-    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--jobs", nargs="+", choices=JOBS)
+    parser.add_argument("--minutes", type=float, help="for the whole stage")
+    parser.add_argument("--plugin", type=Path, help="checkout of NVlabs/stylegan3")
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes, on the CPU")
     given = parser.parse_args()
+    if given.minutes is None:
+        given.minutes = 60.0 if given.rehearse else MINUTES[given.stage]
+    return given
+
+
+def main() -> None:
+    given = parse()
     given.output.mkdir(parents=True, exist_ok=True)
-    for name in given.jobs:
-        log = given.output / f"{name}.txt"
-        print(f"{name}: {run(JOBS[name], log)} → {log}", flush=True)
-        print("".join(log.read_text().splitlines(keepends=True)[-12:]), flush=True)
+    run = Run(given)
+    for wave in chosen(given):
+        run.wave(wave)
+    Path(f"{run.figures}.lock").unlink(missing_ok=True)
+    failed = [name for name, ending in run.endings.items() if not ending.startswith("exit 0")]
+    print(
+        f"{len(run.endings)} jobs → {run.log}" + (f"; not well: {', '.join(failed)}" * bool(failed))
+    )
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":

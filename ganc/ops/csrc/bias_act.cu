@@ -260,7 +260,7 @@ at::Tensor start_sums(const Walk& walk, const Rule<at::opmath_type<T>>& rule,
         rows, static_cast<uint32_t>(vectors), rule, p.a, p.ref, p.bias, p.out,
         sums.mutable_data_ptr<Math>());
     C10_CUDA_KERNEL_LAUNCH_CHECK();
-    return at::sum(sums, {0});
+    return at::sum(sums, at::IntArrayRef{0});
   }
   const int64_t number = walk.numel / walk.step, vectors = walk.step / kWidth;
   const int64_t part = kThreads * kVectorsPerThread, parts = (vectors + part - 1) / part;
@@ -275,7 +275,7 @@ at::Tensor start_sums(const Walk& walk, const Rule<at::opmath_type<T>>& rule,
       static_cast<uint32_t>(walk.channels), rule, p.a, p.ref, p.bias, p.out,
       sums.mutable_data_ptr<Math>());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
-  return at::sum(sums, {0, 2});
+  return at::sum(sums, at::IntArrayRef{0, 2});
 }
 
 template <typename T>

@@ -154,7 +154,7 @@ inline at::Tensor sum_but(const at::Tensor& x, int64_t dim) {
   for (int64_t d = 0; d < x.dim(); ++d) {
     if (d != dim) others.push_back(d);
   }
-  return others.empty() ? x.clone() : at::sum(x, others);
+  return others.empty() ? x.clone() : at::sum(x, at::IntArrayRef(others));
 }
 
 template <typename T>

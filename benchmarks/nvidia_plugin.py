@@ -1,0 +1,53 @@
+"""NVIDIA's CUDA operators, built from a checkout of NVlabs/stylegan3 that the user brings.
+
+Only measured against; nothing of them is part of ganc.
+"""
+
+import importlib
+import importlib.util
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def load_operator(folder: Path, name: str, **flags: Any) -> Any:
+    """Build an operator's plugin and return its Python module.
+
+    The checkout's own builder imports what it has built by name, which current pybind11 does not
+    offer any more; so it is built here and handed over.
+
+    Args:
+        folder: The checkout.
+        name: "bias_act" or "upfirdn2d".
+    """
+    from packaging import version
+    from torch.utils import cpp_extension
+
+    if importlib.util.find_spec("pkg_resources") is None:  # setuptools dropped what is imported
+        stand_in = types.ModuleType("pkg_resources")
+        stand_in.parse_version = version.parse  # type: ignore[attr-defined]
+        sys.modules["pkg_resources"] = stand_in
+    sys.path.insert(0, str(folder))
+    custom_ops = importlib.import_module("torch_utils.custom_ops")
+    operator = importlib.import_module(f"torch_utils.ops.{name}")
+    sources = [str(folder / "torch_utils" / "ops" / f"{name}.{kind}") for kind in ("cpp", "cu")]
+    built = cpp_extension.load(
+        name=f"{name}_plugin", sources=sources, extra_cuda_cflags=["--use_fast_math"], **flags
+    )
+    custom_ops._cached_plugins[f"{name}_plugin"] = built
+    assert operator._init()
+    return operator
+
+
+def main() -> None:
+    """Build ahead of time: ``python benchmarks/nvidia_plugin.py bias_act FOLDER``."""
+    name, folder = sys.argv[1:]
+    load_operator(Path(folder), name)
+    print(f"{name}: built for {torch.cuda.get_device_name()}")
+
+
+if __name__ == "__main__":
+    main()
