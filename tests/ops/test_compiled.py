@@ -4,6 +4,7 @@ import itertools
 import logging
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -387,6 +388,29 @@ def test_the_cuda_side_compiles_links_and_loads(
         assert has_kernel(f"ganc::{name}", "CUDA")
     schema = str(torch.ops.ganc.bias_act.default._schema)
     assert schema.startswith("ganc::bias_act(Tensor x, Tensor? bias, int dim, str act")
+    code = machine_code(path)
+    for name, text in code.items():
+        assert not re.search(r"\b(LDL|STL)\b", text), f"{name} spills registers"
+        width = 16 // SIZES_OF_TYPES[re.search(r"c10::Half|c10::BFloat16|float|double", name)[0]]
+        moves_vectors = re.search(rf", {width}[,>]", name) is not None
+        assert ("LDG.E.128" in text and "STG.E.128" in text) == moves_vectors, name
+    # Activations that are known when compiling, and the rest; types; passes; two index types.
+    assert len(code) >= 3 * 4 * 3
+
+
+SIZES_OF_TYPES = {"float": 4, "double": 8, "c10::Half": 2, "c10::BFloat16": 2}
+
+
+def machine_code(library: Path) -> dict[str, str]:
+    """Return kernel → its assembly, by the disassembler that Triton carries."""
+    triton = pytest.importorskip("triton")
+    cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not cuobjdump.exists() or shutil.which("c++filt") is None:
+        pytest.skip("there is no disassembler")
+    listing = subprocess.run([cuobjdump, "-sass", library], capture_output=True, check=True).stdout
+    named = subprocess.run(["c++filt"], input=listing, capture_output=True, check=True).stdout
+    _, *parts = re.split(r"\n\s*Function : ", named.decode())
+    return {part.partition("\n")[0]: part for part in parts}
 
 
 def build(folder: str) -> None:
