@@ -37,6 +37,7 @@ _OPERATION_KINDS = {
     "random numbers": ("::normal_", "::uniform_", "::randn"),
 }
 _OTHER = "element-wise, reductions, rest"
+_ENGINE = "autograd::engine"
 _BACKWARD = 1  # at::RecordScope::BACKWARD_FUNCTION
 
 
@@ -94,7 +95,7 @@ class Costs:
         activities = [torch.profiler.ProfilerActivity.CPU]
         if self.is_cuda:
             activities.append(torch.profiler.ProfilerActivity.CUDA)
-        with labelled(), torch.profiler.profile(activities=activities) as profile:
+        with labelled(), torch.profiler.profile(activities=activities, acc_events=True) as profile:
             run()
             if self.is_cuda:
                 torch.cuda.synchronize()
@@ -109,7 +110,7 @@ class Costs:
         makers = {
             (e.thread, e.sequence_nr): e
             for e in operations
-            if e.sequence_nr >= 0 and e.scope != _BACKWARD
+            if e.sequence_nr >= 0 and e.scope != _BACKWARD and not e.name.startswith(_ENGINE)
         }
         for event in operations:
             for name, spent in self._launched(event, marks):
