@@ -424,10 +424,11 @@ def profile(arguments: argparse.Namespace, name: str, found: dict[str, Any], sid
     with layers_of(name), side.arithmetic():
         plain = trainer.execution
         trainer.execution = dataclasses.replace(plain, times=times)
-        total = timed(side, arguments.steps, device)
+        began = time.perf_counter()
+        timed(side, arguments.steps, device)
+        phases = times.to_json(time.perf_counter() - began)
         trainer.execution = plain
-        phases = times.to_json(total)
-        costs = profiling.Costs(device)
+        costs = profiling.Costs(device, is_labelled=not trainer.execution.compiles)
         for step, count in kinds_of_steps(trainer.recipe, arguments.steps).items():
             drawn = side.prepare(step)
             _wait(device)

@@ -81,13 +81,17 @@ def _recorded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 class Costs:
     """Microseconds of the device by kernel, and by kind of operation.
 
+    Args:
+        is_labelled: Give ganc's operations shares of their own. Not where some are compiled: they
+            would be compiled anew.
+
     Attributes:
         kernels, calls: By name; on the CPU they are operations, in their own time.
         kinds: By kind; they add up to what the operations launched.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.is_cuda = device.type == "cuda"
+    def __init__(self, device: torch.device, *, is_labelled: bool = True) -> None:
+        self.is_cuda, self.is_labelled = device.type == "cuda", is_labelled
         self.kernels, self.calls, self.kinds = (Counter[str]() for _ in range(3))
 
     def add(self, run: Callable[[], Any], weight: float = 1.0) -> None:
@@ -95,7 +99,8 @@ class Costs:
         activities = [torch.profiler.ProfilerActivity.CPU]
         if self.is_cuda:
             activities.append(torch.profiler.ProfilerActivity.CUDA)
-        with labelled(), torch.profiler.profile(activities=activities, acc_events=True) as profile:
+        labels = labelled() if self.is_labelled else contextlib.nullcontext()
+        with labels, torch.profiler.profile(activities=activities, acc_events=True) as profile:
             run()
             if self.is_cuda:
                 torch.cuda.synchronize()
