@@ -252,9 +252,10 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def ways(precisions: list[str], direction_batches: list[int]) -> list[Way]:
-    """Return every combination."""
-    return [Way(*pair) for pair in itertools.product(precisions, direction_batches)]
+def ways(arguments: argparse.Namespace) -> list[Way]:
+    """Return every combination that was asked for."""
+    pairs = itertools.product(arguments.precisions, arguments.direction_batches)
+    return [Way(*pair, arguments.channels_last, arguments.replays) for pair in pairs]
 
 
 def speed_table(case: Case, chosen: list[Way], rounds: int, figures_path: Path | None) -> list[str]:
@@ -296,38 +297,33 @@ def difference(one: Values, other: Values) -> float:
 
 
 def agreement_table(
-    precisions: list[str],
-    samples: int,
-    direction_batch: int,
-    device: torch.device,
-    figures_path: Path | None,
+    chosen: list[Way], samples: int, device: torch.device, figures_path: Path | None
 ) -> list[str]:
-    """Score the embedded teacher in every precision and compare what is kept: markdown lines."""
-    model = make_case(None, 1, 5, 10, torch.device("cpu")).model
-    settings: dict[str, Any] = {
-        "samples": samples,
-        "direction_batch": direction_batch,
-        "device": device,
-    }
-    scores, lines = {}, [
-        f"embedded teacher, 32 px: {samples} samples, directions {direction_batch} at once", "",
-        "| precision | time | channels kept as in fp32, at 0.5 | 0.7 | 0.9 |",
+    """Score the embedded teacher in several ways and compare what is kept: markdown lines."""
+    model = make_case(None, 1, 5, 10, device).model
+    reference = dataclasses.replace(chosen[0], precision="fp32")
+    lines = [
+        f"embedded teacher, 32 px: {samples} samples, drawn noise", "",
+        "| way | time | channels kept as in the first row, at 0.5 | 0.7 | 0.9 |",
         "|---|---|---|---|---|",
     ]  # fmt: skip
-    for precision in ("fp32", *(p for p in precisions if p != "fp32")):
-        start = time.perf_counter()
-        made = ganc.score(model, "diversity", precision=precision, **settings)
-        scores[precision] = dict(made.values)
-        seconds = time.perf_counter() - start
-        same = [overlap(scores[precision], scores["fp32"], r) for r in (0.5, PRUNE_RATIO, 0.9)]
-        figures.record(
-            figures_path, "diversity_speed agreement", precision=precision, samples=samples,
-            direction_batch=direction_batch, seconds=seconds, same_kept=same,
-            prune_ratios=[0.5, PRUNE_RATIO, 0.9], machine=machine(device),
+    exact: Values = {}
+    for way in (reference, *(way for way in chosen if way.precision != "fp32")):
+        request = ScoreRequest(
+            samples=samples, batch=5, alpha=ALPHA, gradient="both", device=device,
+            **dataclasses.asdict(way),
         )  # fmt: skip
-        lines.append(
-            f"| {precision} | {seconds:.1f} s | " + " | ".join(f"{s:.4f}" for s in same) + " |"
-        )
+        start = time.perf_counter()
+        values = run(Diversity(copy.deepcopy(model), request), request).values
+        seconds = time.perf_counter() - start
+        exact = exact or values
+        same = [overlap(values, exact, ratio) for ratio in (0.5, PRUNE_RATIO, 0.9)]
+        figures.record(
+            figures_path, "diversity_speed agreement", way=str(way), samples=samples,
+            seconds=seconds, same_kept=same, prune_ratios=[0.5, PRUNE_RATIO, 0.9],
+            machine=machine(device),
+        )  # fmt: skip
+        lines.append(f"| {way} | {seconds:.1f} s | " + " | ".join(f"{s:.4f}" for s in same) + " |")
     return [*lines, ""]
 
 
@@ -370,9 +366,11 @@ def profile_lines(case: Case, way: Way) -> list[str]:
 
 
 def brief(arguments: argparse.Namespace, device: torch.device) -> Iterator[list[str]]:
-    """Measure the main rows of both sizes."""
-    cases = ((32, None), (256, arguments.resolution or 256))
-    for size, resolution in cases:
+    """Measure the main rows of both sizes; CUDA graphs, which may fail, last."""
+    replays = (False, True) if device.type == "cuda" else (False,)
+    for is_replayed, (size, resolution) in itertools.product(
+        replays, ((32, None), (256, arguments.resolution or 256))
+    ):
         batches = arguments.batches or BRIEF_BATCHES[size]
         case = make_case(
             resolution, batches, arguments.batch, arguments.directions, device,
@@ -381,26 +379,30 @@ def brief(arguments: argparse.Namespace, device: torch.device) -> Iterator[list[
         chosen = [
             way
             for way in BRIEF[size]
-            if way.precision in ALL_PRECISIONS[device.type]
-            and (device.type == "cuda" or not way.replays)
+            if way.precision in ALL_PRECISIONS[device.type] and way.replays == is_replayed
         ]
         yield speed_table(case, chosen, 1, arguments.figures)
-        if arguments.profile:
+        if arguments.profile and not is_replayed:
             yield profile_lines(case, chosen[0])
 
 
 def everything(arguments: argparse.Namespace, device: torch.device) -> Iterator[list[str]]:
     """Measure all that is reported of a machine with a GPU; minutes on a fast one."""
-    precisions, sizes = arguments.precisions, arguments.direction_batches
     for resolution, batches in ((None, 8), (arguments.resolution or 256, 3)):
         case = make_case(
             resolution, arguments.batches or batches, arguments.batch, arguments.directions, device,
             arguments.channel_max,
         )  # fmt: skip
-        yield speed_table(case, ways(precisions, sizes), arguments.rounds, arguments.figures)
-    yield agreement_table(precisions, arguments.samples, max(sizes), device, arguments.figures)
+        yield speed_table(case, ways(arguments), arguments.rounds, arguments.figures)
+    yield agreement_table(widest(arguments), arguments.samples, device, arguments.figures)
     if not arguments.no_auto:
-        yield auto_lines(arguments.seed, max(sizes), device)
+        yield auto_lines(arguments.seed, max(arguments.direction_batches), device)
+
+
+def widest(arguments: argparse.Namespace) -> list[Way]:
+    """Return the ways that run most directions at once."""
+    most = max(arguments.direction_batches)
+    return [way for way in ways(arguments) if way.direction_batch == most]
 
 
 def machine(device: torch.device) -> str:
@@ -443,26 +445,20 @@ def parse() -> argparse.Namespace:
 
 def tables(arguments: argparse.Namespace, device: torch.device) -> Iterator[list[str]]:
     """Yield the markdown lines of what was asked for, table by table."""
-    precisions, sizes = arguments.precisions, arguments.direction_batches
     if arguments.brief:
         yield from brief(arguments, device)
     elif arguments.all:
         yield from everything(arguments, device)
     elif arguments.auto:
-        yield auto_lines(arguments.seed, max(sizes), device)
+        yield auto_lines(arguments.seed, max(arguments.direction_batches), device)
     elif arguments.agreement:
-        yield agreement_table(precisions, arguments.samples, max(sizes), device, arguments.figures)
+        yield agreement_table(widest(arguments), arguments.samples, device, arguments.figures)
     else:
         case = make_case(
             arguments.resolution, arguments.batches or 4, arguments.batch, arguments.directions,
             device, arguments.channel_max,
         )  # fmt: skip
-        chosen = [
-            dataclasses.replace(
-                way, channels_last=arguments.channels_last, replays=arguments.replays
-            )
-            for way in ways(precisions, sizes)
-        ]
+        chosen = ways(arguments)
         yield (
             profile_lines(case, chosen[-1]) if arguments.profile
             else speed_table(case, chosen, arguments.rounds, arguments.figures)

@@ -31,7 +31,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import figures
 import profiling
@@ -164,15 +164,18 @@ class Case(NamedTuple):
             sides["ganc --compile"] = partial(torch.compile(generator), self.z)
         return sides
 
-    def fused_sides(self) -> Iterator[tuple[str, Run]]:
-        """Yield what runs on CUDA, the reference first; each is over when the next is asked for."""
-        ours: Run = partial(self.generator, self.z)
+    def fused_sides(self, record: bool) -> Iterator[tuple[str, Run]]:
+        """Yield what runs on CUDA, the reference first; each is over when the next is asked for.
+
+        Args:
+            record: As CUDA graphs.
+        """
+        device, run = self.z.device, cast(Run, partial(self.generator, self.z))
         grouped = partial(modulated_conv2d, impl="grouped")
+        suffix = ", CUDA graph" if record else ""
         with profiling.replaced(modulated_conv2d, grouped):
-            yield "public", ours
-            yield "public, CUDA graph", recorded(ours, self.z.device)
-        yield "ganc", ours
-        yield "ganc, CUDA graph", recorded(ours, self.z.device)
+            yield f"public{suffix}", recorded(run, device) if record else run
+        yield f"ganc{suffix}", recorded(run, device) if record else run
 
     def compiled_sides(self, titles: Sequence[str]) -> Iterator[tuple[str, Run]]:
         """Yield ours compiled, in some of ``COMPILE_MODES``."""
@@ -295,15 +298,17 @@ class FusedTable:
         self.firsts: dict[int, float] = {}
 
     def run(self) -> None:
-        """Measure everything; what compiles, and may take minutes, comes last."""
+        """Measure everything; what may fail or take minutes comes last."""
         columns = ("model", "batch", "precision", "side", "ms", "against public",
                    "against the first row", "images apart")  # fmt: skip
         print(f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", sep="\n", flush=True)
         settings = self.settings
-        for name, batch in itertools.product(settings.models, settings.batches):
+        for record, name, batch in itertools.product(
+            (False, True), settings.models, settings.batches
+        ):
             case = make_case(name, self.generators[name], batch, self.device)
             for precision in settings.precisions:
-                self.add(case, precision, case.fused_sides())
+                self.add(case, precision, case.fused_sides(record))
         for name, batch, precision in settings.compiled:
             case = make_case(name, self.generators[name], batch, self.device)
             self.add(case, precision, case.compiled_sides(settings.compile_modes))
