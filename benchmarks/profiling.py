@@ -139,13 +139,17 @@ class Costs:
         return sum(self.kernels.values())
 
     def shares(self) -> dict[str, float]:
-        """Return kind → share of the total, largest first."""
+        """Return kind → share of the total, largest first; empty where no kernel was seen."""
+        if not self.total:
+            return {}
         kinds = dict(self.kinds.most_common())
         kinds["launched by no operation"] = max(0.0, self.total - sum(kinds.values()))
         return {name: spent / self.total for name, spent in kinds.items() if spent > 0}
 
     def lines(self) -> list[str]:
         """Return markdown tables: kinds, and the dearest kernels."""
+        if not self.total:
+            return ["The profiler saw no kernels.", ""]
         what = "kernel" if self.is_cuda else "operation"
         lines = ["| kind | share |", "|---|---|"]
         lines += [f"| {name} | {share:.1%} |" for name, share in self.shares().items()]
