@@ -206,8 +206,8 @@ def test_replayed_kernels_give_the_same_scores(precision: str, noise_mode: str, 
     launched = scored_directly(make_model(), **settings)
     replayed = scored_directly(make_model(), replays=True, **settings)
     for group, values in launched.items():
-        # The same arithmetic, but cuDNN may choose another kernel, whose sums come in another order;
-        # in bfloat16 that moves signs of pixels. Stale inputs would be off by all of the score.
+        # The same arithmetic, but cuDNN may choose another kernel, with sums in another order; in
+        # bfloat16 that moves signs of pixels. Stale inputs would be off by all of the score.
         deviation = (replayed[group] - values).norm() / values.norm()
         assert deviation < (0.05 if precision == "bf16" else 1e-3), group
 
