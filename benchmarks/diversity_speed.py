@@ -11,21 +11,26 @@ process; seconds are the best round's, memory is what a side adds to what was he
     python benchmarks/diversity_speed.py --agreement           # kept channels per precision
     python benchmarks/diversity_speed.py --auto                # samples until two halves agree
     python benchmarks/diversity_speed.py --profile             # where both sides spend their time
+    python benchmarks/diversity_speed.py --device cuda --brief # the main rows, under a minute
     python benchmarks/diversity_speed.py --device cuda --all --output table.md
 """
 
 import argparse
 import copy
 import ctypes
+import dataclasses
+import itertools
 import platform
+import sys
 import threading
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import figures
+import profiling
 import torch
 from torch import Tensor
 
@@ -42,6 +47,37 @@ PRUNE_RATIO = 0.7
 ALL_PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "bf16")}
 
 Values = dict[str, Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How ours computes; see ``ScoreRequest``."""
+
+    precision: str
+    direction_batch: int
+    channels_last: bool = False
+    replays: bool = False
+
+    def __str__(self) -> str:
+        named = f"`--precision {self.precision} --direction-batch {self.direction_batch}`"
+        flags = (("channels_last", self.channels_last), ("replayed", self.replays))
+        return ", ".join([named, *(name for name, is_on in flags if is_on)])
+
+
+BRIEF = {
+    32: (
+        Way("tf32", 1), Way("tf32", 10), Way("bf16", 10),
+        Way("tf32", 1, replays=True), Way("tf32", 10, replays=True),
+        Way("bf16", 10, replays=True), Way("fp32", 10, replays=True),
+    ),
+    256: (
+        Way("tf32", 1), Way("tf32", 1, channels_last=True), Way("bf16", 1),
+        Way("bf16", 1, channels_last=True), Way("bf16", 10), Way("bf16", 10, channels_last=True),
+        Way("bf16", 1, channels_last=True, replays=True),
+    ),
+}  # fmt: skip
+"""By resolution: small images are a matter of launches, large ones of arithmetic and layout."""
+BRIEF_BATCHES = {32: 30, 256: 2}
 
 
 def published(generator: Any, latents: Tensor, directions: Tensor, batch: int) -> Values:
@@ -85,17 +121,27 @@ class Case(NamedTuple):
     def published(self) -> Values:
         return published(self.model.generator, self.latents, self.directions, self.batch)
 
-    def ours(self, precision: str, direction_batch: int) -> Values:
+    def ours(self, way: Way) -> Values:
         request = ScoreRequest(
             samples=len(self.latents), batch=self.batch, latents=self.latents,
             directions=self.directions, noise_mode="const", alpha=ALPHA, gradient="both",
-            precision=precision, direction_batch=direction_batch, device=self.latents.device,
+            device=self.latents.device, **dataclasses.asdict(way),
         )  # fmt: skip
         return run(Diversity(copy.deepcopy(self.model), request), request).values
 
+    def first(self) -> "Case":
+        """Return the case of the first batch alone."""
+        latents, directions = self.latents[: self.batch], self.directions[:1]
+        return self._replace(latents=latents, directions=directions)
+
 
 def make_case(
-    resolution: int | None, batches: int, batch: int, num_directions: int, device: torch.device
+    resolution: int | None,
+    batches: int,
+    batch: int,
+    num_directions: int,
+    device: torch.device,
+    channel_max: int = 512,
 ) -> Case:
     """Return the embedded teacher, or config-f of a size with random weights."""
     if resolution is None:
@@ -103,14 +149,15 @@ def make_case(
             model, name = ganc.load(carried / "faces32.safetensors"), "embedded teacher, 32 px"
     else:
         torch.manual_seed(0)
-        model = Model(generator=Generator(512, 0, 512, resolution, 3).eval())
+        generator = Generator(512, 0, 512, resolution, 3, channel_max=channel_max)
+        model = Model(generator=generator.eval())
         name = f"config-f, {resolution} px"
-    generator = model.generator
+    made = model.generator
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        z = torch.randn(batches * batch, generator.z_dim, generator=random)
-        latents = generator.mapping(z)[:, 0]
-    directions = torch.randn(batches, num_directions, generator.w_dim, generator=random)
+        z = torch.randn(batches * batch, made.z_dim, generator=random)
+        latents = made.mapping(z)[:, 0]
+    directions = torch.randn(batches, num_directions, made.w_dim, generator=random)
     directions /= directions.norm(dim=2, keepdim=True)
     name += f": {batches} x {batch} samples, {num_directions} directions"
     return Case(name, model.to(device), latents.to(device), directions.to(device), batch)
@@ -124,7 +171,6 @@ class Peak:
 
     def __enter__(self) -> "Peak":
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self.device)
             self.before = torch.cuda.memory_allocated(self.device)
         else:
@@ -159,10 +205,14 @@ class Measured(NamedTuple):
     added: int
 
 
-def measure(
-    sides: dict[str, Callable[[], Values]], rounds: int, device: torch.device
-) -> dict[str, Measured | None]:
-    """Run the sides in turns; None where one runs out of memory."""
+Side = Callable[[Case], Values]
+
+
+def measure(case: Case, sides: dict[str, Side], rounds: int) -> dict[str, Measured | None]:
+    """Run the sides in turns; None where one runs out of memory.
+
+    On CUDA each meets one batch first: kernels are loaded when they are first used.
+    """
     found: dict[str, Measured | None] = {}
     for round_number in range(rounds):
         for name, side in sides.items():
@@ -170,10 +220,14 @@ def measure(
             if round_number and before is None:
                 continue
             try:
-                now = _once(side, device)
+                if round_number == 0 and case.latents.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                    side(case.first())
+                now = _once(case, side)
             except torch.OutOfMemoryError:
                 found[name] = None
                 continue
+            print(f"{case.name}, {name}: {now.seconds:.3f} s", file=sys.stderr, flush=True)
             if before is not None:
                 least, most = min(before.seconds, now.seconds), max(before.added, now.added)
                 now = Measured(now.values, least, most)
@@ -181,11 +235,12 @@ def measure(
     return found
 
 
-def _once(side: Callable[[], Values], device: torch.device) -> Measured:
+def _once(case: Case, side: Side) -> Measured:
+    device = case.latents.device
     with Peak(device) as peak:
         synchronise(device)
         start = time.perf_counter()
-        values = side()
+        values = side(case)
         synchronise(device)
         seconds = time.perf_counter() - start
     return Measured(values, seconds, peak.added)
@@ -197,16 +252,18 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def speed_table(
-    case: Case, precisions: list[str], direction_batches: list[int], rounds: int
-) -> list[str]:
+def ways(arguments: argparse.Namespace) -> list[Way]:
+    """Return every combination that was asked for."""
+    pairs = itertools.product(arguments.precisions, arguments.direction_batches)
+    return [Way(*pair, arguments.channels_last, arguments.replays) for pair in pairs]
+
+
+def speed_table(case: Case, chosen: list[Way], rounds: int, figures_path: Path | None) -> list[str]:
     """Time all ways on the same samples and compare their scores: markdown lines."""
-    sides: dict[str, Callable[[], Values]] = {"published": case.published}
-    for precision in precisions:
-        for size in direction_batches:
-            name = f"`--precision {precision} --direction-batch {size}`"
-            sides[name] = partial(case.ours, precision, size)
-    found = measure(sides, rounds, case.latents.device)
+    sides: dict[str, Side] = {"published": Case.published}
+    for way in chosen:
+        sides[str(way)] = lambda case, way=way: case.ours(way)  # type: ignore[misc]
+    found = measure(case, sides, rounds)
     reference = found["published"]
     lines = [
         f"{case.name}; best of {rounds}", "",
@@ -218,9 +275,14 @@ def speed_table(
             lines.append(f"| {name} | out of memory | | | | |")
             continue
         same = overlap(side.values, reference.values, PRUNE_RATIO)
+        ratio, apart = reference.seconds / side.seconds, difference(side.values, reference.values)
+        figures.record(
+            figures_path, "diversity_speed", case=case.name, way=name, seconds=side.seconds,
+            times_published=ratio, same_kept=same, largest_difference=apart,
+            added_bytes=side.added, machine=machine(case.latents.device),
+        )  # fmt: skip
         lines.append(
-            f"| {name} | {side.seconds:.2f} s | {reference.seconds / side.seconds:.2f}x"
-            f" | {same:.4f} | {difference(side.values, reference.values):.1e}"
+            f"| {name} | {side.seconds:.3f} s | {ratio:.2f}x | {same:.4f} | {apart:.1e}"
             f" | {side.added / 2**30:.2f} GiB |"
         )
     return [*lines, ""]
@@ -235,29 +297,33 @@ def difference(one: Values, other: Values) -> float:
 
 
 def agreement_table(
-    precisions: list[str], samples: int, direction_batch: int, device: torch.device
+    chosen: list[Way], samples: int, device: torch.device, figures_path: Path | None
 ) -> list[str]:
-    """Score the embedded teacher in every precision and compare what is kept: markdown lines."""
-    model = make_case(None, 1, 5, 10, torch.device("cpu")).model
-    settings: dict[str, Any] = {
-        "samples": samples,
-        "direction_batch": direction_batch,
-        "device": device,
-    }
-    scores, lines = {}, [
-        f"embedded teacher, 32 px: {samples} samples, directions {direction_batch} at once", "",
-        "| precision | time | channels kept as in fp32, at 0.5 | 0.7 | 0.9 |",
+    """Score the embedded teacher in several ways and compare what is kept: markdown lines."""
+    model = make_case(None, 1, 5, 10, device).model
+    reference = dataclasses.replace(chosen[0], precision="fp32")
+    lines = [
+        f"embedded teacher, 32 px: {samples} samples, drawn noise", "",
+        "| way | time | channels kept as in the first row, at 0.5 | 0.7 | 0.9 |",
         "|---|---|---|---|---|",
     ]  # fmt: skip
-    for precision in ("fp32", *(p for p in precisions if p != "fp32")):
+    exact: Values = {}
+    for way in (reference, *(way for way in chosen if way.precision != "fp32")):
+        request = ScoreRequest(
+            samples=samples, batch=5, alpha=ALPHA, gradient="both", device=device,
+            **dataclasses.asdict(way),
+        )  # fmt: skip
         start = time.perf_counter()
-        made = ganc.score(model, "diversity", precision=precision, **settings)
-        scores[precision] = dict(made.values)
+        values = run(Diversity(copy.deepcopy(model), request), request).values
         seconds = time.perf_counter() - start
-        same = [overlap(scores[precision], scores["fp32"], r) for r in (0.5, PRUNE_RATIO, 0.9)]
-        lines.append(
-            f"| {precision} | {seconds:.1f} s | " + " | ".join(f"{s:.4f}" for s in same) + " |"
-        )
+        exact = exact or values
+        same = [overlap(values, exact, ratio) for ratio in (0.5, PRUNE_RATIO, 0.9)]
+        figures.record(
+            figures_path, "diversity_speed agreement", way=str(way), samples=samples,
+            seconds=seconds, same_kept=same, prune_ratios=[0.5, PRUNE_RATIO, 0.9],
+            machine=machine(device),
+        )  # fmt: skip
+        lines.append(f"| {way} | {seconds:.1f} s | " + " | ".join(f"{s:.4f}" for s in same) + " |")
     return [*lines, ""]
 
 
@@ -281,32 +347,62 @@ def auto_lines(seed: int, direction_batch: int, device: torch.device) -> list[st
     ]  # fmt: skip
 
 
-def profile_lines(case: Case, direction_batch: int) -> list[str]:
+def profile_lines(case: Case, way: Way) -> list[str]:
     """List where both sides spend their time: markdown lines."""
     lines = [case.name, ""]
-    ours = partial(case.ours, "fp32", direction_batch)
-    for name, side in (("published", case.published), ("ganc", ours)):
-        with torch.profiler.profile() as profile:
-            side()
-        events = profile.key_averages()
-        is_cuda = case.latents.device.type == "cuda"
-        key = "self_device_time_total" if is_cuda else "self_cpu_time_total"
-        events = sorted(events, key=lambda e: -getattr(e, key))[:14]
-        lines += [f"| {name}: operation | calls | seconds |", "|---|---|---|"]
-        lines += [f"| `{e.key}` | {e.count} | {getattr(e, key) / 1e6:.2f} |" for e in events]
-        lines.append("")
+    sides: dict[str, Side] = {"published": Case.published, str(way): lambda case: case.ours(way)}
+    for name, side in sides.items():
+        side(case.first())
+        costs = profiling.Costs(case.latents.device)
+        costs.add(lambda: side(case))  # noqa: B023 (called at once)
+        seconds = _once(case, side).seconds
+        waits = profiling.waits(lambda: side(case), case.latents.device)  # noqa: B023
+        lines += [
+            f"{name}: {seconds:.3f} s, {costs.calls.total():.0f} kernels that take"
+            f" {costs.total / 1e6:.3f} s; {waits.total()} waits of the host {dict(waits)}", "",
+            *costs.lines(),
+        ]  # fmt: skip
     return lines
 
 
-def everything(arguments: argparse.Namespace, device: torch.device) -> list[str]:
+def brief(arguments: argparse.Namespace, device: torch.device) -> Iterator[list[str]]:
+    """Measure the main rows of both sizes; CUDA graphs, which may fail, last."""
+    replays = (False, True) if device.type == "cuda" else (False,)
+    for is_replayed, (size, resolution) in itertools.product(
+        replays, ((32, None), (256, arguments.resolution or 256))
+    ):
+        batches = arguments.batches or BRIEF_BATCHES[size]
+        case = make_case(
+            resolution, batches, arguments.batch, arguments.directions, device,
+            arguments.channel_max,
+        )  # fmt: skip
+        chosen = [
+            way
+            for way in BRIEF[size]
+            if way.precision in ALL_PRECISIONS[device.type] and way.replays == is_replayed
+        ]
+        yield speed_table(case, chosen, 1, arguments.figures)
+        if arguments.profile and not is_replayed:
+            yield profile_lines(case, chosen[0])
+
+
+def everything(arguments: argparse.Namespace, device: torch.device) -> Iterator[list[str]]:
     """Measure all that is reported of a machine with a GPU; minutes on a fast one."""
-    precisions, sizes = arguments.precisions, arguments.direction_batches
-    lines = []
-    for resolution, batches in ((None, 8), (256, 3)):
-        case = make_case(resolution, batches, 5, 10, device)
-        lines += speed_table(case, precisions, sizes, arguments.rounds)
-    lines += agreement_table(precisions, 1000, max(sizes), device)
-    return lines + auto_lines(arguments.seed, max(sizes), device)
+    for resolution, batches in ((None, 8), (arguments.resolution or 256, 3)):
+        case = make_case(
+            resolution, arguments.batches or batches, arguments.batch, arguments.directions, device,
+            arguments.channel_max,
+        )  # fmt: skip
+        yield speed_table(case, ways(arguments), arguments.rounds, arguments.figures)
+    yield agreement_table(widest(arguments), arguments.samples, device, arguments.figures)
+    if not arguments.no_auto:
+        yield auto_lines(arguments.seed, max(arguments.direction_batches), device)
+
+
+def widest(arguments: argparse.Namespace) -> list[Way]:
+    """Return the ways that run most directions at once."""
+    most = max(arguments.direction_batches)
+    return [way for way in ways(arguments) if way.direction_batch == most]
 
 
 def machine(device: torch.device) -> str:
@@ -323,19 +419,50 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--resolution", type=int, help="config-f of this size, random weights")
-    parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--channel-max", type=int, default=512, help="of config-f's widest layer")
+    parser.add_argument("--batches", type=int, help="default: 4; others with --brief and --all")
     parser.add_argument("--batch", type=int, default=5)
     parser.add_argument("--directions", type=int, default=10)
     parser.add_argument("--direction-batches", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--precisions", nargs="+", help="default: all that the device has")
+    parser.add_argument("--channels-last", action="store_true", help="lay out ours so")
+    parser.add_argument("--replays", action="store_true", help="let ours replay CUDA graphs")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=1000, help="of --agreement")
+    parser.add_argument("--samples", type=int, default=1000, help="of --agreement and --all")
+    parser.add_argument("--no-auto", action="store_true", help="leave --auto out of --all")
     parser.add_argument("--seed", type=int, default=0, help="of --auto")
+    parser.add_argument(
+        "--profile", action="store_true",
+        help="where both sides spend their time; with --brief, beside the tables",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, help="write the markdown here as well")
+    figures.add_option(parser)
     what = parser.add_mutually_exclusive_group()
-    for name in ("--auto", "--agreement", "--profile", "--all"):
+    for name in ("--auto", "--agreement", "--all", "--brief"):
         what.add_argument(name, action="store_true")
     return parser.parse_args()
+
+
+def tables(arguments: argparse.Namespace, device: torch.device) -> Iterator[list[str]]:
+    """Yield the markdown lines of what was asked for, table by table."""
+    if arguments.brief:
+        yield from brief(arguments, device)
+    elif arguments.all:
+        yield from everything(arguments, device)
+    elif arguments.auto:
+        yield auto_lines(arguments.seed, max(arguments.direction_batches), device)
+    elif arguments.agreement:
+        yield agreement_table(widest(arguments), arguments.samples, device, arguments.figures)
+    else:
+        case = make_case(
+            arguments.resolution, arguments.batches or 4, arguments.batch, arguments.directions,
+            device, arguments.channel_max,
+        )  # fmt: skip
+        chosen = ways(arguments)
+        yield (
+            profile_lines(case, chosen[-1]) if arguments.profile
+            else speed_table(case, chosen, arguments.rounds, arguments.figures)
+        )  # fmt: skip
 
 
 def main() -> None:
@@ -343,23 +470,10 @@ def main() -> None:
     device = torch.device(arguments.device)
     if arguments.precisions is None:
         arguments.precisions = list(ALL_PRECISIONS[device.type])
-    precisions, sizes = arguments.precisions, arguments.direction_batches
-    if arguments.all:
-        lines = everything(arguments, device)
-    elif arguments.auto:
-        lines = auto_lines(arguments.seed, max(sizes), device)
-    elif arguments.agreement:
-        lines = agreement_table(precisions, arguments.samples, max(sizes), device)
-    else:
-        case = make_case(
-            arguments.resolution, arguments.batches, arguments.batch, arguments.directions, device
-        )
-        lines = (
-            profile_lines(case, max(sizes)) if arguments.profile
-            else speed_table(case, precisions, sizes, arguments.rounds)
-        )  # fmt: skip
-    text = "\n".join([machine(device), "", *lines])
-    print(text, end="")
+    text = ""
+    for lines in itertools.chain([[machine(device), ""]], tables(arguments, device)):
+        text += "\n".join(lines) + "\n"
+        print("\n".join(lines), flush=True)
     if arguments.output is not None:
         arguments.output.write_text(text)
 

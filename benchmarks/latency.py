@@ -1,4 +1,4 @@
-"""Generator latency on the CPU: ours against the public implementation's way and bare convolutions.
+"""Generator latency: ours against the public implementation's way and bare convolutions.
 
 StyleGAN2 of config-f's shape (or StyleGAN3-T's) with random weights, whole and pruned, the same
 weights on every side. The public way of StyleGAN2, written plainly: every sample has its own kernel
@@ -8,22 +8,33 @@ are the dense convolutions of our own forward pass, alone, on the tensors it gav
 take turns in one process; times are medians over the rounds. With one thread they are CPU seconds,
 which other work on the machine moves less than wall time.
 
+On CUDA, and with --brief, "public" is what the public code does there: a kernel per sample in
+grouped convolutions, the other operators fused, for which it takes ours. Both ways run as they are
+and recorded in a CUDA graph, ours compiled as well (by itself, and with the graphs that
+torch.compile makes), in float32 with and without TF32 and under autocast. Times are between events
+on the device.
+
     python benchmarks/latency.py                      # 256 px, whole and pruned, batch 1 and 8
     python benchmarks/latency.py --threads 2 --rounds 9
     python benchmarks/latency.py --profile            # where our time goes, operation by operation
     python benchmarks/latency.py --compile --models pruned --batches 1
     python benchmarks/latency.py --family stylegan3 --batches 1
+    python benchmarks/latency.py --device cuda --brief
 """
 
 import argparse
+import contextlib
+import itertools
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
+import figures
+import profiling
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,10 +45,20 @@ from ganc.models import stylegan3
 from ganc.models.model import Model
 from ganc.models.style import StyleGenerator
 from ganc.models.stylegan2 import Generator, SynthesisLayer, ToRGBLayer
+from ganc.ops.modulated_conv2d import modulated_conv2d
+from ganc.scoring.precision import arithmetic
 
 Run = Callable[[], Any]
 
 _CONVOLUTIONS = (F.conv2d, F.conv_transpose2d)
+
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+"""Of CUDA; on the CPU it is float32. fp32 is IEEE's, tf32 torch's default for convolutions."""
+_AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+BRIEF_PRECISIONS = ("tf32", "fp16")
+COMPILE_MODES = {"ganc --compile": "default", "ganc --compile, graphs": "reduce-overhead"}
+WARM_UP = 3  # calls before the clock; cuDNN has looked for its kernels, graphs are recorded
+GPU_ROUNDS = 20
 
 
 def public_image(generator: Any, z: Tensor) -> Tensor:
@@ -143,11 +164,64 @@ class Case(NamedTuple):
             sides["ganc --compile"] = partial(torch.compile(generator), self.z)
         return sides
 
+    def fused_sides(self, record: bool) -> Iterator[tuple[str, Run]]:
+        """Yield what runs on CUDA, the reference first; each is over when the next is asked for.
 
-def make_generators(family: str, resolution: int, speedup: float) -> dict[str, StyleGenerator]:
+        Args:
+            record: As CUDA graphs.
+        """
+        device, run = self.z.device, cast(Run, partial(self.generator, self.z))
+        grouped = partial(modulated_conv2d, impl="grouped")
+        suffix = ", CUDA graph" if record else ""
+        with profiling.replaced(modulated_conv2d, grouped):
+            yield f"public{suffix}", recorded(run, device) if record else run
+        yield f"ganc{suffix}", recorded(run, device) if record else run
+
+    def compiled_sides(self, titles: Sequence[str]) -> Iterator[tuple[str, Run]]:
+        """Yield ours compiled, in some of ``COMPILE_MODES``."""
+        for title in titles:
+            torch.compiler.reset()
+            made: Any = torch.compile(self.generator, mode=COMPILE_MODES[title])
+            yield title, partial(made, self.z)
+
+
+def recorded(run: Run, device: torch.device) -> Run:
+    """Return the replay of a call as a CUDA graph: same inputs, results in the same memory."""
+    if device.type != "cuda":
+        return run  # a rehearsal
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(WARM_UP):
+            run()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        images = run()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return images
+
+    return replay
+
+
+@contextlib.contextmanager
+def precise(name: str, device: torch.device) -> Iterator[None]:
+    """Compute in one of ``PRECISIONS``."""
+    # As ours is given to users: autocast keeps weights in float32 and rounds them at each call.
+    half = torch.autocast(device.type, _AUTOCAST.get(name), enabled=name in _AUTOCAST,
+                          cache_enabled=False)  # fmt: skip
+    with arithmetic("fp32" if name == "fp32" else "tf32"), half:
+        yield
+
+
+def make_generators(
+    family: str, resolution: int, speedup: float, channel_max: int, device: torch.device
+) -> dict[str, StyleGenerator]:
     """Return a family's usual generator with random weights and noise in use, whole and pruned."""
     torch.manual_seed(0)
-    generator = FAMILIES[family](resolution).eval()
+    generator = FAMILIES[family](resolution, channel_max).eval()
     for layer in generator.modules():
         if isinstance(layer, SynthesisLayer):
             layer.noise_strength.data.fill_(0.1)
@@ -155,22 +229,29 @@ def make_generators(family: str, resolution: int, speedup: float) -> dict[str, S
     student = ganc.prune(model, ganc.score(model, "random"), speedup=speedup).generator
     assert isinstance(student, StyleGenerator)
     return {
-        name: made.eval().requires_grad_(False)  # so that even "training" keeps no graph
+        name: made.eval().requires_grad_(False).to(device)  # so that even "training" keeps no graph
         for name, made in (("whole", generator), ("pruned", student))
     }
 
 
-def _stylegan3(resolution: int) -> StyleGenerator:
+def _stylegan3(resolution: int, channel_max: int) -> StyleGenerator:
     """Return StyleGAN3-T with the channels that its authors advise for a size."""
     base = 32768 if resolution > 256 else 16384
     mapping = {"num_layers": 2}
     return stylegan3.Generator(
-        512, 0, 512, resolution, 3, channel_base=base, mapping_kwargs=mapping
+        512,
+        0,
+        512,
+        resolution,
+        3,
+        channel_base=base,
+        channel_max=channel_max,
+        mapping_kwargs=mapping,
     )
 
 
-FAMILIES: dict[str, Callable[[int], StyleGenerator]] = {
-    "stylegan2": lambda resolution: Generator(512, 0, 512, resolution, 3),
+FAMILIES: dict[str, Callable[[int, int], StyleGenerator]] = {
+    "stylegan2": lambda resolution, most: Generator(512, 0, 512, resolution, 3, channel_max=most),
     "stylegan3": _stylegan3,
 }
 
@@ -207,8 +288,78 @@ def rows(case: Case, medians: dict[str, float], first: float) -> list[str]:
     ]
 
 
+class FusedTable:
+    """Measures models, batches and precisions; prints and records each row as it comes."""
+
+    def __init__(self, generators: dict[str, StyleGenerator], settings: argparse.Namespace) -> None:
+        self.generators, self.settings = generators, settings
+        self.device = torch.device(settings.device)
+        self.references: dict[tuple[str, int, str], float] = {}
+        self.firsts: dict[int, float] = {}
+
+    def run(self) -> None:
+        """Measure everything; what may fail or take minutes comes last."""
+        columns = ("model", "batch", "precision", "side", "ms", "against public",
+                   "against the first row", "images apart")  # fmt: skip
+        print(f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", sep="\n", flush=True)
+        settings = self.settings
+        for record, name, batch in itertools.product(
+            (False, True), settings.models, settings.batches
+        ):
+            case = make_case(name, self.generators[name], batch, self.device)
+            for precision in settings.precisions:
+                self.add(case, precision, case.fused_sides(record))
+        for name, batch, precision in settings.compiled:
+            case = make_case(name, self.generators[name], batch, self.device)
+            self.add(case, precision, case.compiled_sides(settings.compile_modes))
+
+    def add(self, case: Case, precision: str, sides: Iterator[tuple[str, Run]]) -> None:
+        """Measure some sides of a case in one precision."""
+        with precise("fp32", self.device):
+            exact = case.generator(case.z)
+        with precise(precision, self.device):
+            for side, run in sides:
+                apart = float((run().float() - exact).abs().max() / exact.abs().max())
+                self._row(case, precision, side, event_ms(run, self.settings.rounds), apart)
+
+    def _row(self, case: Case, precision: str, side: str, ms: float, apart: float) -> None:
+        batch, settings = len(case.z), self.settings
+        ratio = self.references.setdefault((case.name, batch, precision), ms) / ms
+        overall = self.firsts.setdefault(batch, ms) / ms
+        print(f"| {case.name} | {batch} | {precision} | {side} | {ms:.3f} | {ratio:.2f}x"
+              f" | {overall:.2f}x | {apart:.1e} |", flush=True)  # fmt: skip
+        figures.record(
+            settings.figures, "latency", family=settings.family, resolution=settings.resolution,
+            model=case.name, batch=batch, precision=precision, side=side, ms=ms,
+            times_public=ratio, times_first=overall, images_apart=apart,
+            gmacs=case.generator.macs() / 1e9, machine=machine(settings),
+        )  # fmt: skip
+
+
+def event_ms(run: Run, rounds: int) -> float:
+    """Return the median milliseconds of a call, from its first launch to its last kernel's end."""
+    is_cuda = torch.cuda.is_available()
+    for _ in range(WARM_UP):
+        run()
+    times = []
+    for _ in range(rounds):
+        if not is_cuda:
+            start = time.perf_counter()
+            run()
+            times.append(1000 * (time.perf_counter() - start))
+            continue
+        torch.cuda.synchronize()
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first.record()
+        run()
+        last.record()
+        last.synchronize()
+        times.append(first.elapsed_time(last))
+    return statistics.median(times)
+
+
 def speed_table(generators: dict[str, StyleGenerator], settings: argparse.Namespace) -> list[str]:
-    """Measure models and batches: markdown lines."""
+    """Measure models and batches on the CPU: markdown lines."""
     lines = [
         "| model | batch | side | ms | GMAC/s | against its first row | against the first model's |"
         " of convolutions' rate |",
@@ -218,19 +369,34 @@ def speed_table(generators: dict[str, StyleGenerator], settings: argparse.Namesp
     notes = []
     for name in settings.models:
         for batch in settings.batches:
-            case = make_case(name, generators[name], batch)
+            case = make_case(name, generators[name], batch, torch.device("cpu"))
             notes.append(f"{name}, batch {batch}: images differ by {difference(case):.1e}")
             sides = case.sides(settings.compile)
             medians = measure(sides, settings.rounds, settings.threads)
             first = firsts.setdefault(batch, next(iter(medians.values())))
             lines += rows(case, medians, first)
+            for side, ms in medians.items():
+                figures.record(
+                    settings.figures, "latency", family=settings.family,
+                    resolution=settings.resolution, model=name, batch=batch, precision="fp32",
+                    side=side, ms=ms, times_public=next(iter(medians.values())) / ms,
+                    gmacs=case.generator.macs() / 1e9, machine=machine(settings),
+                )  # fmt: skip
     return [*lines, "", *notes, ""]
 
 
-def make_case(name: str, generator: StyleGenerator, batch: int) -> Case:
+def make_case(name: str, generator: StyleGenerator, batch: int, device: torch.device) -> Case:
     """Draw what a generator is given."""
     z = torch.randn(batch, generator.z_dim, generator=torch.Generator().manual_seed(1))
-    return Case(name, generator, z)
+    return Case(name, generator, z.to(device))
+
+
+def machine(settings: argparse.Namespace) -> str:
+    """Name what the numbers were measured on."""
+    if torch.device(settings.device).type == "cuda":
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    kind = platform.processor() or platform.machine()
+    return f"{kind}, torch {torch.__version__}, {settings.threads} threads"
 
 
 def profile_lines(case: Case) -> list[str]:
@@ -254,28 +420,47 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--family", choices=[*FAMILIES], default="stylegan2")
     parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--channel-max", type=int, default=512, help="of the widest layer")
     parser.add_argument("--speedup", type=float, default=10.9, help="of the pruned one, in MACs")
     parser.add_argument("--models", nargs="+", choices=["whole", "pruned"],
                         default=["whole", "pruned"])  # fmt: skip
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help=f"default: 5, on CUDA {GPU_ROUNDS}")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS),
+                        help="of CUDA")  # fmt: skip
     parser.add_argument("--compile", action="store_true", help="torch.compile of ours as well")
+    parser.add_argument(
+        "--brief", action="store_true", help="two precisions, one compilation: about a minute"
+    )
     parser.add_argument("--profile", action="store_true", help="operations instead of sides")
     parser.add_argument("--output", type=Path, help="write the markdown here as well")
-    return parser.parse_args()
+    figures.add_option(parser)
+    settings = parser.parse_args()
+    is_cuda = torch.device(settings.device).type == "cuda"
+    settings.rounds = settings.rounds or (GPU_ROUNDS if is_cuda else 5)
+    settings.compile_modes = list(COMPILE_MODES) if settings.compile else []
+    if settings.brief:
+        settings.precisions = [p for p in BRIEF_PRECISIONS if p in settings.precisions]
+        settings.compile_modes = list(COMPILE_MODES)[-1:]
+    compiled = itertools.product(settings.models, settings.batches, settings.precisions)
+    settings.compiled = list(compiled)[-1:] if settings.brief else list(compiled)
+    return settings
 
 
 @torch.no_grad()
 def main() -> None:
     settings = parse()
+    device = torch.device(settings.device)
     torch.set_num_threads(settings.threads)
-    generators = make_generators(settings.family, settings.resolution, settings.speedup)
+    generators = make_generators(
+        settings.family, settings.resolution, settings.speedup, settings.channel_max, device
+    )
     lines = [
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__},"
-        f" {settings.threads} threads, median of {settings.rounds}; {settings.family},"
+        f"{machine(settings)}, median of {settings.rounds}; {settings.family},"
         f" {settings.resolution} px, {generators['whole'].macs() / 1e9:.1f} and"
         f" {generators['pruned'].macs() / 1e9:.2f} GMAC",
         "",
@@ -283,7 +468,11 @@ def main() -> None:
     if settings.profile:
         for name in settings.models:
             for batch in settings.batches:
-                lines += profile_lines(make_case(name, generators[name], batch))
+                lines += profile_lines(make_case(name, generators[name], batch, device))
+    elif device.type == "cuda" or settings.brief:
+        print("\n".join(lines), flush=True)
+        FusedTable(generators, settings).run()
+        return
     else:
         lines += speed_table(generators, settings)
     text = "\n".join(lines)

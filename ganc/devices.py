@@ -33,6 +33,16 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     return torch.device(name)
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a CPU tensor on a device; the host goes on while it is copied.
+
+    CUDA copies pageable memory only after everything that was launched before: pinned memory first.
+    """
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def device_name(device: torch.device) -> str:
     """Return the name of the GPU, or of the processor where the system tells it."""
     if device.type == "cuda":

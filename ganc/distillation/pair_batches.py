@@ -11,6 +11,7 @@ from torch import Tensor
 from ganc.data.images import to_float
 from ganc.data.pairs import open_pairs, open_unpaired
 from ganc.data.stream import TrainingStream, UsableImages, prefetch, usable_images, usage
+from ganc.devices import sent
 from ganc.distillation.draws import Draws
 from ganc.distillation.recipes import Recipe
 from ganc.distillation.settings import Settings
@@ -152,4 +153,4 @@ def _first(images: UsableImages) -> Tensor:
 
 
 def _on(draws: Draws, images: Tensor) -> Tensor:
-    return to_float(images.to(draws.device, non_blocking=True))
+    return to_float(sent(images, draws.device))

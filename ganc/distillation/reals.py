@@ -11,6 +11,7 @@ from ganc.data.dataset import open_dataset
 from ganc.data.images import to_float
 from ganc.data.label_tables import fitting_table
 from ganc.data.stream import TrainingStream, UsableImages, prefetch, usable_images, usage
+from ganc.devices import sent
 from ganc.distillation.draws import Draws, draw_inputs
 from ganc.distillation.recipes import Recipe
 from ganc.errors import UsageError
@@ -113,8 +114,8 @@ class DatasetImages:
         for images, labels in prefetch(self.stream, start, stop, rank=rank, world=world):
             c = None
             if self.labels is not None:  # the set may lack the highest classes
-                c = F.pad(labels, (0, self.c_dim - labels.shape[1])).to(device, non_blocking=True)
-            yield RealBatch(to_float(images.to(device, non_blocking=True)), c)
+                c = sent(F.pad(labels, (0, self.c_dim - labels.shape[1])), device)
+            yield RealBatch(to_float(sent(images, device)), c)
 
 
 def open_reals(

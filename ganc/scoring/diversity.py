@@ -18,9 +18,10 @@ from ganc.models.model import Model
 from ganc.models.network import LatentGenerator
 from ganc.scoring.precision import arithmetic, check_precision, keep_norms_exact, reduced
 from ganc.scoring.read import mean_abs, scored_tensors
+from ganc.scoring.replay import Replay
 from ganc.scoring.request import ScoreRequest
 from ganc.scoring.scorer import Scorer, State, batch_ranges
-from ganc.scoring.space import LatentSpace, latent_space
+from ganc.scoring.space import LatentSpace, StyleSpace, latent_space
 
 GRADIENTS = ("both", "base")
 
@@ -80,8 +81,10 @@ class Diversity(Scorer):
         _check_settings(request)
         self.noise_shapes = self.generator.noise_shapes()
         self.space = latent_space(self.generator, request)
-        self.space.requires_grad_(False)  # `vjp` tracks the weights it is handed, and no others
+        self.space.requires_grad_(False)  # weights are tracked as they are handed over, no others
         keep_norms_exact(self.space)
+        if request.channels_last:
+            self.space.to(memory_format=torch.channels_last)
         self.weights: Weights = {
             f"generator.{name}": self.generator.get_parameter(name)
             for name in scored_tensors(self.groups)
@@ -89,7 +92,11 @@ class Diversity(Scorer):
         self.ranges = batch_ranges(request.samples, request.batch)
         if request.latents is not None:
             _check_latents(request.latents, request, self.space)
-        self.directions = _directions(self.space, request, len(self.ranges))
+        self.directions = _directions(self.space, request, len(self.ranges)).to(request.device)
+        self.replay: Replay | None = None
+        if request.replays:
+            _check_replays(self.space, request.device)
+            self.replay = Replay(partial(self._added, self.ranges[0]))
 
     def batches(self) -> Sequence[range]:
         return self.ranges
@@ -97,15 +104,16 @@ class Diversity(Scorer):
     def empty(self) -> State:
         return {g.name: torch.zeros(g.width, dtype=torch.float64) for g in self.groups}
 
-    @torch.no_grad()  # what `vjp` tracks is its own affair
+    @torch.no_grad()  # gradients are the affair of those who take them
     def step(self, number: int, indices: range) -> State:
-        points = Points(self._latents(indices), indices, None)
+        assert self.request.alpha is not None  # `score` has filled in the family's default
+        steps = self.request.alpha * self.directions[number]
+        inputs = (self._latents(indices), steps, *self._noise(number, indices, len(steps)))
         with arithmetic(self.request.precision):
-            sensitivities = self._sensitivities(number, points)
-        return {
-            name: (rows - rows.mean(dim=0)).square().sum(dim=0).cpu()
-            for name, rows in sensitivities.items()
-        }
+            run = self.replay or partial(self._added, indices)
+            added = run(*inputs).cpu()  # one transfer: the host waits once a batch
+        parts = added.split([group.width for group in self.groups])
+        return {group.name: part for group, part in zip(self.groups, parts, strict=True)}
 
     def finish(self, total: State, samples: int) -> dict[str, Tensor]:
         return total
@@ -116,10 +124,21 @@ class Diversity(Scorer):
             return self.space.points(indices)
         return given[indices.start : indices.stop].to(self.request.device)
 
-    def _sensitivities(self, number: int, points: Points) -> Sensitivity:
-        """Return s_i of a batch's directions: [N, width] per group."""
-        assert self.request.alpha is not None  # `score` has filled in the family's default
-        steps = self.request.alpha * self.directions[number].to(self.request.device)
+    def _added(self, indices: range, at: Tensor, steps: Tensor, *noise: Tensor) -> Tensor:
+        """Return what a batch adds to the scores, all groups joined, float64.
+
+        Args:
+            indices: Its samples.
+            at: Their points, [n, D].
+            steps: α d_i, [N, D].
+            noise: See ``_noise``.
+        """
+        sensitivities = self._sensitivities(Points(at, indices, None), steps, noise)
+        rows = [sensitivities[group.name] for group in self.groups]
+        return torch.cat([(s - s.mean(dim=0)).square().sum(dim=0) for s in rows])
+
+    def _sensitivities(self, points: Points, steps: Tensor, noise: Sequence[Tensor]) -> Sensitivity:
+        """Return s_i of a batch's directions: [N, width] per group, in the groups' order."""
         if self.request.noise is not None:
             # Recorded noise may differ per direction and image, so nothing can be shared.
             def alone(step: Tensor, *noise: Tensor) -> Sensitivity:
@@ -129,8 +148,8 @@ class Diversity(Scorer):
                     base, points._replace(at=points.at + step, noise=noise[half:])
                 )
 
-            return self._of_each(alone, steps, *self._recorded_noise(number, len(steps)))
-        drawn = points._replace(noise=self._noise(points.indices))
+            return self._of_each(alone, steps, *noise)
+        drawn = points._replace(noise=noise or None)
         base = self._render(drawn)
 
         def sharing(step: Tensor) -> Sensitivity:
@@ -161,26 +180,42 @@ class Diversity(Scorer):
         return {group.name: mean_abs(named, group) for group in self.groups}
 
     def _render(self, points: Points) -> Rendering:
-        images_and_pull: Any = vjp(partial(self._images, points), self.weights)
-        return Rendering(*images_and_pull)
+        if self.request.direction_batch > 1:
+            images_and_pull: Any = vjp(partial(self._images, points), self.weights)
+            return Rendering(*images_and_pull)
+        # One at a time, plain autograd does: compiled operators do not run under `torch.func`.
+        weights = {name: weight.detach().requires_grad_() for name, weight in self.weights.items()}
+        with torch.enable_grad():
+            images = self._images(points, weights)
+
+        def pull(gradient: Tensor) -> tuple[Weights]:
+            found = torch.autograd.grad(
+                images, list(weights.values()), gradient, retain_graph=True, materialize_grads=True
+            )
+            return (dict(zip(weights, found, strict=True)),)
+
+        return Rendering(images.detach(), pull)
 
     def _images(self, points: Points, weights: Weights) -> Tensor:
         with reduced(self.request.precision, self.request.device):
             made: Tensor = functional_call(self.space, weights, tuple(points))
         return made.to(points.at.dtype)  # differences are taken in full precision
 
-    def _noise(self, indices: range) -> Noise:
-        if self.request.noise_mode != "random":
-            return None
-        maps = seeds.noise_maps(self.request.seed, "noise", indices, self.noise_shapes)
-        return [one.to(self.request.device) for one in maps]
+    def _noise(self, number: int, indices: range, count: int) -> list[Tensor]:
+        """Return a batch's noise maps, one per layer; none where the generator has its own.
 
-    def _recorded_noise(self, number: int, count: int) -> list[Tensor]:
-        """Return the maps of the base image, then of the moved one: [N, n, 1, R, R] each."""
-        assert self.request.noise is not None
-        branches = [self.request.noise[number][i] for i in range(count)]
-        layers = zip(*([*base, *moved] for base, moved in branches), strict=True)
-        return [torch.stack(maps).to(self.request.device) for maps in layers]
+        Recorded ones are those of the base image, then of the moved one, [N, n, 1, R, R] each;
+        drawn ones serve both, [n, 1, R, R] each.
+        """
+        device = self.request.device
+        if self.request.noise is not None:
+            branches = [self.request.noise[number][i] for i in range(count)]
+            layers = zip(*([*base, *moved] for base, moved in branches), strict=True)
+            return [torch.stack(maps).to(device) for maps in layers]
+        if self.request.noise_mode != "random":
+            return []
+        maps = seeds.noise_maps(self.request.seed, "noise", indices, self.noise_shapes)
+        return [one.to(device) for one in maps]
 
 
 def _check_settings(request: ScoreRequest) -> None:
@@ -189,6 +224,14 @@ def _check_settings(request: ScoreRequest) -> None:
     if request.direction_batch < 1:
         raise UsageError(f"--direction-batch {request.direction_batch} must be at least 1")
     check_precision(request.precision, request.device)
+
+
+def _check_replays(space: LatentSpace, device: torch.device) -> None:
+    if device.type != "cuda" or not isinstance(space, StyleSpace):
+        raise UsageError(
+            "replayed kernels need CUDA and a style-based generator, got"
+            f" {device.type} and {space.generator.architecture}"
+        )
 
 
 def _check_latents(latents: Tensor, request: ScoreRequest, space: LatentSpace) -> None:

@@ -32,6 +32,9 @@ class ScoreRequest:
         direction_batch: diversity: directions that run at once; more memory, the same scores.
         precision: diversity: arithmetic of the images and gradients, one of
             ``precision.PRECISIONS``.
+        channels_last: diversity: lay feature maps out with their channels innermost.
+        replays: diversity: record the kernels of a batch once and launch them together, which
+            needs CUDA and a style-based generator.
         gradient: diversity: "both" sends the gradient through both images, "base" through G(w);
             None takes "base" for stylegan3, else "both".
         truncation_psi: diversity: truncation of both latents (it scales the step as well).
@@ -74,6 +77,8 @@ class ScoreRequest:
     num_directions: int = 10
     direction_batch: int = 1
     precision: str = "fp32"
+    channels_last: bool = False
+    replays: bool = False
     gradient: str | None = None
     truncation_psi: float = 1.0
     until_stable: bool = False

@@ -172,6 +172,7 @@ def test_no_step_waits_for_the_device(
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_no_step_waits_for_the_gpu(student: Model, teacher: Model) -> None:
     cuda = torch.device("cuda")
     trainer = make_trainer(student, teacher, execution=Execution(cuda))

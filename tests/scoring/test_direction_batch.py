@@ -16,6 +16,7 @@ from ganc.errors import UsageError
 from ganc.models.model import Model
 from ganc.models.style import StyleGenerator
 from ganc.scores import Scores
+from ganc.scoring import driver
 from ganc.scoring.diversity import Diversity
 from ganc.scoring.driver import overlap
 from ganc.scoring.precision import arithmetic
@@ -172,6 +173,49 @@ def test_bfloat16_reaches_the_convolutions() -> None:
     for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         with one_step(make_model(), num_directions=2, precision=precision) as (_, calls):
             assert calls.dtypes["convolution"] == calls.dtypes["convolution_backward"] == {dtype}
+
+
+def scored_directly(model: Model, **settings: Any) -> dict[str, Tensor]:
+    """Return scores of 3 batches, the last one larger, under settings that ``score`` has not."""
+    chosen: dict[str, Any] = {
+        "samples": 7, "batch": 2, "num_directions": DIRECTIONS, "alpha": 5.0, "gradient": "both",
+    }  # fmt: skip
+    request = ScoreRequest(**{**chosen, **settings})
+    placed = copy.deepcopy(model).to(request.device)
+    return driver.run(Diversity(placed, request), request).values
+
+
+@every_model
+@pytest.mark.parametrize("size", [1, DIRECTIONS])
+def test_channels_last_gives_the_same_scores(family: str, size: int) -> None:
+    model = MODELS[family]()
+    laid_out = scored_directly(model, direction_batch=size, channels_last=True)
+    for group, values in scored_directly(model, direction_batch=size).items():
+        torch.testing.assert_close(laid_out[group], values, rtol=1e-4, atol=0, msg=group)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [1, DIRECTIONS])
+@pytest.mark.parametrize("noise_mode", ["const", "random"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_replayed_kernels_give_the_same_scores(precision: str, noise_mode: str, size: int) -> None:
+    settings: dict[str, Any] = {
+        "device": torch.device("cuda"), "direction_batch": size, "noise_mode": noise_mode,
+        "precision": precision,
+    }  # fmt: skip
+    launched = scored_directly(make_model(), **settings)
+    replayed = scored_directly(make_model(), replays=True, **settings)
+    for group, values in launched.items():
+        # The same arithmetic, but cuDNN may choose another kernel, with sums in another order; in
+        # bfloat16 that moves signs of pixels. Stale inputs would be off by all of the score.
+        deviation = (replayed[group] - values).norm() / values.norm()
+        assert deviation < (0.05 if precision == "bf16" else 1e-3), group
+
+
+@pytest.mark.parametrize("family", ["stylegan2", "sngan"])
+def test_replays_are_refused_where_they_cannot_be(family: str) -> None:
+    with pytest.raises(UsageError, match="need CUDA and a style-based generator, got cpu and"):
+        scored_directly(MODELS[family](), replays=True)
 
 
 def test_arithmetic_is_restored() -> None:
