@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PYTHON = (sys.executable,)
 SANITIZER = ("compute-sanitizer", "--report-api-errors", "no", "--error-exitcode", "9")
-CPU = ("--device", "cpu")
+CPU, CUDA = ("--device", "cpu"), ("--device", "cuda")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Job:
     """A command.
 
     Attributes:
-        command: Its words; ``{figures}`` and ``{folder}`` are filled in.
+        command: Its words; ``{figures}`` and ``{scratch}`` are filled in.
         minutes: How long it may take.
         tool: What the command runs under on a GPU.
         rehearsal: Words that are added on the CPU; None: there is nothing to rehearse.
@@ -81,15 +82,54 @@ JOBS: dict[str, Job] = {
         with_figures("bias_act", "--brief"), 2,
         (*CPU, "--shrink", "16", "--runs", "1"), plugin=("--plugin",),
     ),
+    "upfirdn2d": Job(
+        with_figures("upfirdn2d", "--brief"), 1, CPU, plugin=("--plugin",),
+    ),
+    "step": Job(
+        with_figures("distill_step", *CUDA, "--resolution", "256", "--brief",
+                     "--profile", "ganc bf16 channels_last"), 2,
+        (*CPU, "--resolution", "16", "--channel-max", "8", "--batch", "4", "--steps", "4"),
+    ),
+    "diversity": Job(
+        with_figures("diversity_speed", *CUDA, "--brief"), 1.5,
+        (*CPU, "--batches", "1", "--batch", "2", "--directions", "3", "--resolution", "16",
+         "--channel-max", "8"),
+    ),
+    "latency": Job(
+        with_figures("latency", *CUDA, "--brief"), 1.5,
+        (*CPU, "--resolution", "32", "--channel-max", "32", "--batches", "1", "--rounds", "2",
+         "--speedup", "1.5"),
+    ),
+    "step-compiled": Job(
+        with_figures("distill_step", *CUDA, "--resolution", "256", "--brief", "--checked", "0",
+                     "--variants", "published", "ganc bf16 channels_last compile"), 2.5,
+        (*CPU, "--resolution", "16", "--channel-max", "8", "--batch", "4", "--steps", "4"),
+    ),
+    "step-stylegan3": Job(
+        with_figures("distill_step", *CUDA, "--resolution", "256", "--family", "stylegan3",
+                     "--profile", "ganc bf16"), 1.5,
+        (*CPU, "--resolution", "16", "--channel-max", "8", "--batch", "4", "--steps", "4"),
+    ),
+    "agreement": Job(
+        with_figures("diversity_speed", *CUDA, "--agreement", "--replays", "--samples", "1000"), 1,
+        None,
+    ),
+    "training": Job(with_figures("nccl_training"), 2, (*CPU, "--steps", "8")),
+    "demo": Job(
+        (*PYTHON, "-m", "ganc", "demo", "--steps", "200", "-o", "{scratch}/demo"), 3,
+        ("--steps", "2"),
+    ),
 }  # fmt: skip
 
 STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "first": (
         ("doctor", "tests", "plugin-bias_act", "plugin-upfirdn2d", "memcheck", "racecheck"),
-        ("bias_act",),
+        ("bias_act",), ("upfirdn2d",), ("step",), ("diversity",),
     ),
-    "rest": (),
-}
+    "rest": (
+        ("step-stylegan3",), ("latency",), ("step-compiled",), ("demo", "training", "agreement"),
+    ),
+}  # fmt: skip
 MINUTES = {"first": 5.0, "rest": 6.0}
 LEAST_SEC = 20.0
 """What has to be left of a stage for another job to be started."""
@@ -98,8 +138,8 @@ LEAST_SEC = 20.0
 class Run:
     """A stage that runs: where its output goes, and when it has to be over."""
 
-    def __init__(self, given: argparse.Namespace) -> None:
-        self.given = given
+    def __init__(self, given: argparse.Namespace, scratch: str) -> None:
+        self.given, self.scratch = given, scratch
         self.folder: Path = given.output
         self.log = self.folder / f"{given.stage}.txt"
         self.figures = self.folder / "figures.json"
@@ -164,7 +204,7 @@ class Run:
         return f"stopped after {limit:.0f} s" if is_stopped else f"exit {code}"
 
     def _command(self, job: Job) -> list[str]:
-        words = (word.format(figures=self.figures, folder=self.folder) for word in job.command)
+        words = (word.format(figures=self.figures, scratch=self.scratch) for word in job.command)
         if self.given.rehearse:
             return [*words, *(job.rehearsal or ())]
         if job.plugin is None or self.given.plugin is None:
@@ -211,9 +251,10 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     given = parse()
     given.output.mkdir(parents=True, exist_ok=True)
-    run = Run(given)
-    for wave in chosen(given):
-        run.wave(wave)
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Run(given, scratch)
+        for wave in chosen(given):
+            run.wave(wave)
     Path(f"{run.figures}.lock").unlink(missing_ok=True)
     failed = [name for name, ending in run.endings.items() if not ending.startswith("exit 0")]
     print(
