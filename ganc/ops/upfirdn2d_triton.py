@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ganc.ops.resampling import memory_format
 
-VECTOR = 4
-"""Channels that a thread makes where they lie side by side; eight leave too few registers."""
+VECTOR_BYTES = 16
+"""Channels that a thread makes where they lie side by side: what it loads and stores at once."""
 
 MAX_WASTE = 1 / 8
 """Share of a tile's threads that may lie beyond the edge before narrower tiles are taken."""
@@ -81,12 +81,12 @@ def _tile(
     tile's first row has to be the same in every tile.
     """
     period = up[0] // math.gcd(up[0], down[0])
-    rows = 16 if inner == 1 and down[0] == 1 and taps.shape[0] > 1 else 8
-    rows = -(-rows // period) * period if keeps_taps else 1
+    rows = 8 if taps.shape[0] > 1 and down[0] == 1 else 4  # else there is little to share
+    rows = -(-rows * (2 if inner == 1 else 1) // period) * period if keeps_taps else 1
     if inner == 1:
-        columns = next((c for c in (128, 64) if _waste(size[1], c) <= MAX_WASTE), 32)
-        return rows, columns, 1, columns // 32
-    vector = min(VECTOR, 16 // x.element_size())
+        columns = next((c for c in (256, 128, 64) if _waste(size[1], c) <= MAX_WASTE), 32)
+        return rows, columns, 1, max(columns // 64, 1)
+    vector = VECTOR_BYTES // x.element_size()
     wide = min(triton.next_power_of_2(inner), 32 * vector)
     return rows, max(128 * vector // wide, 1), wide, 4
 

@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,6 +21,7 @@ from ganc.ops import extension, resampling
 from ganc.ops.upfirdn2d import setup_filter, upfirdn2d, upfirdn2d_ref
 
 triton = pytest.importorskip("triton", reason="there is no Triton")
+GPUTarget = triton.backends.compiler.GPUTarget
 
 pytestmark = pytest.mark.slow
 
@@ -240,6 +242,58 @@ def test_more_elements_than_an_int_counts(layout: torch.memory_format) -> None:
     assert got.sum(dtype=torch.float32).item() == 16
 
 
+# --- compiling, without a GPU -------------------------------------------------------------------
+
+
+class Compiler:
+    """Takes a kernel's place, and compiles instead of launching."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+
+    def __getitem__(self, grid: tuple[int]) -> Any:
+        def make(*arguments: Any, **options: Any) -> None:
+            self.made = self.kernel.warmup(*arguments, grid=grid, **options)
+
+        return make
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compiler:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(triton.runtime.driver, "_active", Driver())
+    compiler = Compiler(sys.modules[KERNELS]._filter_rows)
+    monkeypatch.setattr(sys.modules[KERNELS], "_filter_rows", compiler)
+    return compiler
+
+
+@pytest.mark.parametrize("up", [1, 2])
+@pytest.mark.parametrize(
+    ("dtype", "layout", "access"),
+    [
+        (torch.bfloat16, torch.channels_last, "global.v4.b32"),  # eight channels
+        (torch.float32, torch.channels_last, "global.v4.b32"),
+        (torch.float64, torch.channels_last, "global.v2.b64"),
+        (torch.bfloat16, torch.contiguous_format, "global.b16"),
+        (torch.float32, torch.contiguous_format, "global.b32"),
+    ],
+)
+def test_code_for_a_gpu_moves_16_bytes_at_once_where_channels_allow(
+    compiler: Compiler, up: int, dtype: torch.dtype, layout: torch.memory_format, access: str
+) -> None:
+    rule = ((up, up), (1, 1), (2, 2))
+    launch = sys.modules[KERNELS].launch
+    x = torch.zeros(1, 32, 9, 10, dtype=dtype).contiguous(memory_format=layout)
+    launch(x, torch.ones(4, 4), *rule, (9 * up, 10 * up), False, 1.0)
+    code, made = compiler.made.asm["ptx"], compiler.made
+    assert f"ld.{access}" in code
+    assert f"st.{access}" in code
+    # Another image, batch, place and factor: the same code.
+    x = torch.zeros(3, 32, 11, 12, dtype=dtype).contiguous(memory_format=layout)
+    launch(x, torch.ones(4, 4), *rule, (11 * up, 12 * up), False, 4.0)
+    assert compiler.made is made
+
+
 # --- choosing -----------------------------------------------------------------------------------
 
 
@@ -365,9 +419,16 @@ class Driver:
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
 
-    def get_current_target(self) -> None:
+    def get_current_target(self) -> Any:
         if self.error:
             raise self.error
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 99  # no real one's compiled kernels are mixed with these
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
 
 
 @pytest.mark.parametrize(
