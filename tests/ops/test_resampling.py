@@ -94,7 +94,7 @@ def check(x: Tensor, kernel: Tensor, case: Case) -> None:
 
 
 @on_devices
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=20)
 @given(
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     taps=st.integers(1, 6),
@@ -240,6 +240,34 @@ def test_more_elements_than_an_int_counts(layout: torch.memory_format) -> None:
     got = run(x, torch.ones(2, 2, device="cuda"), Case(down=2))
     assert got[-1, -1, -3:, -3:].tolist() == [[0, 0, 0], [0, 4, 4], [0, 4, 4]]
     assert got.sum(dtype=torch.float32).item() == 16
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_upfirdn2d_is_the_kernel_on_a_gpu_eager_and_compiled(
+    layout: torch.memory_format, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = noise(2, 32, 9, 10, dtype=torch.float32).to("cuda", memory_format=layout)
+    x.requires_grad_()
+    kernel = setup_filter((1, 3, 3, 1)).cuda()
+    case = Case(2, 1, (2, 1), 4.0)
+    assert calls(x, kernel, **case._asdict()) == 1
+    assert not caplog.messages
+
+    def enlarge(x: Tensor) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16):
+            return upfirdn2d(x, kernel, **case._asdict())
+
+    found = []
+    for function in (enlarge, torch.compile(enlarge, fullgraph=True)):
+        y = function(x)
+        assert (y.dtype, y.is_contiguous(memory_format=layout)) == (torch.bfloat16, True)
+        (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
+        found.append((y, dx))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    expected = exact(x, kernel, case)
+    torch.testing.assert_close(found[0][0].cpu().double(), expected, rtol=1e-2, atol=3e-2)
+    torch.compiler.reset()
 
 
 # --- compiling, without a GPU -------------------------------------------------------------------
