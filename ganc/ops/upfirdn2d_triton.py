@@ -17,7 +17,7 @@ from torch import Tensor
 from ganc.ops.resampling import memory_format
 
 VECTOR_BYTES = 16
-"""Channels that a thread makes where they lie side by side: what it loads and stores at once."""
+"""What a thread loads and stores at once where channels lie side by side."""
 
 MAX_WASTE = 1 / 8
 """Share of a tile's threads that may lie beyond the edge before narrower tiles are taken."""

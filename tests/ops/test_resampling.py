@@ -146,7 +146,7 @@ def test_long_filters(
     check(x, noise(*taps, seed=1, dtype=torch.float32).to(device), case)
 
 
-SHAPES = [(2, 3, 40, 67), (1, 5, 3, 300), (2, 33, 18, 17), (1, 130, 5, 6), (1, 272, 3, 2)]
+SHAPES = [(2, 3, 20, 67), (1, 5, 3, 300), (2, 33, 18, 17), (1, 130, 5, 6), (1, 272, 3, 2)]
 
 
 @on_devices
@@ -186,8 +186,7 @@ def test_nothing_gives_nothing(device: str, shape: tuple[int, ...]) -> None:
 @on_devices
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("taps", [(3, 3), (4,)])
-@pytest.mark.parametrize("case", [Case(1, 1, (2, 1)), Case(2, 1, (2, 1), 4.0), Case(1, 2, (1, -1)),
-                                  Case(2, 3, (3, 2))])  # fmt: skip
+@pytest.mark.parametrize("case", [Case(1, 1, (2, 1)), Case(1, 2, (1, -1)), Case(2, 3, (3, 2))])
 def test_derivatives(
     device: str, case: Case, taps: tuple[int, ...], layout: torch.memory_format
 ) -> None:
@@ -207,7 +206,7 @@ def test_derivatives(
 
 
 @on_devices
-@pytest.mark.parametrize("case", [Case(1, 1, (1, 1)), Case(2, 1, (1, 0), 4.0), Case(1, 2, (0, 1))])
+@pytest.mark.parametrize("case", [Case(2, 1, (1, 0), 4.0), Case(1, 2, (0, 1))])
 def test_derivatives_against_finite_differences(device: str, case: Case) -> None:
     x = noise(1, 1, 2, 2).to(device).requires_grad_()
     kernel = noise(2, 2, seed=1).to(device)
@@ -295,15 +294,13 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compiler:
     return compiler
 
 
-@pytest.mark.parametrize("up", [1, 2])
 @pytest.mark.parametrize(
-    ("dtype", "layout", "access"),
+    ("up", "dtype", "layout", "access"),
     [
-        (torch.bfloat16, torch.channels_last, "global.v4.b32"),  # eight channels
-        (torch.float32, torch.channels_last, "global.v4.b32"),
-        (torch.float64, torch.channels_last, "global.v2.b64"),
-        (torch.bfloat16, torch.contiguous_format, "global.b16"),
-        (torch.float32, torch.contiguous_format, "global.b32"),
+        (1, torch.bfloat16, torch.channels_last, "global.v4.b32"),  # eight channels
+        (2, torch.bfloat16, torch.channels_last, "global.v4.b32"),
+        (2, torch.float32, torch.channels_last, "global.v4.b32"),
+        (2, torch.float32, torch.contiguous_format, "global.b32"),
     ],
 )
 def test_code_for_a_gpu_moves_16_bytes_at_once_where_channels_allow(
