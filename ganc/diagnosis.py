@@ -11,7 +11,7 @@ from ganc.devices import resolve_device
 from ganc.errors import ComputationError
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
-from ganc.ops import extension
+from ganc.ops import extension, resampling
 from ganc.perceptual.cache import weights_target
 from ganc.perceptual.published import WEIGHTS
 from ganc.sampling import sample
@@ -31,8 +31,9 @@ def doctor(device: str | torch.device = "auto") -> dict[str, Any]:
 
     Returns:
         JSON data: "ganc", "python", "torch", "threads", "cuda" (device names), "device",
-        "device_error" (largest difference to the CPU), "kernels", "packages" {extra: {name: version
-        or null}}, "cache" (folder), "weights" {name: whether it is there}.
+        "device_error" (largest difference to the CPU), "kernels", "resampling" (what computes),
+        "packages" {extra: {name: version or null}}, "cache" (folder), "weights" {name: whether it
+        is there}.
     Raises:
         UsageError, InputError: The device is not known or not there.
         ComputationError: It computes other images than the CPU.
@@ -47,6 +48,7 @@ def doctor(device: str | torch.device = "auto") -> dict[str, Any]:
         "device": str(chosen),
         "device_error": check_device(chosen),
         "kernels": extension.state(chosen.type),
+        "resampling": resampling.state(chosen.type),
         "packages": {
             extra: {name: _version(name) for name in names} for extra, names in OPTIONAL.items()
         },

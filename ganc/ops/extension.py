@@ -63,7 +63,7 @@ def state(device_type: str) -> str:
 
 def obstacle(device_type: str) -> str | None:
     """Return what keeps the operators from a kind of device, and what helps; None if they work."""
-    if os.environ.get("GANC_EXTENSION", "") == "off":
+    if is_off():
         return OFF
     try:
         load(device_type)
@@ -71,6 +71,11 @@ def obstacle(device_type: str) -> str | None:
         hint = error.hint if isinstance(error, GancError) else None
         return f"{error} ({hint})" if hint else str(error)
     return None
+
+
+def is_off() -> bool:
+    """Say whether the user wants plain torch alone."""
+    return os.environ.get("GANC_EXTENSION", "") == "off"
 
 
 def load(device_type: str) -> None:

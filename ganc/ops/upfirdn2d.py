@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganc.errors import ShapeError
+from ganc.ops import resampling
 
 
 def setup_filter(taps: Sequence[float]) -> Tensor:
@@ -49,6 +50,15 @@ def upfirdn2d(
             "x must be [N, C, H, W] and kernel [K, K] or [K],"
             f" got {list(x.shape)}, {list(kernel.shape)}"
         )
+    if resampling.can_run(x, kernel, up, down, padding):
+        return resampling.upfirdn2d(x, kernel, up=up, down=down, padding=padding, gain=float(gain))
+    return upfirdn2d_ref(x, kernel, up=up, down=down, padding=padding, gain=gain)
+
+
+def upfirdn2d_ref(
+    x: Tensor, kernel: Tensor, *, up: int, down: int, padding: tuple[int, int], gain: float
+) -> Tensor:
+    """Compute ``upfirdn2d`` in plain torch, unchecked: the reference any kernel is held against."""
     axis = _Axis(up, down, padding)
     if kernel.ndim == 1:
         x = _resample(x, (kernel * gain)[None, :], _IDENTITY, axis)
