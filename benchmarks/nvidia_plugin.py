@@ -3,6 +3,7 @@
 Only measured against; nothing of them is part of ganc.
 """
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 
+@functools.cache
 def load_operator(folder: Path, name: str, **flags: Any) -> Any:
     """Build an operator's plugin and return its Python module.
 

@@ -66,7 +66,7 @@ def with_figures(name: str, *options: str) -> tuple[str, ...]:
 JOBS: dict[str, Job] = {
     "doctor": Job((*PYTHON, "-m", "ganc", "doctor"), 2),
     "tests": Job(
-        (*PYTHON, "-m", "pytest", "-q", "-n", "4", "--dist", "loadfile", "-m", "gpu",
+        (*PYTHON, "-m", "pytest", "-q", "-n", "8", "--dist", "load", "-m", "gpu",
          "-p", "no:cacheprovider", str(HERE.parent / "tests")), 4, ("--collect-only",),
     ),
     "plugin-bias_act": Job(script("nvidia_plugin", "bias_act"), 3, None, plugin=()),
@@ -83,7 +83,8 @@ JOBS: dict[str, Job] = {
         (*CPU, "--shrink", "16", "--runs", "1"), plugin=("--plugin",),
     ),
     "upfirdn2d": Job(
-        with_figures("upfirdn2d", "--brief"), 1, CPU, plugin=("--plugin",),
+        with_figures("upfirdn2d", "--brief"), 1, (*CPU, "--shrink", "16", "--rounds", "1"),
+        plugin=("--plugin",),
     ),
     "step": Job(
         with_figures("distill_step", *CUDA, "--resolution", "256", "--brief",

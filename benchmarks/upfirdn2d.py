@@ -6,21 +6,20 @@
 
 Bandwidth counts what has to move: forward reads x and writes y, backward reads dy and writes dx; a
 separable filter's result between its two passes is not counted. The copy that it is held against
-moves as many bytes. Every number is a median over runs whose order is shuffled.
+moves as many bytes. Every number is a median over runs in random order; on CUDA the calls are
+replayed from a graph, so that the host's share is left out.
 """
 
 import argparse
 import itertools
-import random
-import statistics
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import figures
+import nvidia_plugin
+import timing
 import torch
 from torch import Tensor
 
@@ -69,61 +68,34 @@ def sides(
         torch.compiler.reset()
         found["compile"] = torch.compile(found["eager"])
     if plugin and dtype != torch.bfloat16:  # which it does not take
-        sys.path.insert(0, str(plugin))
-        from torch_utils.ops import upfirdn2d as theirs  # type: ignore[import-not-found]
-
+        theirs = nvidia_plugin.load_operator(plugin, "upfirdn2d")
         found["plugin"] = lambda x, kernel: theirs.upfirdn2d(
             x, kernel, up=case.up, down=case.down, padding=[*case.padding] * 2, gain=case.up**2
         )
     return found
 
 
-def milliseconds(runs: dict[str, Callable[[], Any]], device: str, rounds: int) -> dict[str, float]:
-    """Time each of some calls; all of them in one go, in shuffled order."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        for _ in range(3):
-            run()
-    for _ in range(rounds):
-        for name in random.sample(list(runs), len(runs)):
-            times[name].append(timed(runs[name], device))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def timed(run: Callable[[], Any], device: str) -> float:
-    """Return the milliseconds that a call takes."""
-    if device == "cpu":
-        began = time.perf_counter()
-        run()
-        return (time.perf_counter() - began) * 1e3
-    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    run()
-    stop.record()
-    torch.cuda.synchronize()
-    return start.elapsed_time(stop)
-
-
 def measure(
     case: Case, calls: dict[str, Call], x: Tensor, kernel: Tensor, rounds: int
 ) -> dict[str, dict[str, float]]:
     """Return pass → side → GB/s."""
-    leaf = x.requires_grad_()
-    expected = calls["eager"](x.detach(), kernel)
-    moved = (x.numel() + expected.numel()) * x.element_size()
-    source = torch.empty(moved // 2, dtype=torch.uint8, device=x.device)
-    copy = partial(torch.empty_like(source).copy_, source)
-    forward: dict[str, Callable[[], Any]] = {"copy": copy}
-    backward: dict[str, Callable[[], Any]] = {"copy": copy}
-    dy = torch.randn_like(expected)
-    for name, call in calls.items():
-        y = call(leaf, kernel)
-        torch.testing.assert_close(y, expected, rtol=5e-2, atol=5e-2)
-        forward[name] = partial(call, x.detach(), kernel)
-        backward[name] = partial(torch.autograd.grad, y, leaf, dy, retain_graph=True)
+    with timing.side_stream(x.device):
+        leaf = x.requires_grad_()
+        expected = calls["eager"](x.detach(), kernel)
+        moved = (x.numel() + expected.numel()) * x.element_size()
+        source = torch.empty(moved // 2, dtype=torch.uint8, device=x.device)
+        copy: timing.Call = partial(torch.empty_like(source).copy_, source)
+        forward: dict[str, list[timing.Call]] = {"copy": [copy]}
+        backward: dict[str, list[timing.Call]] = {"copy": [copy]}
+        dy = torch.randn_like(expected)
+        for name, call in calls.items():
+            y = call(leaf, kernel)
+            torch.testing.assert_close(y, expected, rtol=5e-2, atol=5e-2)
+            forward[name] = [partial(call, x.detach(), kernel)]
+            backward[name] = [partial(torch.autograd.grad, y, leaf, dy, retain_graph=True)]
     found = {}
     for name, runs in (("forward", forward), ("backward", backward)):
-        taken = milliseconds(runs, x.device.type, rounds)
+        taken = timing.milliseconds(runs, x.device, rounds)
         found[name] = {side: moved / value / 1e6 for side, value in taken.items()}
     return found
 

@@ -31,8 +31,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module", autouse=True)
 def operators(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the operators into a cache of their own, and load them."""
-    folder = tmp_path_factory.mktemp("cache")
+    """Build the operators into a cache that all of a run's processes share, and load them."""
+    folder = tmp_path_factory.getbasetemp().parent / "operators"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GANC_CACHE", str(folder))
         extension.load(extension.CUDA if torch.cuda.is_available() else extension.CPU)
