@@ -32,8 +32,10 @@ from ganc.scoring.score import score
 from ganc.showcase.pipeline import REAL, TEACHER
 
 ROOT = Path(__file__).parent.parent
-LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
-          "--nproc-per-node", "1", __file__, "--worker")  # fmt: skip
+LAUNCH = (
+    sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1",
+    "--nproc-per-node", "1", __file__, "--worker",
+)  # fmt: skip
 SPEEDUP = 10.0
 SKIPPED = 10
 """Steps at the start that say nothing about speed: of a run, and of one that goes on."""
@@ -63,20 +65,18 @@ class Setting(NamedTuple):
         environment = {**interfaces, **os.environ, "PYTHONPATH": str(ROOT)}
         command = [*LAUNCH, str(peak), "distill", *words, "-o", str(self.folder / name),
                    "--steps", str(self.steps), *self.common]  # fmt: skip
-        with log.open("ab") as file:
+        with log.open("wb") as file:
             return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
 
-    def finish(
-        self, name: str, process: "subprocess.Popen[bytes]", *, stopped: bool = False
-    ) -> None:
-        """Wait for a run; torchrun ends with 1 where it was told to stop.
+    def finish(self, name: str, process: "subprocess.Popen[bytes]") -> None:
+        """Wait for a run.
 
         Raises:
-            RuntimeError: It ended otherwise; its own words are in the message.
+            RuntimeError: It failed; its own words are in the message.
         """
         code = process.wait(LIMIT_SEC)
-        if code != int(stopped):
-            said = (self.folder / f"{name}.txt").read_text()
+        said = (self.folder / f"{name}.txt").read_text()
+        if code and "error: interrupted at step" not in said:  # torchrun's own code says less
             raise RuntimeError(f"the run {name} ended with {code}:\n{said[-4000:]}")
 
     def lines(self, name: str) -> list[dict[str, Any]]:
@@ -109,7 +109,10 @@ def prepare(folder: Path, given: argparse.Namespace) -> tuple[Setting, tuple[str
 
 
 def stop_half_way(setting: Setting, process: "subprocess.Popen[bytes]") -> int:
-    """Send SIGTERM once half of the steps are written down; return how many steps were saved."""
+    """Send SIGTERM once half of the steps are written down; return how many steps were saved.
+
+    That is all of them where the run was too quick.
+    """
     deadline = time.monotonic() + LIMIT_SEC
     while len(setting.lines("parts")) < setting.steps // 2 and process.poll() is None:
         if time.monotonic() > deadline:
@@ -118,7 +121,7 @@ def stop_half_way(setting: Setting, process: "subprocess.Popen[bytes]") -> int:
         time.sleep(0.02)
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGTERM)
-    setting.finish("parts", process, stopped=True)
+    setting.finish("parts", process)
     return max(int(path.name) for path in (setting.folder / "parts" / "checkpoints").iterdir())
 
 
@@ -154,6 +157,8 @@ def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     off = differences(whole, parts)
     first, last = whole[0], whole[-1]
     losses = sorted(first.keys() & last.keys() - {"seconds", "step", "images"})
+    if len(parts) != given.steps:
+        raise RuntimeError(f"the resumed run has {len(parts)} of {given.steps} steps")
     return {
         "device": torch.cuda.get_device_name() if given.device != "cpu" else "cpu",
         "backend": "gloo" if given.device == "cpu" else "nccl",
