@@ -187,13 +187,26 @@ def test_two_steps_have_the_losses_of_the_cpu(same_draws: None, run: str) -> Non
         with execution.arithmetic():
             trainer.prepare(batch)
             found.append([trainer.step(step, batch) for step in (0, 1)])
-    for step, (expected, losses) in enumerate(zip(*found, strict=True)):
+    for expected, losses in zip(*found, strict=True):
         assert losses.keys() == expected.keys()
-        # Adam's first step is the sign of a gradient: where that is nearly zero, rounding decides.
-        rel = (1e-3, 2e-2)[step]
         for name, value in losses.items():
             assert value.device.type == DEVICE.type
-            assert value.item() == pytest.approx(expected[name].item(), rel=rel, abs=rel), name
+            # Adam's first step is the sign of a gradient: where that is nearly 0, rounding decides.
+            rel = allowed(name, 2e-2)
+            assert value.item() == pytest.approx(expected[name].item(), rel=rel, abs=1e-3), name
+    if trainer.kind != "sngan":  # of whose discriminator the last of several steps is told
+        name, value = next(iter(found[1][0].items()))  # before anything has moved
+        assert value.item() == pytest.approx(found[0][0][name].item(), rel=1e-4), name
+
+
+def allowed(name: str, rel: float, norms: float | None = None) -> float:
+    """Return how far a loss may be off, relatively.
+
+    The penalty of path length is the square of a difference of nearly equal numbers.
+    """
+    if name == "path_length":
+        return 10 * rel
+    return norms if norms is not None and "norm" in name else rel
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
@@ -269,8 +282,9 @@ def assert_close_series(one: Path, other: Path, *, rel: float, norms: float | No
     for expected, found in zip(metrics(one), metrics(other), strict=True):
         assert found.keys() == expected.keys()
         for name, value in found.items():
-            own = norms if norms is not None and "norm" in name else rel
-            assert value == pytest.approx(expected[name], rel=own, abs=1e-3), name
+            assert value == pytest.approx(
+                expected[name], rel=allowed(name, rel, norms), abs=1e-3
+            ), name
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler's own, of several kinds
@@ -287,8 +301,8 @@ def test_a_compiled_teacher_gives_the_same_losses(same_draws: None, precision: s
             found.append(trainer.step(1, batch))
     rel = 1e-3 if precision == "fp32" else 0.05
     for name, value in found[1].items():
-        allowed = 0.25 if "norm" in name else rel
-        assert value.item() == pytest.approx(found[0][name].item(), rel=allowed, abs=1e-3), name
+        own = allowed(name, rel, norms=0.25)
+        assert value.item() == pytest.approx(found[0][name].item(), rel=own, abs=1e-3), name
 
 
 # --- files, evaluation, diagnosis
@@ -322,8 +336,8 @@ def test_evaluation_finds_what_it_finds_on_the_cpu(faces: tuple[Model, Path]) ->
         )["metrics"]
         for device, more in ((CPU, ()), (DEVICE, ("latency",)))
     )  # fmt: skip
-    for name, allowed in ALIKE.items():
-        assert found[name] == pytest.approx(on_cpu[name], rel=allowed, abs=1e-4), name
+    for name, rel in ALIKE.items():
+        assert found[name] == pytest.approx(on_cpu[name], rel=rel, abs=1e-4), name
     assert found["latency"] > 0
     assert found["memory"] > found["memory-weights"] == on_cpu["memory-weights"]
 
