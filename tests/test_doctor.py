@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -43,3 +44,41 @@ def test_device_that_computes_something_else_is_found(
     monkeypatch.setattr(module, "sample", sample)
     with pytest.raises(ComputationError, match="other images than the CPU"):
         module.check_device(torch.device("cpu"))
+
+
+def test_the_devices_images_are_computed_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 alone is off by more than what is allowed: a healthy GPU would be sent away."""
+    cudnn: Any = torch.backends.cudnn
+    honest, found = module.sample, []
+
+    def sample(*arguments: object, **settings: object) -> torch.Tensor:
+        found.append((torch.backends.cuda.matmul.fp32_precision, cudnn.conv.fp32_precision))
+        return honest(*arguments, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "sample", sample)
+    assert module.check_device(torch.device("cpu")) == 0
+    assert found[1] == ("ieee", "ieee")
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "kernels"),
+    [(None, "compiled operators"), ("there is no nvcc", "plain torch; there is no nvcc")],
+)
+def test_report_of_a_gpu(
+    ganc: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    obstacle: str | None,
+    kernels: str,
+) -> None:
+    """With a faked card: its name, what computes on it, and that it was compared with the CPU."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
+    monkeypatch.setattr(module.extension, "obstacle", lambda device_type: obstacle)
+    compared: list[torch.device] = []
+    monkeypatch.setattr(module, "check_device", lambda device: compared.append(device) or 1e-6)
+    report = json.loads(ganc("doctor", "--json").out)
+    assert (report["device"], report["cuda"]) == ("cuda", ["card 0"])
+    assert (report["device_error"], report["kernels"]) == (1e-6, kernels)
+    assert compared == [torch.device("cuda")]
+    assert "card 0" in ganc("doctor").out

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganc import collectives
+from ganc.devices import without_autocast
 
 
 def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def similarity(features: Tensor, moved: Tensor) -> Tensor:
     exact = torch.promote_types(features.dtype, torch.float32)
     a, b = (F.normalize(x.flatten(1).to(exact), dim=1) for x in (features, moved))
     # Autocast would round the products: in bfloat16 a similarity above 0.998 is 1.
-    with torch.autocast(a.device.type, enabled=False):
+    with without_autocast(a.device):
         return a @ collectives.gather(b).t()
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganc.devices import without_autocast
 from ganc.groups import Slice
 
 
@@ -37,10 +38,14 @@ class SpectralLayer(nn.Module):
         self.register_buffer("weight_v", _unit(torch.randn(math.prod(shape[1:]))))
 
     def normalized_weight(self) -> Tensor:
-        """Return weight / sigma, after a power iteration in train mode."""
-        matrix = self.weight.flatten(1)
-        u, v = self._iterate(matrix) if self.training else (self.weight_u, self.weight_v)
-        return self.weight / torch.dot(u, matrix.mv(v))
+        """Return weight / sigma, after a power iteration in train mode.
+
+        In float32 under autocast too, which on CUDA would round sigma, u and v to bfloat16.
+        """
+        with without_autocast(self.weight.device):
+            matrix = self.weight.flatten(1)
+            u, v = self._iterate(matrix) if self.training else (self.weight_u, self.weight_v)
+            return self.weight / torch.dot(u, matrix.mv(v))
 
     @torch.no_grad()
     def _iterate(self, matrix: Tensor) -> tuple[Tensor, Tensor]:

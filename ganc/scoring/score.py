@@ -1,5 +1,6 @@
 """The table of importance methods, and the one function that runs them, alone or mixed."""
 
+import contextlib
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ganc.devices import resolve_device
+from ganc.devices import exact_float32, resolve_device
 from ganc.errors import UsageError, unknown_name
 from ganc.models.model import Model
 from ganc.progress import Progress, Warn, ignore, silent
@@ -188,6 +189,13 @@ def _compute(model: Model, part: Part, content_hash: str) -> Scores:
     row, request = METHODS[part.name], part.request
     sides = sides_of(model, request, with_discriminator=row.is_two_sided)
     own = [_own_copy(side, request.device) for side in sides]
+    # A GPU is to keep the channels that a CPU keeps; a search that learns is to be quick instead.
+    with contextlib.nullcontext() if row.is_two_sided else exact_float32():
+        return _measure(part, own, content_hash)
+
+
+def _measure(part: Part, own: Sequence[Model], content_hash: str) -> Scores:
+    row, request = METHODS[part.name], part.request
     # All of them before any runs: what is missing is found at once.
     scorers = [row.scorer(side, request) for side in own]
     values: dict[str, Tensor] = {}

@@ -171,21 +171,6 @@ def test_no_step_waits_for_the_device(
     assert {"r1", "path_length", "latent_direction"} <= set(found)
 
 
-@pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
-def test_no_step_waits_for_the_gpu(student: Model, teacher: Model) -> None:
-    cuda = torch.device("cuda")
-    trainer = make_trainer(student, teacher, execution=Execution(cuda))
-    batch = real_images()._replace(images=real_images().images.to(cuda))
-    for step in (0, 16):
-        trainer.step(step, batch)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        trainer.step(32, batch)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 def test_channels_last_gives_the_same_losses_and_resumes(train: Train, tmp_path: Path) -> None:
     plain = train("plain", steps=4).losses
     whole = train("whole", steps=4, channels_last=True).losses

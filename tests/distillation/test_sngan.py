@@ -1,6 +1,5 @@
 """Training of SN-GANs: what each phase changes, its fixed points, its run from end to end."""
 
-import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +14,10 @@ from ganc.data.dataset import open_dataset
 from ganc.data.images import to_float
 from ganc.data.stream import TrainingStream, usable_images
 from ganc.distillation.draws import Draws
-from ganc.distillation.execution import Execution
 from ganc.distillation.loop import distill
-from ganc.distillation.networks import starting_model
 from ganc.distillation.reals import RealBatch, TeacherSamples, open_reals
 from ganc.distillation.recipes import RECIPES, Recipe, resolve_recipe
 from ganc.distillation.sngan import SnganTrainer
-from ganc.distillation.trainer import Parts
 from ganc.models.model import Model
 from ganc.models.network import LatentGenerator
 from ganc.models.sngan import Discriminator, discriminator_widths
@@ -31,6 +27,7 @@ from ganc.pruning import prune
 from ganc.scoring.score import score
 from tests.conftest import GOLDEN, randomise
 from tests.distillation import forked
+from tests.distillation.parts import make_parts
 from tests.distillation.test_loop import metrics, tensors
 from tests.distillation.test_processes import write_images
 from tests.families import make_sngan
@@ -68,18 +65,7 @@ def make_trainer(
     student: Model, teacher: Model | None, recipe: Recipe | None = None, **other: Any
 ) -> SnganTrainer:
     recipe = recipe or resolve_recipe("sngan", NUMBERS)
-    start = starting_model(student, teacher, 0, "pruned", ignore)
-    parts = {
-        "student": start,
-        "ema": Model(copy.deepcopy(start.generator)),
-        "teacher": None if teacher is None else Model(copy.deepcopy(teacher.generator)),
-        "recipe": recipe,
-        "draws": Draws(0, recipe.batch, CPU),
-        "perceptual": None,
-        "masks": None,
-        "execution": Execution(CPU),
-    }
-    return SnganTrainer(Parts(**parts | other))
+    return SnganTrainer(make_parts(student, teacher, recipe, **other))
 
 
 def real_images(count: int = 12) -> RealBatch:

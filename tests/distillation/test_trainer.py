@@ -1,11 +1,8 @@
 """Phases of a step: what they change, and the fixed points they have."""
 
-import copy
-
 import pytest
 import torch
 
-from ganc.distillation.draws import Draws
 from ganc.distillation.execution import Execution
 from ganc.distillation.losses import latent_direction
 from ganc.distillation.networks import check_pair, starting_model
@@ -13,13 +10,14 @@ from ganc.distillation.player import Player
 from ganc.distillation.reals import RealBatch
 from ganc.distillation.recipes import RECIPES, Recipe, resolve_recipe
 from ganc.distillation.style import StyleTrainer
-from ganc.distillation.trainer import Parts, ema_beta
+from ganc.distillation.trainer import ema_beta
 from ganc.errors import InputError
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
 from ganc.models.stylegan2_discriminator import Discriminator
 from ganc.progress import Warn, ignore
 from tests.conftest import make_model
+from tests.distillation.parts import make_parts
 
 CPU = torch.device("cpu")
 
@@ -31,20 +29,7 @@ def make_trainer(
     execution: Execution | None = None,
 ) -> StyleTrainer:
     recipe = recipe or resolve_recipe("stylekd", {"batch": 4, "perceptual": "none"})
-    execution = execution or Execution(CPU)
-    start = starting_model(student, teacher, 0, "pruned", ignore)
-    return StyleTrainer(
-        Parts(
-            student=execution.place(start),
-            ema=execution.place(Model(copy.deepcopy(start.generator))),
-            teacher=execution.place(Model(copy.deepcopy(teacher.generator))),
-            recipe=recipe,
-            draws=Draws(0, recipe.batch, execution.device),
-            perceptual=None,
-            masks=None,
-            execution=execution,
-        )
-    )
+    return StyleTrainer(make_parts(student, teacher, recipe, execution))
 
 
 def real_images(count: int = 4) -> RealBatch:

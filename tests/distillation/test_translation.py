@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ganc.checkpoints.store import load, save
-from ganc.distillation.cyclegan import CycleTrainer
+from ganc.distillation import kinds
 from ganc.distillation.draws import Draws
 from ganc.distillation.dropout import DropoutDraws, KeyedDropout, key_dropout
 from ganc.distillation.execution import Execution
@@ -27,12 +27,12 @@ from ganc.distillation.one_way import OneWayTrainer
 from ganc.distillation.pair_batches import SideBatch
 from ganc.distillation.pool import ImagePool
 from ganc.distillation.recipes import resolve_recipe
-from ganc.distillation.trainer import Parts
 from ganc.distillation.translation import TranslationTrainer
 from ganc.errors import DataError, InputError, UsageError
 from ganc.models import patchgan, resnet_translator
 from ganc.models.model import Model
 from ganc.progress import ignore
+from tests.distillation.parts import make_parts
 from tests.distillation.test_loop import metrics, tensors
 from tests.families import make_cyclegan, make_patchgan, make_resnet, make_unet
 
@@ -40,18 +40,16 @@ CPU = torch.device("cpu")
 
 
 def make_trainer(
-    student: Model, teacher: Model | None = None, *, unpaired: bool | None = None, **numbers: Any
+    student: Model,
+    teacher: Model | None = None,
+    *,
+    unpaired: bool | None = None,
+    execution: Execution | None = None,
+    **numbers: Any,
 ) -> Any:
     recipe = resolve_recipe("i2i", {"batch": 2, **numbers})
-    start = starting_model(student, teacher, 0, "pruned", ignore, unpaired=unpaired)
-    generators: dict[str, Any] = {
-        n: copy.deepcopy(g) for n, g in start.networks() if n.startswith("gen")
-    }
-    parts = Parts(
-        student=start, ema=Model(**generators), teacher=copy.deepcopy(teacher), recipe=recipe,
-        draws=Draws(0, recipe.batch, CPU), perceptual=None, masks=None, execution=Execution(CPU),
-    )  # fmt: skip
-    return (CycleTrainer if start.generator_b is not None else OneWayTrainer)(parts)
+    parts = make_parts(student, teacher, recipe, execution, unpaired=unpaired)
+    return kinds.ROWS[recipe.kind].trainer(parts)
 
 
 def sides(channels_a: int = 3, channels_b: int = 3, size: int = 16) -> SideBatch:

@@ -390,3 +390,20 @@ def test_architecture_page_quotes_the_code() -> None:
     quotes = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     assert len(quotes) == 7
     assert all(quote in code for quote in quotes)
+
+
+def test_sigma_is_exact_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's autocast rounds products of a matrix and a vector, the CPU's does not: ask for one."""
+    torch.manual_seed(0)
+    layer = SpectralLinear(20, 30).eval()
+    expected = layer.normalized_weight()
+    mv = Tensor.mv
+
+    def lowered(matrix: Tensor, vector: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled("cpu"):
+            return mv(matrix, vector)
+        return mv(matrix.bfloat16(), vector.bfloat16()).float()
+
+    monkeypatch.setattr(Tensor, "mv", lowered)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer.normalized_weight(), expected)
