@@ -125,7 +125,7 @@ JOBS: dict[str, Job] = {
 STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "first": (
         ("doctor", "tests", "plugin-bias_act", "plugin-upfirdn2d", "memcheck", "racecheck"),
-        ("bias_act",), ("upfirdn2d",), ("step",), ("diversity",),
+        ("bias_act",), ("step",), ("upfirdn2d",), ("diversity",),
     ),
     "rest": (
         ("step-stylegan3",), ("latency",), ("step-compiled",), ("demo", "training", "agreement"),
