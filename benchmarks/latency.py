@@ -57,7 +57,7 @@ PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 BRIEF_PRECISIONS = ("tf32", "fp16")
 COMPILE_MODES = {"ganc --compile": "default", "ganc --compile, graphs": "reduce-overhead"}
-WARM_UP = 3  # calls before the clock; cuDNN has looked for its kernels, graphs are recorded
+WARM_UP = 3  # calls before the clock; libraries are set up, graphs are recorded
 GPU_ROUNDS = 20
 
 

@@ -73,7 +73,11 @@ def exact_float32() -> Iterator[None]:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Leave autocast where rounding to bfloat16 would spoil a number; "meta" does not know it."""
-    if not torch.amp.is_autocast_available(device.type):
+    """Leave autocast where rounding to bfloat16 would spoil a number; "meta" does not know it.
+
+    Where there is none to leave nothing is done, so that exported graphs show nothing of it.
+    """
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

@@ -111,21 +111,20 @@ class Execution:
     def arithmetic(self) -> Iterator[None]:
         """Set CUDA's switches for a step; they belong to the process and are put back.
 
-        cuDNN measures which kernel is fastest: the shapes of a run never change.
+        cuDNN's own measuring of kernels stays as the caller has it: it takes minutes at the start
+        of a run, and chooses others when the run is resumed.
         """
         cudnn: Any = torch.backends.cudnn  # whose `conv` the stubs do not know
         if self.device.type != "cuda":
             yield
             return
         switches = (torch.backends.cuda.matmul, cudnn.conv)
-        before, tuned = [switch.fp32_precision for switch in switches], cudnn.benchmark
+        before = [switch.fp32_precision for switch in switches]
         try:
             for switch in switches:
                 switch.fp32_precision = "ieee" if self.precision == "fp32" else "tf32"
-            cudnn.benchmark = True
             yield
         finally:
-            cudnn.benchmark = tuned
             for switch, value in zip(switches, before, strict=True):
                 switch.fp32_precision = value
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganc.devices import without_autocast
 from ganc.errors import ShapeError
 from ganc.ops.bias_act import bias_act
 from ganc.ops.conv2d_resample import conv2d_down, conv2d_up
@@ -174,6 +175,8 @@ class MappingNetwork(nn.Module):
     ) -> Tensor:
         """Return ws [N, num_ws, D_w] (or w [N, D_w] where ``num_ws`` is None).
 
+        In float32 under autocast too: it is a small part of the work, and everything follows w.
+
         Args:
             z: [N, D_z].
             c: [N, D_c], or None for an unconditional network.
@@ -182,9 +185,10 @@ class MappingNetwork(nn.Module):
         Raises:
             ShapeError: z or c is missing or of another size.
         """
-        w = self._inputs(z, c)
-        for i in range(self.num_layers):
-            w = self.get_submodule(f"fc{i}")(w)
+        with without_autocast(next(self.parameters()).device):
+            w = self._inputs(z, c)
+            for i in range(self.num_layers):
+                w = self.get_submodule(f"fc{i}")(w)
         if self.num_ws is None:
             return w
         ws = w[:, None].expand(-1, self.num_ws, -1)

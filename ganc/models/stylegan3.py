@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ganc import collectives
+from ganc.devices import without_autocast
 from ganc.errors import ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
 from ganc.models.layers import (
@@ -93,6 +94,8 @@ def layer_grids(
 class SynthesisInput(nn.Module):
     """Fourier features, moved and turned by w: [N, D_w] → [N, C, S, S].
 
+    In float32 under autocast too: in bfloat16 a phase could be off by a hundredth of a turn.
+
     Args:
         w_dim: Size of w.
         channels: C.
@@ -121,6 +124,10 @@ class SynthesisInput(nn.Module):
         self.register_buffer("transform", torch.eye(3))
 
     def forward(self, w: Tensor) -> Tensor:
+        with without_autocast(w.device):
+            return self._features(w)
+
+    def _features(self, w: Tensor) -> Tensor:
         turn, shift = self._transform(w)
         phases = self.phases + (self.freqs @ shift).squeeze(2)  # [N, F]
         freqs = self.freqs @ turn  # [N, F, 2]

@@ -66,11 +66,10 @@ def test_precisions() -> None:
 @pytest.mark.parametrize(("precision", "wanted"), [("fp32", "ieee"), ("auto", "tf32")])
 def test_cudas_switches_are_put_back(precision: str, wanted: str) -> None:
     cudnn: Any = torch.backends.cudnn
-    before = cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision, cudnn.benchmark
+    before = cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
     with Execution(torch.device("cuda"), precision).arithmetic():
         assert cudnn.conv.fp32_precision == torch.backends.cuda.matmul.fp32_precision == wanted
-        assert cudnn.benchmark
-    after = cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision, cudnn.benchmark
+    after = cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
     assert after == before
 
 

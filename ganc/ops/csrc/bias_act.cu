@@ -13,7 +13,6 @@ namespace ganc {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kBlocksPerMultiprocessor = 8;
 constexpr int64_t kMostIndexed = int64_t(1) << 30;  // elements of a launch with 32-bit indices
 
 template <typename T, int kWidth>
@@ -142,11 +141,15 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-inline int64_t multiprocessors() {
-  int device = 0, found = 0;
+// Blocks of a kernel that run at once: one more would wait for all of them.
+template <typename Kernel>
+int64_t blocks_at_once(Kernel kernel) {
+  int device = 0, multiprocessors = 0, blocks = 0;
   C10_CUDA_CHECK(cudaGetDevice(&device));
-  C10_CUDA_CHECK(cudaDeviceGetAttribute(&found, cudaDevAttrMultiProcessorCount, device));
-  return found;
+  C10_CUDA_CHECK(
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
+  C10_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, kThreads, 0));
+  return int64_t(blocks) * multiprocessors;
 }
 
 template <typename T>
@@ -172,13 +175,13 @@ struct Pointers {
 template <int kOrder, Act kAct, typename T, int kWidth, typename Index>
 void start(const Walk& walk, const Rule<at::opmath_type<T>>& rule, const Pointers<T>& p) {
   const int64_t count = walk.numel / kWidth;
-  const int64_t wanted = (count + kThreads - 1) / kThreads;
-  const int64_t most = multiprocessors() * kBlocksPerMultiprocessor * 4;
+  // A vector per thread; only what outgrows a grid makes threads go on.
+  constexpr int64_t kMostBlocks = (int64_t(1) << 31) - 1;
+  const int64_t blocks = std::min((count + kThreads - 1) / kThreads, kMostBlocks);
   const auto stream = c10::cuda::getCurrentCUDAStream();
-  kernel<kOrder, kAct, T, kWidth, Index>
-      <<<static_cast<unsigned>(std::min(wanted, most)), kThreads, 0, stream>>>(
-          static_cast<Index>(count), static_cast<Index>(walk.step),
-          static_cast<Index>(walk.channels), rule, p.a, p.dy, p.ref, p.bias, p.out);
+  kernel<kOrder, kAct, T, kWidth, Index><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
+      static_cast<Index>(count), static_cast<Index>(walk.step), static_cast<Index>(walk.channels),
+      rule, p.a, p.dy, p.ref, p.bias, p.out);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -254,7 +257,7 @@ at::Tensor start_sums(const Walk& walk, const Rule<at::opmath_type<T>>& rule,
     const int64_t vectors = walk.channels / kWidth, rows = walk.numel / walk.channels;
     if (walk.channels % kWidth || vectors > kThreads) return {};
     const int64_t wanted = rows / (kThreads / vectors * kRowsPerThread) + 1;
-    const int64_t blocks = std::min(wanted, multiprocessors() * kBlocksPerMultiprocessor);
+    const int64_t blocks = std::min(wanted, blocks_at_once(columns<kAct, T, kWidth>));
     at::Tensor sums = at::empty({blocks, walk.channels}, kind);
     columns<kAct, T, kWidth><<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
         rows, static_cast<uint32_t>(vectors), rule, p.a, p.ref, p.bias, p.out,
