@@ -15,7 +15,7 @@ namespace ganc {
 namespace filtered {
 namespace {
 
-constexpr int kThreads = 3;  // that are played: more than one, so that they share the work
+constexpr int kThreads = 2 * kLanes;  // that are played
 
 template <typename T>
 constexpr bool kHasFixed = sizeof(T) > 2;  // how halves are computed is float's

@@ -15,8 +15,8 @@ namespace ganc {
 namespace filtered {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kWarp = 32;
+constexpr int kThreads = kMostColumns;
+constexpr int kBlocks = 4;  // at least, at once: as many as the largest tiles leave memory for
 
 // Double is for checks: one kernel will do.
 template <typename T>
@@ -31,7 +31,7 @@ std::array<int64_t, 2> scratch_bytes() {
 }
 
 template <typename Kind, bool kSloped, typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     kernel(const Plan plan, const Activation<at::opmath_type<T>> act, const Pointers<T> pointers,
            int64_t first_plane) {
   using Math = at::opmath_type<T>;
@@ -67,7 +67,7 @@ void run(const Plan& plan, const Activation<at::opmath_type<T>>& act, const Poin
     C10_CUDA_CHECK(
         cudaFuncSetAttribute(made, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   }
-  const int threads = std::min(kThreads, round_up(plan.fine_columns, kWarp));
+  const int threads = std::min(kThreads, round_up(plan.fine_columns, kLanes));
   const int64_t tiles = int64_t(plan.tiles_down) * plan.tiles_across;
   const int64_t most = std::max<int64_t>(1, std::numeric_limits<int32_t>::max() / tiles);
   const auto stream = c10::cuda::getCurrentCUDAStream();

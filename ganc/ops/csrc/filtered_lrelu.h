@@ -30,6 +30,9 @@ namespace filtered {
 constexpr int kMostTaps = 32;
 constexpr int kStrip = 8;     // fine pixels of a row that a thread makes from registers
 constexpr int kStripOut = 4;  // pixels of the result likewise
+constexpr int kMostRows = 32;      // of a tile: more share little more
+constexpr int kMostColumns = 128;  // of the fine grid: a thread for each
+constexpr int kLanes = 32;         // of a warp: threads come in whole ones
 constexpr int kPhases = 7;
 
 inline int ceil_div(int a, int b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
@@ -60,7 +63,7 @@ struct Resampling {
 struct Window {
   int rows = 1, columns = 1, pitch = 1;
   int shift = 0;  // see shift_of
-  Divider by_rows, by_columns;
+  Divider by_rows;
 };
 
 // A launch: which pass, how it is cut into tiles, and where in scratch memory what lies. The tiles
@@ -72,7 +75,7 @@ struct Plan {
   int fine_rows, fine_columns, pitch;
   int at_taps_b, at_taps_down, at_wide_a, at_wide_b, at_stage, at_fine, scratch;
   int channels;
-  Divider by_tile_rows, by_tile_columns;
+  Divider by_tile_rows;
 };
 
 // The tap at which a tile's first fine pixel meets the first pixel of a source that it meets at all.
@@ -106,6 +109,8 @@ struct Fixed {
 // Any other.
 struct Free {
   static constexpr bool is_fixed = false;
+  // Those that meet the most pixels.
+  static constexpr int up_a = 1, up_b = 1, taps_a = kMostTaps, taps_b = kMostTaps, down = 1;
 };
 
 // StyleGAN3's layers: filters of 6 taps per pixel of the coarser grid, a fine grid of twice the
@@ -164,24 +169,60 @@ C10_HOST_DEVICE inline void fetch_taps(int thread, int threads, const Resampling
   }
 }
 
-// The pixels of a plane that a tile meets, plus the bias; zeros outside.
-template <typename T, typename Math>
+// The numbers from "least" up to "most", as one comparison.
+struct Range {
+  int least;
+  unsigned count;
+  C10_HOST_DEVICE Range(int least, int most)
+      : least(least), count(most > least ? most - least : 0) {}
+  C10_HOST_DEVICE bool has(int i) const { return static_cast<unsigned>(i - least) < count; }
+};
+
+C10_HOST_DEVICE inline int smaller(int a, int b) { return a < b ? a : b; }
+C10_HOST_DEVICE inline int larger(int a, int b) { return a < b ? b : a; }
+
+// The pixels of a plane that a tile meets, plus the bias; zeros outside. A warp takes a row, in at
+// most kSpan steps; the loads of several rows are under way at once.
+template <int kSpan, typename T, typename Math>
 C10_HOST_DEVICE inline void fetch(int thread, int threads, const Resampling& how,
                                   const Window& window, int fine_row, int fine_column,
                                   const T* plane, Math bias, Math* stage) {
-  // The window's first pixel: all are whole divisions by how "shift" is made.
+  constexpr int kRows = kSpan > 3 ? 2 : 4;
+  // Whole divisions, by how "shift" is made.
   const int top = (fine_row - how.offset + window.shift) / how.factor;
   const int left = (fine_column - how.offset + window.shift) / how.factor;
-  const int count = window.rows * window.columns;
-#pragma unroll 4
-  for (int i = thread; i < count; i += threads) {
-    const int row = window.by_columns.quotient(i), column = i - row * window.columns;
-    const int y = top + row, x = left + column;
-    const bool is_inside = y >= 0 && y < how.height && x >= 0 && x < how.width;
-    stage[row * window.pitch + column] =
-        is_inside ? static_cast<Math>(plane[static_cast<int64_t>(y) * how.width + x]) + bias
-                  : Math(0);
+  const Range rows(larger(0, -top), smaller(window.rows, how.height - top));
+  const Range columns(larger(0, -left), smaller(window.columns, how.width - left));
+  const int lane = thread % kLanes, warps = threads / kLanes;
+  for (int first = thread / kLanes; first < window.rows; first += kRows * warps) {
+    Math got[kRows][kSpan];
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      const int row = first + k * warps;
+      const T* from = plane + static_cast<int64_t>(top + row) * how.width + left + lane;
+#pragma unroll
+      for (int step = 0; step < kSpan; ++step) {
+        const bool is_inside = rows.has(row) && columns.has(lane + step * kLanes);
+        got[k][step] = is_inside ? static_cast<Math>(from[step * kLanes]) + bias : Math(0);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kRows; ++k) {
+      const int row = first + k * warps;
+      Math* to = stage + row * window.pitch + lane;
+#pragma unroll
+      for (int step = 0; step < kSpan; ++step) {
+        if (row < window.rows && lane + step * kLanes < window.columns) {
+          to[step * kLanes] = got[k][step];
+        }
+      }
+    }
   }
+}
+
+// Steps of a warp over a row of pixels that meet the widest tile.
+C10_HOST_DEVICE constexpr int span_of(int up, int taps) {
+  return (kMostColumns / up + taps / up + 1 + kLanes - 1) / kLanes;
 }
 
 // Upsamples along rows. Neighbouring threads take neighbouring rows: with odd pitches they meet
@@ -381,15 +422,21 @@ C10_HOST_DEVICE inline void narrow_any(int thread, int threads, const Plan& plan
   }
 }
 
-template <typename T, typename Math>
+template <int kSpan, typename T, typename Math>
 C10_HOST_DEVICE inline void store(int thread, int threads, const Plan& plan, int top, int left,
                                   const Math* tile, T* plane) {
-  for (int i = thread; i < plan.tile_rows * plan.tile_columns; i += threads) {
-    const int row = plan.by_tile_columns.quotient(i), column = i - row * plan.tile_columns;
-    const int y = top + row, x = left + column;
-    if (y < plan.down.height && x < plan.down.width) {
-      plane[static_cast<int64_t>(y) * plan.down.width + x] =
-          static_cast<T>(tile[row * (plan.tile_columns | 1) + column]);
+  const int rows = smaller(plan.tile_rows, plan.down.height - top);
+  const int columns = smaller(plan.tile_columns, plan.down.width - left);
+  const int lane = thread % kLanes;
+#pragma unroll 4
+  for (int row = thread / kLanes; row < rows; row += threads / kLanes) {
+    const Math* from = tile + row * (plan.tile_columns | 1) + lane;
+    T* to = plane + static_cast<int64_t>(top + row) * plan.down.width + left + lane;
+#pragma unroll
+    for (int step = 0; step < kSpan; ++step) {
+      if (lane + step * kLanes < columns) {
+        to[step * kLanes] = static_cast<T>(from[step * kLanes]);
+      }
     }
   }
 }
@@ -414,8 +461,9 @@ C10_HOST_DEVICE inline void phase(int thread, int threads, const Plan& plan,
     }
     fetch_taps(thread, threads, plan.down, p.filter_down, scratch + plan.at_taps_down);
     const T* from = p.a + plane * plan.a.height * plan.a.width;
-    fetch(thread, threads, plan.a, plan.read_a, fine_row, fine_column, from,
-          kSloped ? Math(0) : bias(), stage);
+    fetch<span_of(Kind::up_a, Kind::taps_a)>(thread, threads, plan.a, plan.read_a, fine_row,
+                                             fine_column, from, kSloped ? Math(0) : bias(),
+                                             stage);
   } else if constexpr (kPhase == 1) {
     if constexpr (Kind::is_fixed) {
       widen<Kind::up_a, Kind::taps_a, Kind::shift_a>(thread, threads, plan.read_a,
@@ -427,7 +475,8 @@ C10_HOST_DEVICE inline void phase(int thread, int threads, const Plan& plan,
     }
   } else if constexpr (kPhase == 2) {
     const T* from = p.b + plane * plan.b.height * plan.b.width;
-    fetch(thread, threads, plan.b, plan.read_b, fine_row, fine_column, from, bias(), stage);
+    fetch<span_of(Kind::up_b, Kind::taps_b)>(thread, threads, plan.b, plan.read_b, fine_row,
+                                             fine_column, from, bias(), stage);
   } else if constexpr (kPhase == 3) {
     const Math* taps = scratch + plan.at_taps_b;
     Math* wide_b = scratch + plan.at_wide_b;
@@ -454,7 +503,8 @@ C10_HOST_DEVICE inline void phase(int thread, int threads, const Plan& plan,
     }
   } else {
     T* to = p.out + plane * plan.down.height * plan.down.width;
-    store(thread, threads, plan, top, left, wide_a, to);
+    store<(kMostColumns / Kind::down + kLanes - 1) / kLanes>(thread, threads, plan, top, left, wide_a,
+                                                             to);
   }
 }
 
@@ -472,7 +522,6 @@ inline void lay_out(Plan& plan, bool is_fixed) {
     window.columns = count(plan.fine_columns);
     window.pitch = window.columns | 1;
     window.by_rows = Divider(window.rows);
-    window.by_columns = Divider(window.columns);
     return window;
   };
   const auto span = [&](int tile) { return (tile - 1) * plan.down.factor + plan.down.taps; };
@@ -495,7 +544,6 @@ inline void lay_out(Plan& plan, bool is_fixed) {
                  std::max({area(plan.read_a), area(plan.read_b), made * plan.pitch});
   plan.scratch = plan.at_fine + (is_fixed ? 0 : plan.fine_rows * plan.pitch);
   plan.by_tile_rows = Divider(plan.tile_rows);
-  plan.by_tile_columns = Divider(plan.tile_columns);
 }
 
 // Cuts a side into tiles of at most "most" pixels, as equal as multiples of 4 can be.
@@ -504,9 +552,6 @@ inline int cut(int side, int most, int& tiles) {
   tiles = ceil_div(side, tile);
   return tile;
 }
-
-constexpr int kMostRows = 32;      // of a tile: more share little more
-constexpr int kMostColumns = 128;  // of the fine grid: as many as a block has threads
 
 // Chooses the largest tiles that fit scratch memory of "most" numbers; says whether there are any.
 inline bool choose_tiles(Plan& plan, bool is_fixed, int most) {
