@@ -103,9 +103,7 @@ def _save_grads(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
     _save_grad(ctx, inputs, output[0])
 
 
-def _backward_grads(
-    ctx: Any, ddx: Tensor | None, ddb: Tensor | None
-) -> tuple[Tensor | None, ...]:
+def _backward_grads(ctx: Any, ddx: Tensor | None, ddb: Tensor | None) -> tuple[Tensor | None, ...]:
     dy, dim = ctx.saved_tensors[0], ctx.rule[0]
     total = None
     if ddb is not None:

@@ -1,4 +1,4 @@
-"""``filtered_lrelu`` as compiled operators that autograd, torch.compile and torch.export see through.
+"""``filtered_lrelu`` as compiled operators that autograd and torch.compile see through.
 
 The operators: the function, its derivative, and the derivative's own in the gradient that it takes,
 which is the function's tangent: leaky ReLU is made of straight lines, so that nothing else has a
