@@ -5,6 +5,7 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
 #include <array>
@@ -21,7 +22,7 @@ template <typename T>
 constexpr bool kHasFixed = sizeof(T) > 2;  // how halves are computed is float's
 
 // As on a GPU; what does not fit there has more here.
-std::array<int64_t, 2> scratch_bytes() { return {48 * 1024, int64_t(1) << 28}; }
+std::array<int64_t, 2> scratch_bytes() { return {kUsualBytes, int64_t(1) << 28}; }
 
 template <typename Kind, bool kSloped, typename T, int... kNumbers>
 void run_tile(const Plan& plan, const Activation<at::opmath_type<T>>& act,

@@ -3,8 +3,8 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
@@ -16,18 +16,20 @@ namespace filtered {
 namespace {
 
 constexpr int kThreads = kMostColumns;
-constexpr int kBlocks = 4;  // at least, at once: as many as the largest tiles leave memory for
+constexpr int kBlocks = 4;  // that a multiprocessor is to have at once, at least
+
+constexpr int kUnaskedBytes = 48 * 1024;  // of shared memory that a block gets without asking
 
 // Double is for checks: one kernel will do.
 template <typename T>
 constexpr bool kHasFixed = !std::is_same_v<T, double>;
 
-// Every GPU gives a block 48 KiB of shared memory, and more on demand.
+// Shared memory of a block: what leaves room for kBlocks on an H100, and what there is on demand.
 std::array<int64_t, 2> scratch_bytes() {
   int device = 0, most = 0;
   C10_CUDA_CHECK(cudaGetDevice(&device));
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return {48 * 1024, most};
+  return {std::min<int64_t>(most, kUsualBytes), most};
 }
 
 template <typename Kind, bool kSloped, typename T>
@@ -63,7 +65,7 @@ void run(const Plan& plan, const Activation<at::opmath_type<T>>& act, const Poin
          int64_t planes) {
   const auto made = kernel<Kind, kSloped, T>;
   const int bytes = plan.scratch * static_cast<int>(sizeof(at::opmath_type<T>));
-  if (bytes > scratch_bytes()[0]) {
+  if (bytes > kUnaskedBytes) {
     C10_CUDA_CHECK(
         cudaFuncSetAttribute(made, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   }

@@ -30,10 +30,12 @@ namespace filtered {
 constexpr int kMostTaps = 32;
 constexpr int kStrip = 8;     // fine pixels of a row that a thread makes from registers
 constexpr int kStripOut = 4;  // pixels of the result likewise
-constexpr int kMostRows = 32;      // of a tile: more share little more
+constexpr int kMostRows = 48;      // of a tile
+constexpr int kFewRows = 12;       // of a tile: before that, it becomes narrower
 constexpr int kMostColumns = 128;  // of the fine grid: a thread for each
 constexpr int kLanes = 32;         // of a warp: threads come in whole ones
 constexpr int kPhases = 7;
+constexpr int kUsualBytes = 55 * 1024;  // of scratch memory: four tiles at once fit an H100
 
 inline int ceil_div(int a, int b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
 inline int floor_div(int a, int b) { return -ceil_div(-a, b); }
@@ -73,7 +75,7 @@ struct Plan {
   Window read_a, read_b;
   int tile_rows, tile_columns, tiles_down, tiles_across;
   int fine_rows, fine_columns, pitch;
-  int at_taps_b, at_taps_down, at_wide_a, at_wide_b, at_stage, at_fine, scratch;
+  int at_taps_b, at_taps_down, at_wide_a, at_wide_b, at_made, at_fine, scratch;
   int channels;
   Divider by_tile_rows;
 };
@@ -452,7 +454,9 @@ C10_HOST_DEVICE inline void phase(int thread, int threads, const Plan& plan,
   const int fine_row = top * plan.down.factor + plan.down.offset;
   const int fine_column = left * plan.down.factor + plan.down.offset;
   Math* wide_a = scratch + plan.at_wide_a;
-  Math* stage = scratch + plan.at_stage;
+  Math* stage_a = scratch + plan.at_wide_b;
+  Math* made = scratch + plan.at_made;
+  Math* stage_b = made;
   const auto bias = [&] { return static_cast<Math>(p.bias[plane % plan.channels]); };
   if constexpr (kPhase == 0) {
     fetch_taps(thread, threads, plan.a, p.filter_a, scratch);
@@ -463,43 +467,43 @@ C10_HOST_DEVICE inline void phase(int thread, int threads, const Plan& plan,
     const T* from = p.a + plane * plan.a.height * plan.a.width;
     fetch<span_of(Kind::up_a, Kind::taps_a)>(thread, threads, plan.a, plan.read_a, fine_row,
                                              fine_column, from, kSloped ? Math(0) : bias(),
-                                             stage);
+                                             stage_a);
   } else if constexpr (kPhase == 1) {
     if constexpr (Kind::is_fixed) {
       widen<Kind::up_a, Kind::taps_a, Kind::shift_a>(thread, threads, plan.read_a,
                                                      plan.fine_columns / kStrip, plan.pitch,
-                                                     scratch, stage, wide_a);
+                                                     scratch, stage_a, wide_a);
     } else {
       widen_any(thread, threads, plan.a, plan.read_a, plan.fine_columns, plan.pitch, scratch,
-                stage, wide_a);
+                stage_a, wide_a);
     }
   } else if constexpr (kPhase == 2) {
     const T* from = p.b + plane * plan.b.height * plan.b.width;
     fetch<span_of(Kind::up_b, Kind::taps_b)>(thread, threads, plan.b, plan.read_b, fine_row,
-                                             fine_column, from, bias(), stage);
+                                             fine_column, from, bias(), stage_b);
   } else if constexpr (kPhase == 3) {
     const Math* taps = scratch + plan.at_taps_b;
     Math* wide_b = scratch + plan.at_wide_b;
     if constexpr (Kind::is_fixed) {
       widen<Kind::up_b, Kind::taps_b, Kind::shift_b>(thread, threads, plan.read_b,
                                                      plan.fine_columns / kStrip, plan.pitch, taps,
-                                                     stage, wide_b);
+                                                     stage_b, wide_b);
     } else {
-      widen_any(thread, threads, plan.b, plan.read_b, plan.fine_columns, plan.pitch, taps, stage,
-                wide_b);
+      widen_any(thread, threads, plan.b, plan.read_b, plan.fine_columns, plan.pitch, taps,
+                stage_b, wide_b);
     }
   } else if constexpr (kPhase == 4) {
     if constexpr (Kind::is_fixed) {
-      walk<Kind, kSloped>(thread, threads, plan, act, scratch, stage);
+      walk<Kind, kSloped>(thread, threads, plan, act, scratch, made);
     } else {
-      walk_any<kSloped>(thread, threads, plan, act, scratch, stage);
+      walk_any<kSloped>(thread, threads, plan, act, scratch, made);
     }
   } else if constexpr (kPhase == 5) {
     const Math* taps = scratch + plan.at_taps_down;
     if constexpr (Kind::is_fixed) {
-      narrow<Kind::down, Kind::taps_down>(thread, threads, plan, taps, stage, wide_a);
+      narrow<Kind::down, Kind::taps_down>(thread, threads, plan, taps, made, wide_a);
     } else {
-      narrow_any(thread, threads, plan, taps, stage, wide_a);
+      narrow_any(thread, threads, plan, taps, made, wide_a);
     }
   } else {
     T* to = p.out + plane * plan.down.height * plan.down.width;
@@ -537,11 +541,13 @@ inline void lay_out(Plan& plan, bool is_fixed) {
   plan.at_taps_b = plan.a.taps;
   plan.at_taps_down = plan.at_taps_b + plan.b.taps;
   plan.at_wide_a = plan.at_taps_down + plan.down.taps;
+  // The finished tile lies where wide_a lay; what is read of a lies where wide_b, if any, and made
+  // will; what is read of b where made will.
   plan.at_wide_b = plan.at_wide_a + std::max(plan.read_a.rows * plan.pitch,
                                              plan.tile_rows * (plan.tile_columns | 1));
-  plan.at_stage = plan.at_wide_b + (plan.b.taps > 0 ? plan.read_b.rows * plan.pitch : 0);
-  plan.at_fine = plan.at_stage +
-                 std::max({area(plan.read_a), area(plan.read_b), made * plan.pitch});
+  plan.at_made = plan.at_wide_b + (plan.b.taps > 0 ? plan.read_b.rows * plan.pitch : 0);
+  plan.at_fine = std::max(plan.at_wide_b + area(plan.read_a),
+                          plan.at_made + std::max(area(plan.read_b), made * plan.pitch));
   plan.scratch = plan.at_fine + (is_fixed ? 0 : plan.fine_rows * plan.pitch);
   plan.by_tile_rows = Divider(plan.tile_rows);
 }
@@ -553,17 +559,26 @@ inline int cut(int side, int most, int& tiles) {
   return tile;
 }
 
-// Chooses the largest tiles that fit scratch memory of "most" numbers; says whether there are any.
+// Chooses the tiles that make the fewest fine pixels and fit scratch memory of "most" numbers; says
+// whether there are any.
 inline bool choose_tiles(Plan& plan, bool is_fixed, int most) {
   const int span = kMostColumns - plan.down.taps;
   for (int columns = std::max(4, (span / plan.down.factor + 1) / 4 * 4); columns > 0;
        columns -= 4) {
     plan.tile_columns = cut(plan.down.width, columns, plan.tiles_across);
-    for (int rows = kMostRows; rows >= (columns > 4 ? 12 : 4); rows -= 4) {
+    int best = 0, least = std::numeric_limits<int>::max();
+    for (int rows = kMostRows; rows >= (columns > 4 ? kFewRows : 4); rows -= 4) {
       plan.tile_rows = cut(plan.down.height, rows, plan.tiles_down);
       lay_out(plan, is_fixed);
-      if (plan.scratch <= most) return true;
+      const int made = plan.fine_rows * plan.tiles_down;
+      if (plan.scratch > most || made > least) continue;
+      best = plan.tile_rows;
+      least = made;
     }
+    if (best == 0) continue;  // narrower ones take less
+    plan.tile_rows = cut(plan.down.height, best, plan.tiles_down);
+    lay_out(plan, is_fixed);
+    return true;
   }
   return false;
 }

@@ -114,6 +114,7 @@ at::Tensor launch(const Call& call, const at::Tensor& a, const Resampling& way,
                   const at::Tensor& filter_a, const Resampling& down,
                   const at::Tensor& filter_down) {
   check(call.x, call.bias, call.up_filter, call.down_filter, call.axes);
+  const c10::DeviceGuard guard(call.x.device());
   const int64_t samples = call.x.size(0), channels = call.x.size(1);
   TORCH_CHECK(a.sizes() == at::IntArrayRef({samples, channels, way.height, way.width}) &&
                   a.scalar_type() == call.x.scalar_type() && a.device() == call.x.device(),
