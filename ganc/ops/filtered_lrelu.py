@@ -49,8 +49,8 @@ def filtered_lrelu(
         clamp: Limit of the absolute activation on the fine grid; None for none.
     Returns:
         [N, C, (H·up + sum(padding) − K_up − K_down + 2 − 1) // down + 1, likewise W], dtype of x;
-        channels_last where the fine grid is large, both filters are separable and no gradient is
-        wanted on the CPU.
+        in the memory format of x on CUDA; channels_last where the fine grid is large, both filters
+        are separable and no gradient is wanted on the CPU.
     Raises:
         ShapeError: bias or a filter is of another shape.
     Guarantees: twice differentiable; arguments unchanged; a sample does not depend on its batch.

@@ -22,7 +22,9 @@ template <typename T>
 constexpr bool kHasFixed = sizeof(T) > 2;  // how halves are computed is float's
 
 // As on a GPU; what does not fit there has more here.
-std::array<int64_t, 2> scratch_bytes() { return {kUsualBytes, int64_t(1) << 28}; }
+std::array<int64_t, 2> scratch_bytes(int threads) {
+  return {threads * kUsualBytes, int64_t(1) << 28};
+}
 
 template <typename Kind, bool kSloped, typename T, int... kNumbers>
 void run_tile(const Plan& plan, const Activation<at::opmath_type<T>>& act,

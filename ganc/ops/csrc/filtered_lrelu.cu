@@ -15,8 +15,7 @@ namespace ganc {
 namespace filtered {
 namespace {
 
-constexpr int kThreads = kMostColumns;
-constexpr int kBlocks = 4;  // that a multiprocessor is to have at once, at least
+constexpr int kResident = 512;  // threads that a multiprocessor is to have at once, at least
 
 constexpr int kUnaskedBytes = 48 * 1024;  // of shared memory that a block gets without asking
 
@@ -24,16 +23,16 @@ constexpr int kUnaskedBytes = 48 * 1024;  // of shared memory that a block gets 
 template <typename T>
 constexpr bool kHasFixed = !std::is_same_v<T, double>;
 
-// Shared memory of a block: what leaves room for kBlocks on an H100, and what there is on demand.
-std::array<int64_t, 2> scratch_bytes() {
+// Shared memory of a block: what leaves room for others on an H100, and what there is on demand.
+std::array<int64_t, 2> scratch_bytes(int threads) {
   int device = 0, most = 0;
   C10_CUDA_CHECK(cudaGetDevice(&device));
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return {std::min<int64_t>(most, kUsualBytes), most};
+  return {std::min(most, threads * kUsualBytes), most};
 }
 
 template <typename Kind, bool kSloped, typename T>
-__global__ void __launch_bounds__(kThreads, kBlocks)
+__global__ void __launch_bounds__(Kind::columns, kResident / Kind::columns)
     kernel(const Plan plan, const Activation<at::opmath_type<T>> act, const Pointers<T> pointers,
            int64_t first_plane) {
   using Math = at::opmath_type<T>;
@@ -69,7 +68,7 @@ void run(const Plan& plan, const Activation<at::opmath_type<T>>& act, const Poin
     C10_CUDA_CHECK(
         cudaFuncSetAttribute(made, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
   }
-  const int threads = std::min(kThreads, round_up(plan.fine_columns, kLanes));
+  const int threads = std::min(Kind::columns, round_up(plan.fine_columns, kLanes));
   const int64_t tiles = int64_t(plan.tiles_down) * plan.tiles_across;
   const int64_t most = std::max<int64_t>(1, std::numeric_limits<int32_t>::max() / tiles);
   const auto stream = c10::cuda::getCurrentCUDAStream();

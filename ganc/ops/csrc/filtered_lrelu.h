@@ -32,10 +32,10 @@ constexpr int kStrip = 8;     // fine pixels of a row that a thread makes from r
 constexpr int kStripOut = 4;  // pixels of the result likewise
 constexpr int kMostRows = 48;      // of a tile
 constexpr int kFewRows = 12;       // of a tile: before that, it becomes narrower
-constexpr int kMostColumns = 128;  // of the fine grid: a thread for each
+constexpr int kColumns = 128;      // of the fine grid at most, as a rule: a thread for each
 constexpr int kLanes = 32;         // of a warp: threads come in whole ones
 constexpr int kPhases = 7;
-constexpr int kUsualBytes = 55 * 1024;  // of scratch memory: four tiles at once fit an H100
+constexpr int kUsualBytes = 440;  // of scratch memory for a thread: 512 of them fit an H100
 
 inline int ceil_div(int a, int b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
 inline int floor_div(int a, int b) { return -ceil_div(-a, b); }
@@ -88,9 +88,10 @@ inline int shift_of(const Resampling& how, const Resampling& down) {
 
 // Passes whose numbers are known when compiling.
 template <int kUpA, int kTapsA, int kShiftA, int kUpB, int kTapsB, int kShiftB, int kDown,
-          int kTapsDown>
+          int kTapsDown, int kMostColumns = kColumns>
 struct Fixed {
   static constexpr bool is_fixed = true;
+  static constexpr int columns = kMostColumns;
   static constexpr int up_a = kUpA, taps_a = kTapsA, shift_a = kShiftA;
   static constexpr int up_b = kUpB, taps_b = kTapsB, shift_b = kShiftB;
   static constexpr int down = kDown, taps_down = kTapsDown;
@@ -111,6 +112,7 @@ struct Fixed {
 // Any other.
 struct Free {
   static constexpr bool is_fixed = false;
+  static constexpr int columns = kColumns;
   // Those that meet the most pixels.
   static constexpr int up_a = 1, up_b = 1, taps_a = kMostTaps, taps_b = kMostTaps, down = 1;
 };
@@ -119,7 +121,7 @@ struct Free {
 // finer one.
 using Same = Fixed<2, 12, 1, 2, 12, 1, 2, 12>;  // the size stays; its gradient is of this kind, too
 using Growing = Fixed<4, 24, 2, 4, 24, 2, 2, 12>;
-using GrowingBack = Fixed<2, 12, 0, 4, 24, 3, 4, 24>;
+using GrowingBack = Fixed<2, 12, 0, 4, 24, 3, 4, 24, 2 * kColumns>;  // few pixels are wide
 
 // The leaky ReLU with gain and clamp. NaN stays NaN.
 template <typename Math>
@@ -223,8 +225,8 @@ C10_HOST_DEVICE inline void fetch(int thread, int threads, const Resampling& how
 }
 
 // Steps of a warp over a row of pixels that meet the widest tile.
-C10_HOST_DEVICE constexpr int span_of(int up, int taps) {
-  return (kMostColumns / up + taps / up + 1 + kLanes - 1) / kLanes;
+C10_HOST_DEVICE constexpr int span_of(int columns, int up, int taps) {
+  return (columns / up + taps / up + 1 + kLanes - 1) / kLanes;
 }
 
 // Upsamples along rows. Neighbouring threads take neighbouring rows: with odd pitches they meet
@@ -465,7 +467,7 @@ C10_HOST_DEVICE inline void phase(int thread, int threads, const Plan& plan,
     }
     fetch_taps(thread, threads, plan.down, p.filter_down, scratch + plan.at_taps_down);
     const T* from = p.a + plane * plan.a.height * plan.a.width;
-    fetch<span_of(Kind::up_a, Kind::taps_a)>(thread, threads, plan.a, plan.read_a, fine_row,
+    fetch<span_of(Kind::columns, Kind::up_a, Kind::taps_a)>(thread, threads, plan.a, plan.read_a, fine_row,
                                              fine_column, from, kSloped ? Math(0) : bias(),
                                              stage_a);
   } else if constexpr (kPhase == 1) {
@@ -479,7 +481,7 @@ C10_HOST_DEVICE inline void phase(int thread, int threads, const Plan& plan,
     }
   } else if constexpr (kPhase == 2) {
     const T* from = p.b + plane * plan.b.height * plan.b.width;
-    fetch<span_of(Kind::up_b, Kind::taps_b)>(thread, threads, plan.b, plan.read_b, fine_row,
+    fetch<span_of(Kind::columns, Kind::up_b, Kind::taps_b)>(thread, threads, plan.b, plan.read_b, fine_row,
                                              fine_column, from, bias(), stage_b);
   } else if constexpr (kPhase == 3) {
     const Math* taps = scratch + plan.at_taps_b;
@@ -507,7 +509,7 @@ C10_HOST_DEVICE inline void phase(int thread, int threads, const Plan& plan,
     }
   } else {
     T* to = p.out + plane * plan.down.height * plan.down.width;
-    store<(kMostColumns / Kind::down + kLanes - 1) / kLanes>(thread, threads, plan, top, left, wide_a,
+    store<(Kind::columns / Kind::down + kLanes - 1) / kLanes>(thread, threads, plan, top, left, wide_a,
                                                              to);
   }
 }
@@ -561,8 +563,8 @@ inline int cut(int side, int most, int& tiles) {
 
 // Chooses the tiles that make the fewest fine pixels and fit scratch memory of "most" numbers; says
 // whether there are any.
-inline bool choose_tiles(Plan& plan, bool is_fixed, int most) {
-  const int span = kMostColumns - plan.down.taps;
+inline bool choose_tiles(Plan& plan, bool is_fixed, int most_columns, int most) {
+  const int span = most_columns - plan.down.taps;
   for (int columns = std::max(4, (span / plan.down.factor + 1) / 4 * 4); columns > 0;
        columns -= 4) {
     plan.tile_columns = cut(plan.down.width, columns, plan.tiles_across);

@@ -51,9 +51,9 @@ void choose(Plan plan, const Activation<at::opmath_type<T>>& act, const Pointers
     if constexpr (Kind::is_fixed) {
       if (!Kind::is_pass(plan)) return false;
     }
-    for (const int64_t bytes : scratch_bytes()) {
+    for (const int64_t bytes : scratch_bytes(Kind::columns)) {
       const int64_t numbers = bytes / int64_t(sizeof(at::opmath_type<T>));
-      if (choose_tiles(plan, Kind::is_fixed, static_cast<int>(numbers))) {
+      if (choose_tiles(plan, Kind::is_fixed, Kind::columns, static_cast<int>(numbers))) {
         run<Kind, kSloped, T>(plan, act, pointers, planes);
         return true;
       }
