@@ -16,7 +16,6 @@ namespace filtered {
 namespace {
 
 constexpr int kResident = 512;  // threads that a multiprocessor is to have at once, at least
-
 constexpr int kUnaskedBytes = 48 * 1024;  // of shared memory that a block gets without asking
 
 // Double is for checks: one kernel will do.

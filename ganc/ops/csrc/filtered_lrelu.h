@@ -28,14 +28,14 @@ namespace ganc {
 namespace filtered {
 
 constexpr int kMostTaps = 32;
-constexpr int kStrip = 8;     // fine pixels of a row that a thread makes from registers
-constexpr int kStripOut = 4;  // pixels of the result likewise
-constexpr int kMostRows = 48;      // of a tile
-constexpr int kFewRows = 12;       // of a tile: before that, it becomes narrower
-constexpr int kColumns = 128;      // of the fine grid at most, as a rule: a thread for each
-constexpr int kLanes = 32;         // of a warp: threads come in whole ones
+constexpr int kStrip = 8;         // fine pixels of a row that a thread makes from registers
+constexpr int kStripOut = 4;      // pixels of the result likewise
+constexpr int kMostRows = 48;     // of a tile
+constexpr int kFewRows = 12;      // of a tile: before it has fewer, it becomes narrower
+constexpr int kColumns = 128;     // of a tile's fine grid at most, as a rule: a thread for each
+constexpr int kLanes = 32;        // of a warp: threads come in whole ones
+constexpr int kUsualBytes = 440;  // of scratch memory for a thread: an H100 has it for 512 threads
 constexpr int kPhases = 7;
-constexpr int kUsualBytes = 440;  // of scratch memory for a thread: 512 of them fit an H100
 
 inline int ceil_div(int a, int b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
 inline int floor_div(int a, int b) { return -ceil_div(-a, b); }
