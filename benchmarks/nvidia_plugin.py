@@ -13,6 +13,10 @@ from typing import Any
 
 import torch
 
+KINDS = {"filtered_lrelu": (".cpp", "_wr.cu", "_rd.cu", "_ns.cu")}
+"""Operator → endings of its sources, where they are not these."""
+USUAL = (".cpp", ".cu")
+
 
 @functools.cache
 def load_operator(folder: Path, name: str, **flags: Any) -> Any:
@@ -23,7 +27,7 @@ def load_operator(folder: Path, name: str, **flags: Any) -> Any:
 
     Args:
         folder: The checkout.
-        name: "bias_act" or "upfirdn2d".
+        name: "bias_act", "upfirdn2d", or "filtered_lrelu", which takes minutes to compile.
     """
     from packaging import version
     from torch.utils import cpp_extension
@@ -35,7 +39,8 @@ def load_operator(folder: Path, name: str, **flags: Any) -> Any:
     sys.path.insert(0, str(folder))
     custom_ops = importlib.import_module("torch_utils.custom_ops")
     operator = importlib.import_module(f"torch_utils.ops.{name}")
-    sources = [str(folder / "torch_utils" / "ops" / f"{name}.{kind}") for kind in ("cpp", "cu")]
+    endings = KINDS.get(name, USUAL)
+    sources = [str(folder / "torch_utils" / "ops" / f"{name}{ending}") for ending in endings]
     built = cpp_extension.load(
         name=f"{name}_plugin", sources=sources, extra_cuda_cflags=["--use_fast_math"], **flags
     )

@@ -12,41 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganc.ops import extension
+from ganc.ops.operators import Operators
 
 STRAIGHT = ("linear", "relu", "lrelu")
 """Activations whose slope shows in their output, and whose second derivative is zero."""
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-
 
 def can_run(x: Tensor, bias: Tensor | None, alpha: float) -> bool:
-    """Say whether the operators take these arguments, here and now; builds them if need be.
-
-    They take tensors on CUDA. What maps a function (``torch.func``) meets plain torch, and so does
-    what traces one before they have been loaded: a compiler does not run inside another.
-    """
-    if x.device.type != extension.CUDA or x.dtype not in DTYPES or alpha < 0 or x.ndim == 0:
-        return False
-    if bias is not None and (bias.dtype != x.dtype or bias.device != x.device):
-        return False
-    if torch.compiler.is_compiling():
-        return x.device.type in _registered
-    is_mapped = torch._C._functorch.is_functorch_wrapped_tensor(x)
-    return not is_mapped and _is_registered(x.device.type)
-
-
-_registered: set[str] = set()
-"""Kinds of devices that the operators are known to work on."""
-
-
-@functools.cache
-def _is_registered(device_type: str) -> bool:
-    if not extension.is_ready(device_type):
-        return False
-    register()
-    _registered.add(device_type)
-    return True
+    """Say whether the operators take these arguments, here and now; see ``Operators``."""
+    others = () if bias is None else (bias,)
+    return alpha >= 0 and x.ndim > 0 and OPERATORS.can_take(x, *others)
 
 
 def bias_act(
@@ -75,6 +50,9 @@ def register() -> None:
     torch.library.register_autograd(
         "ganc::bias_act_grads", _backward_grads, setup_context=_save_grads
     )
+
+
+OPERATORS = Operators(register)
 
 
 def _fake(first: Tensor, *others: Any) -> Tensor:

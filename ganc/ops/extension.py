@@ -139,10 +139,14 @@ def compiler_command(kind: str, architectures: Sequence[str]) -> list[str]:
             raise BuildError("there is no C++ compiler", "install g++, or set CXX")
         # No fused multiply-add: float32 gives the bits of plain torch.
         flags = ["-fPIC", "-fopenmp", "-march=native", "-ffp-contract=off"]
-        return [compiler, *flags, *common, str(SOURCES / "bias_act.cpp"), *libraries]
+        return [compiler, *flags, *common, *_sources(".cpp"), *libraries]
     kinds = [f"-gencode=arch=compute_{n},code=sm_{n}" for n in architectures]
-    source = str(SOURCES / "bias_act.cu")
-    return [_nvcc(), "-Xcompiler=-fPIC", *kinds, *common, source, *libraries, "-lc10_cuda"]
+    flags = ["-Xcompiler=-fPIC", "--threads=0"]  # sources are compiled side by side
+    return [_nvcc(), *flags, *kinds, *common, *_sources(".cu"), *libraries, "-lc10_cuda"]
+
+
+def _sources(ending: str) -> list[str]:
+    return sorted(str(path) for path in SOURCES.iterdir() if path.suffix == ending)
 
 
 def _nvcc() -> str:

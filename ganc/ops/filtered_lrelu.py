@@ -3,7 +3,8 @@
 Source: Karras et al. 2021, "Alias-Free Generative Adversarial Networks", Section 3.2
 (filtered nonlinearities): a pointwise nonlinearity creates frequencies that the grid cannot hold,
 so it is applied on a finer grid and the result is filtered before it returns. Where no gradient is
-wanted on the CPU, the fine grid only ever exists as tiles that stay in the cache.
+wanted on the CPU, the fine grid only ever exists as tiles that stay in the cache; on CUDA, a
+compiled operator keeps it in registers.
 """
 
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ganc.ops import compiled_filtered_lrelu
 from ganc.ops.bias_act import ACTIVATIONS, bias_act
 from ganc.ops.modulated_conv2d import is_cpu_inference
 from ganc.ops.upfirdn2d import upfirdn2d
@@ -47,12 +49,17 @@ def filtered_lrelu(
         clamp: Limit of the absolute activation on the fine grid; None for none.
     Returns:
         [N, C, (H·up + sum(padding) − K_up − K_down + 2 − 1) // down + 1, likewise W], dtype of x;
-        channels_last where the fine grid is large, both filters are separable and no gradient is
-        wanted on the CPU.
+        in the memory format of x on CUDA; channels_last where the fine grid is large, both filters
+        are separable and no gradient is wanted on the CPU.
     Raises:
         ShapeError: bias or a filter is of another shape.
     Guarantees: twice differentiable; arguments unchanged; a sample does not depend on its batch.
     """
+    if compiled_filtered_lrelu.can_run(x, bias, up_filter, down_filter, up, down, padding):
+        lrelu = ACTIVATIONS["lrelu"]
+        return compiled_filtered_lrelu.filtered_lrelu(
+            x, bias, up_filter, down_filter, up, down, padding, lrelu.alpha, lrelu.gain, clamp
+        )
     how = _Resampling(up_filter, down_filter, up, down, padding)
     x = bias_act(x, bias)
     if is_cpu_inference(x, bias) and _takes_tiles(x, how):
