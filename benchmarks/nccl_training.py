@@ -62,7 +62,8 @@ class Setting(NamedTuple):
         """Start a run, in a folder of its name."""
         peak, log = self.folder / f"{name}.peak", self.folder / f"{name}.txt"
         interfaces = {f"{kind}_SOCKET_IFNAME": "lo" for kind in ("GLOO", "NCCL")}
-        environment = {**interfaces, **os.environ, "PYTHONPATH": str(ROOT)}
+        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment = {**interfaces, **os.environ, "PYTHONPATH": paths}
         command = [*LAUNCH, str(peak), "distill", *words, "-o", str(self.folder / name),
                    "--steps", str(self.steps), *self.common]  # fmt: skip
         with log.open("wb") as file:

@@ -58,8 +58,8 @@ def launch(
     with torch.cuda.device_of(x):
         kernel[(planes * column_tiles * inner_tiles * row_tiles,)](
             x, taps, y, inner, height, width, size[0], size[1], first_row, first_column,
-            column_tiles, inner_tiles, row_tiles, gain, taps.shape[0], taps.shape[1], up[0], up[1],
-            down[0], down[1], lead_row, lead_column, flip,
+            column_tiles, inner_tiles, row_tiles, gain, int(flip), taps.shape[0], taps.shape[1], up[0],
+            up[1], down[0], down[1], lead_row, lead_column,
             tl.float64 if x.dtype == torch.float64 else tl.float32, rows, columns, wide,
             num_warps=num_warps,
         )  # fmt: skip
@@ -98,7 +98,7 @@ def _waste(size: int, tile: int) -> float:
 
 _SIZES = (
     "height", "width", "out_height", "out_width", "first_row", "first_column", "column_tiles",
-    "row_tiles",
+    "row_tiles", "flip",
 )  # fmt: skip
 
 
@@ -129,11 +129,12 @@ def _reach(column, first_column, UP: tl.constexpr, DOWN: tl.constexpr, LEAD: tl.
 
 @triton.jit
 def _factor(
-    taps, gain, i, k, inside,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, FLIP: tl.constexpr, SUM: tl.constexpr,
+    taps, gain, flip, i, k, inside,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
     """Return the factor of what lies i rows and k columns into the window; 0 if not inside."""
-    at = i * WIDTH + k if FLIP else (HEIGHT - 1 - i) * WIDTH + (WIDTH - 1 - k)
+    at = i * WIDTH + k
+    at = tl.where(flip != 0, at, HEIGHT * WIDTH - 1 - at)
     return (tl.load(taps + at, mask=inside, other=0.0) * gain).to(SUM)
 
 
@@ -157,9 +158,9 @@ def _tap_row(s, r, height, up, down, lead):
 def _filter_rows(
     x, taps, y, inner, height, width, out_height, out_width,
     first_row, first_column, column_tiles, inner_tiles, row_tiles,
-    gain, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, UP_Y: tl.constexpr, UP_X: tl.constexpr,
+    gain, flip, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, UP_Y: tl.constexpr, UP_X: tl.constexpr,
     DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr, LEAD_Y: tl.constexpr, LEAD_X: tl.constexpr,
-    FLIP: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    SUM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
 ):  # fmt: skip
     """Make ROWS rows at once; ROWS · DOWN_Y is a multiple of UP_Y, all taps are in registers."""
@@ -172,11 +173,11 @@ def _filter_rows(
     for i in tl.static_range(HEIGHT):
         for j in tl.static_range(PER_ROW):
             if UP_X == 1:  # one factor for all columns
-                factors = factors + (_factor(taps, gain, i, j, True, HEIGHT, WIDTH, FLIP, SUM),)
+                factors = factors + (_factor(taps, gain, flip, i, j, True, HEIGHT, WIDTH, SUM),)
             else:
                 k = into + j * UP_X
                 factors = factors + (
-                    _factor(taps, gain, i, k, k < WIDTH, HEIGHT, WIDTH, FLIP, SUM),
+                    _factor(taps, gain, flip, i, k, k < WIDTH, HEIGHT, WIDTH, SUM),
                 )
     sums = ()
     for _ in tl.static_range(ROWS):
@@ -208,9 +209,9 @@ def _filter_rows(
 def _filter_row(
     x, taps, y, inner, height, width, out_height, out_width,
     first_row, first_column, column_tiles, inner_tiles, row_tiles,
-    gain, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, UP_Y: tl.constexpr, UP_X: tl.constexpr,
+    gain, flip, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, UP_Y: tl.constexpr, UP_X: tl.constexpr,
     DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr, LEAD_Y: tl.constexpr, LEAD_X: tl.constexpr,
-    FLIP: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    SUM: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
 ):  # fmt: skip
     """Make one row (ROWS is 1) with a filter of any size, whose taps are read as they are used."""
@@ -228,7 +229,7 @@ def _filter_row(
         i = above + s * UP_Y
         for j in tl.static_range((WIDTH + UP_X - 1) // UP_X):
             k = into + j * UP_X
-            factor = _factor(taps, gain, i, k, (i < HEIGHT) & (k < WIDTH), HEIGHT, WIDTH, FLIP, SUM)
+            factor = _factor(taps, gain, flip, i, k, (i < HEIGHT) & (k < WIDTH), HEIGHT, WIDTH, SUM)
             inside = ((left + j).to(tl.uint32) < limit) & (channel < inner)
             value = tl.load(line + (offset + j * inner), mask=inside, other=0.0)
             total += value.to(SUM) * factor
