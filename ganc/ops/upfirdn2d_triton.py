@@ -58,8 +58,8 @@ def launch(
     with torch.cuda.device_of(x):
         kernel[(planes * column_tiles * inner_tiles * row_tiles,)](
             x, taps, y, inner, height, width, size[0], size[1], first_row, first_column,
-            column_tiles, inner_tiles, row_tiles, gain, int(flip), taps.shape[0], taps.shape[1], up[0],
-            up[1], down[0], down[1], lead_row, lead_column,
+            column_tiles, inner_tiles, row_tiles, gain, int(flip), taps.shape[0], taps.shape[1],
+            up[0], up[1], down[0], down[1], lead_row, lead_column,
             tl.float64 if x.dtype == torch.float64 else tl.float32, rows, columns, wide,
             num_warps=num_warps,
         )  # fmt: skip
