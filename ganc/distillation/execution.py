@@ -111,8 +111,8 @@ class Execution:
     def arithmetic(self) -> Iterator[None]:
         """Set CUDA's switches for a step; they belong to the process and are put back.
 
-        cuDNN's own measuring of kernels stays as the caller has it: it takes minutes at the start
-        of a run, and chooses others when the run is resumed.
+        cuDNN's search for its fastest kernels stays as the caller has it: it may find others each
+        time, and a resumed run is to go on as the first would have.
         """
         cudnn: Any = torch.backends.cudnn  # whose `conv` the stubs do not know
         if self.device.type != "cuda":
