@@ -78,7 +78,8 @@ BRIEF = {
     ),
 }  # fmt: skip
 """By resolution: small images are a matter of launches, large ones of arithmetic and layout."""
-BRIEF_BATCHES = {32: 12, 256: 3}
+BRIEF_BATCHES = {32: 12, 256: 2}
+BRIEF_ROUNDS = 2  # the first one compiles
 
 
 def published(generator: Any, latents: Tensor, directions: Tensor, batch: int) -> Values:
@@ -382,7 +383,7 @@ def brief(arguments: argparse.Namespace, device: torch.device) -> Iterator[list[
             for way in BRIEF[size]
             if way.precision in ALL_PRECISIONS[device.type] and way.replays == is_replayed
         ]
-        yield speed_table(case, chosen, 1, arguments.figures)
+        yield speed_table(case, chosen, BRIEF_ROUNDS, arguments.figures)
         if arguments.profile and not is_replayed:
             yield profile_lines(case, chosen[0])
 

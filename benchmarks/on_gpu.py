@@ -63,11 +63,19 @@ def with_figures(name: str, *options: str) -> tuple[str, ...]:
     return script(name, *options, "--figures", "{figures}")
 
 
+def gpu_tests() -> list[str]:
+    """Return the test files that have something for a GPU; to collect the others takes a while."""
+    files = sorted((HERE.parent / "tests").rglob("test_*.py"))
+    return [str(path) for path in files if "mark.gpu" in path.read_text()]
+
+
 JOBS: dict[str, Job] = {
+    "prefetch": Job(script("prefetch"), 1),
     "doctor": Job((*PYTHON, "-m", "ganc", "doctor"), 2),
     "tests": Job(
-        (*PYTHON, "-m", "pytest", "-q", "-n", "8", "--dist", "load", "-m", "gpu",
-         "-p", "no:cacheprovider", str(HERE.parent / "tests")), 4, ("--collect-only",),
+        (*PYTHON, "-m", "pytest", "-q", "-n", "8", "-m", "gpu", "--tb=short", "--durations=10",
+         "-p", "instant", "-p", "no:benchmark", "-p", "no:cacheprovider", *gpu_tests()),
+        4, ("--collect-only",), environment={"OMP_NUM_THREADS": "1"},
     ),
     "plugin-bias_act": Job(script("nvidia_plugin", "bias_act"), 3, None, plugin=()),
     "plugin-upfirdn2d": Job(script("nvidia_plugin", "upfirdn2d"), 3, None, plugin=()),
@@ -85,6 +93,9 @@ JOBS: dict[str, Job] = {
     "upfirdn2d": Job(
         with_figures("upfirdn2d", "--brief"), 1, (*CPU, "--shrink", "16", "--rounds", "1"),
         plugin=("--plugin",),
+    ),
+    "filtered_lrelu": Job(
+        with_figures("filtered_lrelu", "--brief"), 1, (*CPU, "--shrink", "16", "--runs", "1")
     ),
     "step": Job(
         with_figures("distill_step", *CUDA, "--resolution", "256", "--brief",
@@ -124,11 +135,13 @@ JOBS: dict[str, Job] = {
 
 STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "first": (
+        ("prefetch",),
         ("doctor", "tests", "plugin-bias_act", "plugin-upfirdn2d", "memcheck", "racecheck"),
-        ("bias_act",), ("step",), ("upfirdn2d",), ("diversity",),
+        ("step",), ("diversity",), ("bias_act",), ("upfirdn2d",),
     ),
     "rest": (
-        ("step-stylegan3",), ("latency",), ("step-compiled",), ("demo", "training", "agreement"),
+        ("prefetch",), ("step-stylegan3",), ("latency",), ("filtered_lrelu",),
+        ("demo", "training", "agreement"), ("step-compiled",),
     ),
 }  # fmt: skip
 MINUTES = {"first": 5.0, "rest": 6.0}
@@ -187,7 +200,7 @@ class Run:
             return f"there is no {command[0]}"
         environment = {
             **os.environ, "PYTHONPATH": os.pathsep.join(
-                [str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+                [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
             ).rstrip(os.pathsep), "PYTHONUNBUFFERED": "1", **job.environment,
         }  # fmt: skip
         process = subprocess.Popen(

@@ -14,15 +14,18 @@ class Operators:
     """A function's compiled operators.
 
     Args:
-        register: Tells torch what the loaded operators give and how they are differentiated; may be
-            called again.
+        register: Tells torch what the operators give and how they are differentiated; may be called
+            again.
+        is_ready: Says whether they work on a kind of device, and logs once why not; may build them.
 
     Attributes:
         working: Kind of device → whether they work on it, of those that were asked for.
     """
 
-    def __init__(self, register: Callable[[], None]) -> None:
-        self._register = register
+    def __init__(
+        self, register: Callable[[], object], is_ready: Callable[[str], bool] | None = None
+    ) -> None:
+        self._register, self._is_ready = register, is_ready
         self.working: dict[str, bool] = {}
 
     def can_take(self, x: Tensor, *others: Tensor) -> bool:
@@ -39,11 +42,12 @@ class Operators:
         if torch.compiler.is_compiling():
             return self.working.get(x.device.type, False)
         is_mapped = torch._C._functorch.is_functorch_wrapped_tensor(x)
-        return not is_mapped and self._work_on(x.device.type)
+        return not is_mapped and self.work_on(x.device.type)
 
-    def _work_on(self, device_type: str) -> bool:
+    def work_on(self, device_type: str) -> bool:
+        """Say whether they work on a kind of device; builds and registers them when first asked."""
         if device_type not in self.working:
-            is_ready = extension.is_ready(device_type)
+            is_ready = (self._is_ready or extension.is_ready)(device_type)
             if is_ready:
                 self._register()
             self.working[device_type] = is_ready

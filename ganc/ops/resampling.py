@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ganc.ops import extension
-
-DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+from ganc.ops.operators import Operators
 
 MIN_CAPABILITY = (8, 0)
 """The oldest GPUs that Triton is made for."""
@@ -23,33 +22,23 @@ _log = logging.getLogger("ganc")
 
 
 def can_run(x: Tensor, kernel: Tensor, up: int, down: int, padding: tuple[int, int]) -> bool:
-    """Say whether the operator takes these arguments, here and now; see ``compiled.can_run``."""
-    if x.device.type != extension.CUDA or x.dtype not in DTYPES or kernel.device != x.device:
-        return False
+    """Say whether the operator takes these arguments, here and now; see ``Operators``."""
     if kernel.requires_grad or not kernel.is_floating_point() or kernel.numel() == 0:
         return False
-    if min(_size(x, kernel, up, down, padding)) < 1:
+    if kernel.device != x.device or min(_size(x, kernel, up, down, padding)) < 1:
         return False  # plain torch says what is wrong
-    if torch.compiler.is_compiling():
-        return x.device.type in _registered
     is_mapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return not is_mapped(x) and not is_mapped(kernel) and _is_registered(x.device.type)
-
-
-_registered: set[str] = set()
-"""Kinds of devices that the operator is known to work on."""
-
-
-@functools.cache
-def _is_registered(device_type: str) -> bool:
-    reason = obstacle()
-    if reason is not None:
-        if reason != extension.OFF:
-            _log.warning("warning: no Triton kernels, plain torch instead: %s", reason)
+    if not torch.compiler.is_compiling() and is_mapped(kernel):
         return False
-    register()
-    _registered.add(device_type)
-    return True
+    return OPERATORS.can_take(x)
+
+
+def is_ready(device_type: str) -> bool:
+    """Say whether the kernels work on a kind of device; log once why not."""
+    reason = obstacle()
+    if reason not in (None, extension.OFF):
+        _log.warning("warning: no Triton kernels, plain torch instead: %s", reason)
+    return reason is None
 
 
 def state(device_type: str) -> str:
@@ -129,6 +118,9 @@ def register() -> torch.library.Library:
     torch.library.register_fake("ganc::upfirdn2d", _fake, lib=library)
     torch.library.register_autograd("ganc::upfirdn2d", _backward, setup_context=_save, lib=library)
     return library
+
+
+OPERATORS = Operators(register, is_ready)
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

@@ -4,7 +4,6 @@ import importlib
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -323,15 +322,11 @@ def test_code_for_a_gpu_moves_16_bytes_at_once_where_channels_allow(
 
 
 @pytest.fixture
-def chosen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let ``upfirdn2d`` choose the operator on the CPU, as it does on CUDA."""
     monkeypatch.setattr(extension, "CUDA", extension.CPU)
     monkeypatch.setattr(resampling, "obstacle", lambda: None)
-    resampling._is_registered.cache_clear()
-    resampling._registered.clear()
-    yield
-    resampling._is_registered.cache_clear()
-    resampling._registered.clear()
+    monkeypatch.setattr(resampling.OPERATORS, "working", {})
 
 
 class Watch(TorchDispatchMode):
@@ -426,7 +421,7 @@ def test_tensors_without_data_have_the_layout_of_the_result(
 ) -> None:
     """On a pretended GPU, as when a model is traced for one."""
     monkeypatch.setattr(resampling, "obstacle", lambda: None)
-    resampling._is_registered.cache_clear()
+    monkeypatch.setattr(resampling.OPERATORS, "working", {})
     with FakeTensorMode():
         x = torch.empty(2, 3, 8, 9, device="cuda", dtype=torch.bfloat16)
         kernel = torch.empty(4, 4, device="cuda")
@@ -435,7 +430,6 @@ def test_tensors_without_data_have_the_layout_of_the_result(
             y = upfirdn2d(leaf, kernel, up=2, padding=(2, 1), gain=4)
             assert (y.shape, y.dtype) == ((2, 3, 16, 18), torch.bfloat16)
             assert y.is_contiguous(memory_format=layout)
-    resampling._is_registered.cache_clear()
 
 
 class Driver:
@@ -477,11 +471,10 @@ def test_what_stands_in_the_way_is_one_line(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     if driver is None:
         monkeypatch.setitem(sys.modules, "triton", None)  # as if it was not installed
-    resampling._is_registered.cache_clear()
+    monkeypatch.setattr(resampling.OPERATORS, "working", {})
     with caplog.at_level(logging.WARNING, logger="ganc"):
-        assert not resampling._is_registered(extension.CUDA)
-        assert not resampling._is_registered(extension.CUDA)
-    resampling._is_registered.cache_clear()
+        assert not resampling.OPERATORS.work_on(extension.CUDA)
+        assert not resampling.OPERATORS.work_on(extension.CUDA)
     assert len(caplog.messages) == 1
     assert "plain torch instead" in caplog.text
     assert found in caplog.text
@@ -492,8 +485,7 @@ def test_whoever_wants_plain_torch_gets_it_in_silence(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("GANC_EXTENSION", "off")
-    resampling._is_registered.cache_clear()
-    assert not resampling._is_registered(extension.CUDA)
-    resampling._is_registered.cache_clear()
+    monkeypatch.setattr(resampling.OPERATORS, "working", {})
+    assert not resampling.OPERATORS.work_on(extension.CUDA)
     assert not caplog.messages
     assert extension.OFF in resampling.state(extension.CUDA)
