@@ -203,18 +203,18 @@ class Run:
                 [str(HERE.parent), str(HERE), os.environ.get("PYTHONPATH", "")]
             ).rstrip(os.pathsep), "PYTHONUNBUFFERED": "1", **job.environment,
         }  # fmt: skip
-        process = subprocess.Popen(
+        with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             errors="replace", env=environment, start_new_session=True,
-        )  # fmt: skip
-        stop = threading.Timer(limit, _kill, [process])
-        stop.start()
-        assert process.stdout is not None
-        for line in process.stdout:
-            self.say(name, line)
-        code = process.wait()
-        is_stopped = stop.finished.is_set()
-        stop.cancel()
+        ) as process:  # fmt: skip
+            stop = threading.Timer(limit, _kill, [process])
+            stop.start()
+            assert process.stdout is not None
+            for line in process.stdout:
+                self.say(name, line)
+            code = process.wait()
+            is_stopped = stop.finished.is_set()
+            stop.cancel()
         return f"stopped after {limit:.0f} s" if is_stopped else f"exit {code}"
 
     def _command(self, job: Job) -> list[str]:
