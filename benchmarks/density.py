@@ -36,7 +36,7 @@ from ganc.models import patchgan, resnet_translator
 from ganc.models.model import Model
 from ganc.perceptual.frechet import FeatureStats, frechet_distance
 from ganc.progress import silent
-from ganc.pruning import PrunePlan, apply_plan
+from ganc.pruning.slicing import PrunePlan, apply_plan
 from ganc.scores import Scores, top_channels
 from ganc.scoring.density import neighbours, self_supervised
 from ganc.scoring.density.gates import GatedNetwork

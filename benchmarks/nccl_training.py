@@ -27,7 +27,7 @@ import torch
 
 from ganc import cli
 from ganc.checkpoints.store import load, save
-from ganc.pruning import prune
+from ganc.pruning.plan import prune
 from ganc.scoring.score import score
 from ganc.showcase.pipeline import REAL, TEACHER
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ganc.evaluation.evaluate import evaluate as evaluate
     from ganc.exporters.export import export as export
     from ganc.models.model import Model as Model
-    from ganc.pruning import prune as prune
+    from ganc.pruning.plan import prune as prune
     from ganc.sampling import sample as sample
     from ganc.scores import Scores as Scores
     from ganc.scoring.compare import compare_scores as compare_scores
@@ -46,7 +46,7 @@ _PUBLIC = {
     "sample": "ganc.sampling",
     "save": "ganc.checkpoints.store",
     "score": "ganc.scoring.score",
-    "prune": "ganc.pruning",
+    "prune": "ganc.pruning.plan",
     "verify_weights": "ganc.weights_check",
     "Model": "ganc.models.model",
     "Scores": "ganc.scores",

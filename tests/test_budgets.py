@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ganc.errors import UsageError
 from ganc.models.model import ARCHITECTURES, Model
-from ganc.pruning import apply_plan, make_plan, prune, with_widths
+from ganc.pruning.plan import make_plan, prune
+from ganc.pruning.slicing import apply_plan, with_widths
 from ganc.scores import Scores
 from ganc.scoring.score import score
 from tests.conftest import Outcome, make_model

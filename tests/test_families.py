@@ -16,7 +16,8 @@ from ganc.checkpoints.store import load, save
 from ganc.groups import check_groups, mask_consumers
 from ganc.models.model import ARCHITECTURES, Model
 from ganc.models.network import LatentGenerator
-from ganc.pruning import PrunePlan, apply_plan, prune
+from ganc.pruning.plan import prune
+from ganc.pruning.slicing import PrunePlan, apply_plan
 from ganc.scoring.score import score
 from tests.families import FAMILIES
 from tests.test_groups import keep_sets

@@ -19,7 +19,7 @@ from ganc.groups import (
     sliced_shapes,
 )
 from ganc.models.model import Model
-from ganc.pruning import PrunePlan, apply_plan
+from ganc.pruning.slicing import PrunePlan, apply_plan
 from tests.conftest import make_model
 
 SOURCES = {

@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
         "collectives",
         "devices",
         "files",
-        "numbers",
+        "options",
         "parallel",
         "safetensors_file",
         "seeds",

@@ -30,7 +30,7 @@ from ganc.distillation.recipes import resolve_recipe
 from ganc.evaluation.evaluate import evaluate
 from ganc.models.model import Model
 from ganc.models.network import Translator
-from ganc.pruning import prune
+from ganc.pruning.plan import prune
 from ganc.sampling import sample
 from ganc.scores import kept_channels
 from ganc.scoring.score import score

@@ -17,7 +17,8 @@ from ganc import seeds
 from ganc.checkpoints.store import load, save
 from ganc.errors import ScoresError, UsageError
 from ganc.models.model import Model
-from ganc.pruning import PrunePlan, apply_plan, make_plan, prune
+from ganc.pruning.plan import make_plan, prune
+from ganc.pruning.slicing import PrunePlan, apply_plan
 from ganc.scores import Scores
 from ganc.scoring.mix import Share, mixed
 from ganc.scoring.score import score

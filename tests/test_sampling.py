@@ -34,7 +34,7 @@ def test_sample_depends_on_seed_and_index_alone(model: Model) -> None:
 
 
 def test_teacher_and_student_share_latents(model: Model) -> None:
-    from ganc.pruning import PrunePlan, apply_plan
+    from ganc.pruning.slicing import PrunePlan, apply_plan
 
     same = apply_plan(model, PrunePlan({"b4.const": range(8)}))
     assert torch.equal(sample(same, 3), sample(model, 3))

@@ -1,12 +1,12 @@
 """``ganc distill``."""
 
 import inspect
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ganc.commands import _shared as shared
+from ganc.commands._options import keyword, with_options
 from ganc.distillation.recipes import ABOUT, NUMBERS, RECIPES, SNGAN, STYLE, TRANSLATION, is_read
 
 if TYPE_CHECKING:
@@ -36,24 +36,10 @@ def _recipe_option(field: Any) -> inspect.Parameter:
         help=f"{field.metadata['help']} ({shown})",
         rich_help_panel=PANELS.get(kinds, "Recipe numbers"),
     )
-    return inspect.Parameter(
-        field.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[field.type | None, info],
-    )
+    return keyword(field.name, None, Annotated[field.type | None, info])
 
 
-def _with_recipe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option per field of a recipe, in place of its ``**numbers``."""
-    signature = inspect.signature(command)
-    own = list(signature.parameters.values())[:-1]
-    options = [_recipe_option(field) for field in NUMBERS]
-    command.__signature__ = signature.replace(parameters=own + options)  # type: ignore[attr-defined]
-    return command
-
-
-@_with_recipe_options
+@with_options(map(_recipe_option, NUMBERS))
 def distill(
     student: Annotated[
         str | None,

@@ -1,7 +1,5 @@
 """``ganc prune``."""
 
-import re
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,85 +7,51 @@ import typer
 
 from ganc.commands import _shared as shared
 from ganc.commands._dash import STDIN
+from ganc.commands._options import parameters_of, with_options
+from ganc.pruning.options import PruneOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ganc.pruning import PrunePlan
+    from ganc.pruning.slicing import PrunePlan
     from ganc.scores import Scores
 
 
-def _count(text: str) -> float:
-    """Parse a count such as 4.1G, 5.6M or 30000."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([kKMGT]?)", text.strip())
-    if match is None:
-        raise typer.BadParameter(f"`{text}` is not a count; allowed: a number, with K, M, G or T")
-    # Decimal, so that 4.1G is 4 100 000 000 and not a float below it.
-    return float(Decimal(match[1]).scaleb(3 * " KMGT".index(match[2].upper() or " ")))
-
-
+@with_options(parameters_of(PruneOptions), before="plot")
 def prune(
     ckpt: shared.Checkpoint,
+    *,
     scores: Annotated[
         str,
         typer.Option("--scores", help=f"Scores of this checkpoint; {STDIN.help}."),
         STDIN,
     ],
     output: shared.Output,
-    prune_ratio: Annotated[
-        float | None, typer.Option("--prune-ratio", help="Fraction removed of every group.")
-    ] = None,
-    macs: Annotated[
-        float | None,
-        typer.Option("--macs", parser=_count, metavar="COUNT", help="MACs at most, e.g. 4.1G."),
-    ] = None,
-    speedup: Annotated[
-        float | None, typer.Option("--speedup", help="Fewer MACs by this factor at least.")
-    ] = None,
-    params: Annotated[
-        float | None,
-        typer.Option("--params", parser=_count, metavar="COUNT", help="Parameters at most."),
-    ] = None,
-    allocation: Annotated[
-        str | None,
-        typer.Option(
-            "--allocation",
-            help="uniform, global or threshold; default: threshold for scores that carry some, such"
-            " as density's, which then need no budget either, else uniform.",
-        ),
-    ] = None,
-    round_to: Annotated[int, typer.Option("--round-to", help="Round widths up to a multiple.")] = 1,
-    min_width: Annotated[
-        int, typer.Option("--min-width", help="Channels that every group keeps at least.")
-    ] = 1,
     plot: shared.Plot = None,
     force: shared.Force = False,
     as_json: shared.Json = False,
     quiet: shared.Quiet = False,
     dry_run: shared.DryRun = False,
+    **settings: Any,
 ) -> None:
     """Remove the channels with the lowest scores.
 
     Example: ganc prune faces.safetensors --scores faces.diversity.scores.safetensors --speedup 10
     -o small.safetensors
     """
-    budget: dict[str, Any] = {
-        "prune_ratio": prune_ratio, "macs": macs, "speedup": speedup, "params": params,
-        "allocation": allocation, "round_to": round_to, "min_width": min_width,
-    }  # fmt: skip
-    from ganc.errors import UsageError
-    from ganc.pruning import apply_plan, make_plan, removes_nothing, resolve_budget
-
-    resolve_budget(**budget)
+    options = PruneOptions(**settings)
     if dry_run:
-        settings = {"checkpoint": ckpt, "scores": scores, "output": output, **budget,
-                    "plot": plot}  # fmt: skip
-        return shared.emit_settings("prune", settings, as_json)
+        shown = {"checkpoint": ckpt, "scores": scores, "output": output, **settings, "plot": plot}
+        return shared.emit_settings("prune", shown, as_json)
+    from ganc.errors import UsageError
+    from ganc.pruning.plan import choose, removes_nothing
+    from ganc.pruning.slicing import apply_plan
+
     shared.check_output(output, force)
     shared.check_plot(plot, output, force)
     loaded = shared.load_scores(scores)
     model = shared.load_model(ckpt, quiet)
-    plan = make_plan(model, loaded, **budget)
+    plan = choose(model, loaded, options)
     if removes_nothing(model, plan):
         raise UsageError(
             "the plan removes nothing", "ask for a smaller budget, or lower --round-to"

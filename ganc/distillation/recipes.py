@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ganc import numbers as declared
+from ganc import options as declared
 from ganc.errors import CheckpointError, UsageError, unknown_name
-from ganc.numbers import number, text
+from ganc.options import number, text
 
 PERCEPTUAL_NAMES = ("lpips-vgg", "lpips-alex", "lpips-squeeze", "effnet-lite0", "none")
 """What the perceptual term may be measured with; "none" drops the term."""

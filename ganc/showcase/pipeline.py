@@ -21,7 +21,7 @@ from ganc.exporters.target import Settings
 from ganc.models.model import Model
 from ganc.perceptual.features import load_features
 from ganc.progress import Progress, Warn, ignore, silent
-from ganc.pruning import prune
+from ganc.pruning.plan import prune
 from ganc.report.entry import Entry
 from ganc.report.plots import require_matplotlib
 from ganc.report.report import write_report

@@ -23,7 +23,7 @@ from ganc.distillation.reals import RealBatch, TeacherSamples
 from ganc.distillation.recipes import resolve_recipe
 from ganc.models.model import Model
 from ganc.models.style import StyleGenerator
-from ganc.pruning import prune
+from ganc.pruning.plan import prune
 from ganc.scoring.score import score
 from tests.conftest import make_model
 from tests.distillation.parts import make_parts

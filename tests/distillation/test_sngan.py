@@ -23,7 +23,7 @@ from ganc.models.network import LatentGenerator
 from ganc.models.sngan import Discriminator, discriminator_widths
 from ganc.models.spectral import SpectralLayer
 from ganc.progress import ignore, silent
-from ganc.pruning import prune
+from ganc.pruning.plan import prune
 from ganc.scoring.score import score
 from tests.conftest import GOLDEN, randomise
 from tests.distillation import forked

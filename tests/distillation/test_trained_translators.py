@@ -13,7 +13,7 @@ from ganc.data.pairs import open_pairs
 from ganc.distillation.loop import distill
 from ganc.distillation.networks import new_generator
 from ganc.models.model import Model
-from ganc.pruning import prune
+from ganc.pruning.plan import prune
 from ganc.scoring.score import score
 from tests.conftest import GOLDEN
 

@@ -13,7 +13,7 @@ from ganc.exporters.runtime import prepare_onnx
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator
 from ganc.models.sampling import latent_inputs
-from ganc.pruning import PrunePlan, apply_plan
+from ganc.pruning.slicing import PrunePlan, apply_plan
 from tests.conftest import make_model
 from tests.families import make_resnet, make_sngan
 

@@ -14,7 +14,7 @@ from ganc.errors import InputError, UsageError
 from ganc.exporters.export import export
 from ganc.exporters.graph import build_graph
 from ganc.models.model import Model
-from ganc.pruning import PrunePlan, apply_plan
+from ganc.pruning.slicing import PrunePlan, apply_plan
 from tests.conftest import Outcome
 from tests.families import (
     FAMILIES,

@@ -15,7 +15,7 @@ from ganc.exporters.export import export
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
 from ganc.models.stylegan2_discriminator import Discriminator
-from ganc.pruning import PrunePlan, apply_plan
+from ganc.pruning.slicing import PrunePlan, apply_plan
 from tests.conftest import Outcome, make_model, randomise
 from tests.families import make_sngan, make_stylegan3
 

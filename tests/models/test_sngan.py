@@ -29,7 +29,7 @@ from ganc.models.sngan import (
     generator_group_names,
 )
 from ganc.models.spectral import SpectralConv2d, SpectralLayer, SpectralLinear
-from ganc.pruning import PrunePlan, apply_plan
+from ganc.pruning.slicing import PrunePlan, apply_plan
 from ganc.scoring.score import score
 from tests.conftest import GOLDEN, randomise
 from tests.test_groups import keep_sets

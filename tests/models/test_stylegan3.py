@@ -20,7 +20,7 @@ from ganc.groups import check_groups, mask_consumers
 from ganc.models.layers import FullyConnectedLayer
 from ganc.models.model import Model
 from ganc.models.stylegan3 import Generator, layer_grids
-from ganc.pruning import PrunePlan, apply_plan
+from ganc.pruning.slicing import PrunePlan, apply_plan
 from ganc.scoring.score import score
 from tests.conftest import GOLDEN, randomise
 from tests.test_groups import keep_sets

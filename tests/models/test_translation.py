@@ -16,7 +16,7 @@ from ganc.models import patchgan as patchgans
 from ganc.models import resnet_translator, unet_translator
 from ganc.models.model import Model
 from ganc.models.network import Network
-from ganc.pruning import PrunePlan, apply_plan
+from ganc.pruning.slicing import PrunePlan, apply_plan
 from tests.models import translation
 from tests.models.translation import NORMS, images
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ganc.models.model import Model
-from ganc.pruning import prune
+from ganc.pruning.plan import prune
 from ganc.report.entry import Entry
 from ganc.report.report import write_report
 from ganc.scoring.score import score

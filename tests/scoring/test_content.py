@@ -16,7 +16,7 @@ from ganc.content.center import center
 from ganc.errors import InputError, ShapeError, UsageError
 from ganc.models.model import Model
 from ganc.models.sampling import latent_inputs
-from ganc.pruning import prune
+from ganc.pruning.plan import prune
 from ganc.scores import Scores, kept_channels
 from ganc.scoring.content import draw_salt, preview
 from ganc.scoring.score import score

@@ -14,7 +14,7 @@ from ganc.checkpoints.store import save
 from ganc.errors import InputError, UsageError
 from ganc.models.model import Model
 from ganc.models.sngan import Discriminator
-from ganc.pruning import prune
+from ganc.pruning.plan import prune
 from ganc.scoring.score import METHODS, score
 from tests.conftest import Outcome, make_model, randomise
 from tests.families import FAMILIES, make_cyclegan, make_resnet, make_sngan, make_unet

@@ -8,7 +8,7 @@ import torch
 
 from ganc.errors import InputError, OutputError, ScoresError, UsageError
 from ganc.models.model import Model
-from ganc.pruning import PrunePlan, apply_plan
+from ganc.pruning.slicing import PrunePlan, apply_plan
 from ganc.scores import Scores
 from ganc.scoring.score import METHODS, score
 from tests.scoring.density.cases import QUICK

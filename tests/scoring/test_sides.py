@@ -11,7 +11,7 @@ import torch
 from ganc.checkpoints.store import load, save
 from ganc.errors import InputError, UsageError
 from ganc.models.model import Model
-from ganc.pruning import prune
+from ganc.pruning.plan import prune
 from ganc.scores import Scores
 from ganc.scoring.score import score
 from tests.conftest import Outcome, make_model

@@ -13,7 +13,7 @@ from typing import Any
 
 from ganc.adversarial import FORMS
 from ganc.errors import UsageError
-from ganc.numbers import check_numbers, number, text
+from ganc.options import check_numbers, number, text
 
 
 @dataclass(frozen=True)

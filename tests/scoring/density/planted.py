@@ -9,7 +9,7 @@ from torch import Tensor
 from ganc.checkpoints.native import build_model
 from ganc.groups import ChannelGroup, Slice
 from ganc.models.model import Model
-from ganc.pruning import with_widths
+from ganc.pruning.slicing import with_widths
 from ganc.scores import Scores
 
 

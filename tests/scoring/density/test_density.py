@@ -12,7 +12,7 @@ import torch
 from ganc.checkpoints.store import save
 from ganc.models.model import Model
 from ganc.models.network import Translator
-from ganc.pruning import make_plan, prune
+from ganc.pruning.plan import make_plan, prune
 from ganc.scores import Scores
 from ganc.scoring.density.density import Density
 from ganc.scoring.density.recipe import resolve_density

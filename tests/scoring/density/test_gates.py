@@ -10,7 +10,7 @@ from ganc import seeds
 from ganc.groups import gate_consumers, mask_consumers
 from ganc.models.model import Model
 from ganc.models.network import Network
-from ganc.pruning import PrunePlan, apply_plan
+from ganc.pruning.slicing import PrunePlan, apply_plan
 from ganc.scoring.density.gates import GatedNetwork, floors
 from tests.families import make_resnet
 from tests.scoring.density.cases import MODELS, NETWORKS, make_sngan_pair, outputs, random_keep

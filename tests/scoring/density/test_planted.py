@@ -17,7 +17,7 @@ from ganc.checkpoints.store import load
 from ganc.data.images import to_float
 from ganc.data.pairs import open_pairs
 from ganc.models.model import Model
-from ganc.pruning import prune
+from ganc.pruning.plan import prune
 from ganc.scores import Scores
 from ganc.scoring.score import score
 from tests.conftest import GOLDEN

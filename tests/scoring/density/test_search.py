@@ -14,7 +14,7 @@ import torch
 
 from ganc.checkpoints.store import save
 from ganc.errors import ComputationError, InputError, Interrupted
-from ganc.pruning import make_plan
+from ganc.pruning.plan import make_plan
 from ganc.scores import Scores
 from ganc.scoring.density import search as search_module
 from ganc.scoring.density.recipe import resolve_density

@@ -1,16 +1,74 @@
-"""Settings as the fields of a frozen dataclass: declared with range and meaning, checked together.
+"""Settings as the fields of a frozen dataclass: said once, with all that a user is told of them.
 
-This module imports no torch: command lines are made of such fields.
+A command line is made of such fields (``ganc.commands._options``), and so are a function's keywords
+(``options_of``). This module imports no torch.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any, TypeVar
 
-from ganc.errors import UsageError, unknown_name
+from ganc.errors import UsageError, nearest, unknown_name
+
+Options = TypeVar("Options")
 
 Fields = Mapping[str, "dataclasses.Field[Any]"]
+
+
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    flags: tuple[str, ...] = (),
+    section: str | None = None,
+    metavar: str | None = None,
+    least: float | None = None,
+    parser: Callable[[str], Any] | None = None,
+) -> Any:
+    """Declare a field of a command's options.
+
+    Args:
+        default: Its value where none is given.
+        meaning: Help text.
+        flags: How it is written on a command line; () makes one of its name.
+        section: Heading of its part of the help.
+        metavar: Stands for the value in the help, in place of its type.
+        least: Smallest value that the command line takes.
+        parser: Text → value, ValueError for what it cannot read.
+    """
+    metadata = {
+        "help": meaning, "flags": flags, "section": section, "metavar": metavar, "least": least,
+        "parser": parser,
+    }  # fmt: skip
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def options_of(kind: type[Options], settings: Mapping[str, Any]) -> Options:
+    """Return a function's keywords as its options.
+
+    Raises:
+        TypeError: One is not known; the nearest that is known is named.
+        UsageError: See the options.
+    """
+    known = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for name in settings:
+        if name not in known:
+            match = nearest(name, known)
+            hint = f"; did you mean {match!r}?" if match else f"; allowed: {', '.join(known)}"
+            raise TypeError(f"unexpected keyword argument {name!r}{hint}")
+    return kind(**settings)
+
+
+def parse_count(text: str) -> float:
+    """Parse a count such as 4.1G, 5.6M or 30000."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([kKMGT]?)", text.strip())
+    if match is None:
+        raise ValueError(f"`{text}` is not a count; allowed: a number, with K, M, G or T")
+    # Decimal, so that 4.1G is 4 100 000 000 and not a float below it.
+    return float(Decimal(match[1]).scaleb(3 * " KMGT".index(match[2].upper() or " ")))
 
 
 def number(

@@ -1,0 +1,134 @@
+"""From scores and a budget to a plan: plain data, the channels that stay.
+
+Looking at a plan and applying it are separate; ``prune`` does both.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Unpack
+
+from ganc.errors import ScoresError, UsageError
+from ganc.groups import ChannelGroup
+from ganc.models.model import Model
+from ganc.options import options_of
+from ganc.pruning.budget import ALLOCATIONS, level_within
+from ganc.pruning.options import BUDGET_FLAGS, THRESHOLD, UNIFORM, PruneOptions, PruneSettings
+from ganc.pruning.slicing import PrunePlan, Widths, apply_plan
+from ganc.scores import Scores, top_channels
+
+
+def prune(model: Model, scores: Scores, **settings: Unpack[PruneSettings]) -> Model:
+    """Return a smaller model that keeps the channels with the highest scores.
+
+    The source model is untouched.
+
+    Args:
+        model: The model that was scored.
+        scores: From any method.
+        settings: See ``PruneOptions``; one budget is given.
+    Raises:
+        UsageError: No or several budgets, a value out of range, a budget that cannot be met,
+            thresholds asked of scores that have none.
+        ScoresError: The scores belong to another model.
+        TypeError: A setting is not known.
+    """
+    return apply_plan(model, choose(model, scores, options_of(PruneOptions, settings)))
+
+
+def make_plan(model: Model, scores: Scores, **settings: Unpack[PruneSettings]) -> PrunePlan:
+    """Choose the channels that stay. Arguments and errors are those of ``prune``."""
+    return choose(model, scores, options_of(PruneOptions, settings))
+
+
+def choose(model: Model, scores: Scores, options: PruneOptions) -> PrunePlan:
+    """Choose the channels that stay. Errors are those of ``prune``."""
+    budget, min_width = options.budget, options.min_width
+    allocation = options.allocation or (THRESHOLD if scores.thresholds else UNIFORM)
+    _check_thresholds(scores, budget, allocation)
+    groups = _scored_groups(model, scores)
+    family = ALLOCATIONS[allocation](groups, scores, min_width)
+
+    def widths_at(level: float) -> Widths:
+        widths = family.widths(level)
+        return {g.name: _round(widths[g.name], g.width, options) for g in groups}
+
+    _check_counted(model, groups, budget)
+    level = level_within(model, family, widths_at, budget)
+    widths = widths_at(level)
+    keep = {g.name: top_channels(scores.values[g.name], widths[g.name]) for g in groups}
+    settings = {
+        **budget, "prune_ratio": level, "allocation": allocation, "round_to": options.round_to,
+        "min_width": min_width, "method": scores.method, "scores": dict(scores.settings),
+    }  # fmt: skip
+    return PrunePlan(keep, settings)
+
+
+def removes_nothing(model: Model, plan: PrunePlan) -> bool:
+    """Whether a plan keeps every channel."""
+    widths = model.widths
+    return all(len(channels) == widths[name] for name, channels in plan.keep.items())
+
+
+def _check_thresholds(scores: Scores, budget: Mapping[str, float], allocation: str) -> None:
+    if allocation == THRESHOLD and not scores.thresholds:
+        raise UsageError(
+            f"--allocation threshold shifts the thresholds that scores carry, these of"
+            f" {scores.method} have none",
+            "pass --allocation uniform or global",
+        )
+    if not budget and not scores.thresholds:
+        raise UsageError(
+            f"exactly one of {BUDGET_FLAGS} must be given, got none",
+            f"only scores that were learned for a budget carry one, those of {scores.method} not",
+        )
+    if not budget and allocation != THRESHOLD:
+        raise UsageError(
+            f"--allocation {allocation} needs a budget: the scores' own is in their thresholds",
+            f"add one of {BUDGET_FLAGS}, or leave --allocation out",
+        )
+
+
+def _scored_groups(model: Model, scores: Scores) -> list[ChannelGroup]:
+    """Return the groups that the scores speak of, in network order.
+
+    Raises:
+        ScoresError: They are not this model's.
+    """
+    by_name = {group.name: group for group in model.groups}
+    for name, values in scores.values.items():
+        if name not in by_name:
+            raise ScoresError(f"the scores name group {name}, which the model does not have")
+        if len(values) != by_name[name].width:
+            raise ScoresError(
+                f"the scores hold {len(values)} channels for group {name}, the model has"
+                f" {by_name[name].width}",
+                "score this checkpoint: ganc score CKPT",
+            )
+    if scores.content_hash not in (None, model.content_hash()):
+        raise ScoresError(
+            f"the scores are of another checkpoint ({str(scores.content_hash)[:12]}…)",
+            "score this checkpoint: ganc score CKPT",
+        )
+    return [g for g in model.groups if g.name in scores.values and g.prunable]
+
+
+def _check_counted(
+    model: Model, groups: Sequence[ChannelGroup], budget: Mapping[str, float]
+) -> None:
+    """Refuse a budget that the groups to be pruned have no part in."""
+    name, network = next(model.networks())
+    prefix = "" if name == "generator" else f"{name}."
+    counted = {prefix + group.name for group in network.groups()}
+    if (
+        budget
+        and "prune_ratio" not in budget
+        and not any(group.name in counted for group in groups)
+    ):
+        raise UsageError(
+            f"--{next(iter(budget))} counts the {name}, of which the scores hold nothing",
+            "pass --prune-ratio, or score the generator as well",
+        )
+
+
+def _round(kept: int, width: int, options: PruneOptions) -> int:
+    kept = max(kept, options.min_width)
+    return min(width, -(-kept // options.round_to) * options.round_to)
