@@ -14,9 +14,10 @@ import ganc
 from ganc.commands._options import parameters_of
 from ganc.errors import UsageError
 from ganc.options import options_of, parse_count
+from ganc.evaluation.options import EvalOptions, EvalSettings
 from ganc.pruning.options import PruneOptions, PruneSettings
 
-PAIRS = [(PruneOptions, PruneSettings, "prune")]
+PAIRS = [(PruneOptions, PruneSettings, "prune"), (EvalOptions, EvalSettings, "evaluate")]
 """Options, the same as keywords, and the public function that takes them."""
 
 

@@ -2,30 +2,36 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable
+import os
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
 
-Command = Callable[..., None]
+Command = Callable[..., Any]
+
+LAST = ""
+"""In place of a parameter's name: behind all of them."""
 
 
 def with_options(
-    parameters: Iterable[inspect.Parameter], *, before: str | None = None
+    blocks: Mapping[str, Iterable[inspect.Parameter]],
 ) -> Callable[[Command], Command]:
     """Give a command parameters in place of its ``**settings``.
 
     Args:
-        parameters: What typer reads.
-        before: The command's own parameter that they precede in the help; None puts them last.
+        blocks: Name of one of the command's own parameters → what precedes it in the help.
     """
 
     def change(command: Command) -> Command:
         signature = inspect.signature(command)
-        own = list(signature.parameters.values())[:-1]
-        names = [parameter.name for parameter in own]
-        at = len(own) if before is None else names.index(before)
-        made = [*own[:at], *parameters, *own[at:]]
+        *own, _ = signature.parameters.values()
+        made: list[inspect.Parameter] = []
+        for parameter in own:
+            made += [*blocks.get(parameter.name, ()), parameter]
+        made += blocks.get(LAST, ())
         command.__signature__ = signature.replace(parameters=made)  # type: ignore[attr-defined]
         return command
 
@@ -37,6 +43,19 @@ def parameters_of(kind: type) -> list[inspect.Parameter]:
     return [_parameter(field) for field in dataclasses.fields(kind)]
 
 
+def blocks_of(kind: type, starts: Mapping[str, str]) -> dict[str, list[inspect.Parameter]]:
+    """Return the parameters of a class of options where a command's own stand between them.
+
+    Args:
+        starts: The command's own parameter → the first option of the block before it, in order.
+    """
+    made = parameters_of(kind)
+    names = [parameter.name for parameter in made]
+    begins = [names.index(first) for first in starts.values()]
+    ends = [*begins[1:], len(made)]
+    return {own: made[begin:end] for own, begin, end in zip(starts, begins, ends, strict=True)}
+
+
 def _parameter(field: "dataclasses.Field[Any]") -> inspect.Parameter:
     data = field.metadata
     flags = data["flags"] or (f"--{field.name.replace('_', '-')}",)
@@ -44,7 +63,7 @@ def _parameter(field: "dataclasses.Field[Any]") -> inspect.Parameter:
         *flags, help=data["help"], metavar=data["metavar"], min=data["least"],
         rich_help_panel=data["section"], parser=data["parser"] and _reader(data["parser"]),
     )  # fmt: skip
-    return keyword(field.name, field.default, Annotated[field.type, info])
+    return keyword(field.name, field.default, Annotated[_written(field.type), info])
 
 
 def keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
@@ -52,6 +71,14 @@ def keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
     )
+
+
+def _written(kind: Any) -> Any:
+    """Return a field's type on a command line, where every path is text."""
+    if not isinstance(kind, types.UnionType):
+        return kind
+    parts = [part for part in typing.get_args(kind) if typing.get_origin(part) is not os.PathLike]
+    return typing.Union[tuple(parts)]  # noqa: UP007
 
 
 def _reader(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ganc.commands import _shared as shared
-from ganc.commands._options import keyword, with_options
+from ganc.commands._options import LAST, keyword, with_options
 from ganc.distillation.recipes import ABOUT, NUMBERS, RECIPES, SNGAN, STYLE, TRANSLATION, is_read
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _recipe_option(field: Any) -> inspect.Parameter:
     return keyword(field.name, None, Annotated[field.type | None, info])
 
 
-@with_options(map(_recipe_option, NUMBERS))
+@with_options({LAST: map(_recipe_option, NUMBERS)})
 def distill(
     student: Annotated[
         str | None,

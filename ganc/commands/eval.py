@@ -8,7 +8,9 @@ import typer
 from ganc.commands import _report
 from ganc.commands import _shared as shared
 from ganc.commands._dash import EXTRA_STDOUT, STDIN
+from ganc.commands._options import blocks_of, with_options
 from ganc.errors import EXIT_REQUIREMENT
+from ganc.evaluation.options import RECORDED, SOURCES, EvalOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,12 +19,14 @@ Result = dict[str, Any]
 """What ``ganc.evaluate`` returns, with the checkpoint's path."""
 
 
+@with_options(blocks_of(EvalOptions, {"require": "data", "device": "samples", "as_json": "seed"}))
 def eval_(
     ckpts: Annotated[
         list[str],
         typer.Argument(metavar="CKPT…", help=f"Checkpoints, ours or foreign; one {STDIN.help}."),
         STDIN,
     ],
+    *,
     metrics: Annotated[
         str | None,
         typer.Option(
@@ -35,43 +39,6 @@ def eval_(
         str | None,
         typer.Option("--teacher", help=f"Checkpoint to compare with; {STDIN.help}."),
         STDIN,
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="DIR|ZIP",
-            help="Real images; a conditional model's samples draw their labels from them.",
-        ),
-    ] = None,
-    input: Annotated[
-        str | None,
-        typer.Option("--input", metavar="DIR|ZIP", help="Images for a translator to translate."),
-    ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option(
-            "--target",
-            metavar="DIR|ZIP",
-            help="What a translator should make of each image of --input, by the same names.",
-        ),
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            "--labels",
-            metavar="DIR|ZIP",
-            help="PNGs with the class of every pixel, by the names of --input; 255 is ignored.",
-        ),
-    ] = None,
-    segmenter: Annotated[
-        str | None,
-        typer.Option(
-            "--segmenter",
-            metavar="MODULE:FUNCTION",
-            help="What finds classes in translations: images [N,3,H,W] in [-1,1] to logits"
-            " [N,K,H,W] or classes [N,H,W].",
-        ),
     ] = None,
     require: Annotated[
         list[str] | None,
@@ -99,52 +66,12 @@ def eval_(
         ),
         EXTRA_STDOUT,
     ] = None,
-    samples: Annotated[
-        int,
-        typer.Option(
-            "--samples", help="Images for fid and fd, pairs for diversity; at most all of --input."
-        ),
-    ] = 2000,
-    repeats: Annotated[
-        int, typer.Option("--repeats", min=1, help="Seeds to measure with: mean ± deviation.")
-    ] = 1,
-    batch: Annotated[int, typer.Option("--batch", help="Images per forward pass, in fours.")] = 32,
-    truncation_psi: Annotated[
-        float, typer.Option("--truncation", help="Truncation of the latents; 1 is none.")
-    ] = 1.0,
-    noise_mode: Annotated[
-        str, typer.Option("--noise-mode", help="random, const or none.")
-    ] = "random",
-    features: Annotated[
-        str, typer.Option("--features", help="Feature network of fd: effnet-lite0 or inception.")
-    ] = "effnet-lite0",
-    neighbours: Annotated[
-        int | None,
-        typer.Option("--neighbours", help="k of precision, recall (3), density and coverage (5)."),
-    ] = None,
-    projection_images: Annotated[
-        int, typer.Option("--projection-images", help="Images of --data that projection finds.")
-    ] = 8,
-    projection_steps: Annotated[
-        int, typer.Option("--projection-steps", help="Steps of its search for each of them.")
-    ] = 800,
-    perceptual: Annotated[
-        str, typer.Option("--perceptual", help="LPIPS network: lpips-alex, -vgg or -squeeze.")
-    ] = "lpips-alex",
-    resize: Annotated[
-        bool,
-        typer.Option("--resize", help="Scale square images of --data and --input to the model's."),
-    ] = False,
-    network: shared.Network = "generator",
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Never fetch weights over the network.")
-    ] = False,
     device: shared.Device = "auto",
-    seed: shared.Seed = 0,
     as_json: shared.Json = False,
     quiet: shared.Quiet = False,
     dry_run: shared.DryRun = False,
     force: shared.Force = False,
+    **settings: Any,
 ) -> int:
     """Measure models: alone, against their teacher, against real images.
 
@@ -153,54 +80,43 @@ def eval_(
     Example: ganc eval student.safetensors --teacher faces.pt --data faces.zip --metrics l1,fd
     """
     names = None if metrics is None else [name.strip() for name in metrics.split(",")]
-    settings: dict[str, Any] = {
-        "samples": samples, "seed": seed, "batch": batch, "truncation_psi": truncation_psi,
-        "noise_mode": noise_mode, "features": features, "perceptual": perceptual,
-        "offline": offline, "network": network, "neighbours": neighbours,
-        "projection_images": projection_images, "projection_steps": projection_steps,
-    }  # fmt: skip
     from ganc.evaluation.comparison import check_settings, compare_results, read_result
-    from ganc.evaluation.evaluate import evaluate, make_plan
+    from ganc.evaluation.evaluate import evaluate, plan_of
     from ganc.evaluation.metrics import of_teacher
-    from ganc.evaluation.task import Settings
     from ganc.exporters.runtime import prepare_onnx
 
     _check_distinct(ckpts, teacher, has_report=report is not None)
-    chosen = Settings(**settings)
-    plan = make_plan(
-        names, require or (), has_teacher=teacher is not None, has_data=data is not None,
-        has_target=target is not None, has_labels=labels is not None and segmenter is not None,
-    )  # fmt: skip
+    options = EvalOptions(**settings)
+    plan = plan_of(names, require or (), options, has_teacher=teacher is not None)
     if dry_run:
         resolved = {
             **({"checkpoint": ckpts[0]} if len(ckpts) == 1 else {"checkpoints": ckpts}),
-            "teacher": teacher, "data": data, "input": input, "target": target,
-            "labels": labels, "segmenter": segmenter, "metrics": plan.metrics,
-            "require": require or [], "against": against, "report": report, "repeats": repeats,
-            "resize": resize, "device": device, **settings,
+            "teacher": teacher, **{name: settings[name] for name in SOURCES},
+            "metrics": plan.metrics, "require": require or [], "against": against,
+            "report": report, "repeats": options.repeats, "resize": options.resize,
+            "device": device, **{name: settings[name] for name in RECORDED},
         }  # fmt: skip
         shared.emit_settings("eval", resolved, as_json)
         return 0
     earlier, before = None, "stdin" if against == "-" else str(against)
     if against is not None:
         earlier = read_result(shared.opened(against))
-        check_settings(plan.metrics, chosen, earlier, before)
+        check_settings(plan.metrics, options, earlier, before)
     warn = shared.warner(quiet)
     with shared.progress_bar(quiet) as progress, shared.destination(report) as page:
         common: dict[str, Any] = {
-            "data": data, "input": input, "target": target, "labels": labels,
-            "segmenter": segmenter, "resize": resize, "device": device, "repeats": repeats,
-            "to_onnx": prepare_onnx, "progress": progress, "warn": warn, **settings,
+            "device": device, "to_onnx": prepare_onnx, "progress": progress, "warn": warn,
+            **settings,
         }  # fmt: skip
         models = {ckpt: shared.load_model(ckpt, quiet) for ckpt in ckpts}
         judge = None if teacher is None else shared.load_model(teacher, quiet)
         shows_teacher = judge is not None and (len(ckpts) > 1 or report is not None)
         shown = {teacher: judge, **models} if teacher and judge and shows_teacher else models
         if page is not None:
-            _report.check(page, shown, teacher, network, force=force)
+            _report.check(page, shown, teacher, options.network, force=force)
         teachers: Result | None = None
         if shows_teacher:
-            alone = of_teacher(plan.metrics, has_data=data is not None)
+            alone = of_teacher(plan.metrics, has_data=options.data is not None)
             teachers = {"checkpoint": teacher, **evaluate(shown[str(teacher)], alone, **common)}
         results: dict[str, Result] = {}
         for ckpt, model in models.items():
@@ -215,8 +131,9 @@ def eval_(
         if page is not None:
             measured = results if teachers is None else {str(teacher): teachers, **results}
             _report.write(
-                page, shown, measured, teacher, data=data, input=input, resize=resize,
-                network=network, seed=seed, device=device, force=force, progress=progress,
+                page, shown, measured, teacher, data=settings["data"], input=settings["input"],
+                resize=options.resize, network=options.network, seed=options.seed, device=device,
+                force=force, progress=progress,
             )  # fmt: skip
     all_results = list(results.values())
     document = all_results[0] if len(ckpts) == 1 else {"results": all_results, "teacher": teachers}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ganc.scores import Scores
 
 
-@with_options(parameters_of(PruneOptions), before="plot")
+@with_options({"plot": parameters_of(PruneOptions)})
 def prune(
     ckpt: shared.Checkpoint,
     *,

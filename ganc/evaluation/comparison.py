@@ -8,7 +8,8 @@ from typing import Any, BinaryIO
 
 from ganc.errors import InputError
 from ganc.evaluation.metrics import value_names
-from ganc.evaluation.task import SAMPLING, Settings
+from ganc.evaluation.options import EvalOptions
+from ganc.evaluation.task import SAMPLING
 from ganc.files import read_error
 
 RESULT_FOUND = frozenset({"runs", "left_out"})
@@ -48,7 +49,7 @@ def read_result(source: str | os.PathLike[str] | BinaryIO) -> dict[str, Any]:
 
 
 def check_settings(
-    metrics: Iterable[str], settings: Settings, earlier: Mapping[str, Any], where: str
+    metrics: Iterable[str], settings: EvalOptions, earlier: Mapping[str, Any], where: str
 ) -> None:
     """Refuse before anything is measured what ``compare_results`` would refuse for its samples."""
     for metric in metrics:

@@ -2,12 +2,11 @@
 
 import copy
 import math
-import os
 import platform
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
 
 import numpy as np
 import PIL
@@ -19,14 +18,16 @@ from ganc.data.label_tables import data_labels
 from ganc.devices import exact_float32, resolve_device
 from ganc.errors import ComputationError, InputError, UsageError
 from ganc.evaluation.metrics import METRICS, check_metrics
+from ganc.evaluation.options import RECORDED, EvalOptions, EvalSettings
 from ganc.evaluation.partners import open_targets
 from ganc.evaluation.requirements import Requirement, check_of_teacher, parse_requirement
 from ganc.evaluation.sampling import Sampler, iterate_batches
 from ganc.evaluation.segmentation import open_labels, open_segmenter
-from ganc.evaluation.task import SAMPLING, Measurement, Networks, Prepare, Settings, Task
+from ganc.evaluation.task import SAMPLING, Measurement, Networks, Prepare, Task
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator, LatentGenerator
 from ganc.models.sampling import InputSource, Latents, pick_generator
+from ganc.options import options_of
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.version import __version__
 
@@ -86,36 +87,33 @@ def make_plan(
     return Plan(names, teacher_names, requirements)
 
 
+def plan_of(
+    metrics: Iterable[str] | None,
+    require: Iterable[str],
+    options: EvalOptions,
+    *,
+    has_teacher: bool,
+) -> Plan:
+    """Return ``make_plan`` of what the options bring along."""
+    return make_plan(
+        metrics, require, has_teacher=has_teacher, has_data=options.data is not None,
+        has_target=options.target is not None,
+        has_labels=options.labels is not None and options.segmenter is not None,
+    )  # fmt: skip
+
+
 def evaluate(
     model: Model,
     metrics: Sequence[str] | None = None,
     *,
     teacher: Model | None = None,
-    data: str | os.PathLike[str] | None = None,
-    input: str | os.PathLike[str] | None = None,
-    target: str | os.PathLike[str] | None = None,
-    labels: str | os.PathLike[str] | None = None,
-    segmenter: str | None = None,
     require: Sequence[str] = (),
-    samples: int = 2000,
-    seed: int = 0,
-    batch: int = 32,
     device: str | torch.device = "auto",
-    truncation_psi: float = 1.0,
-    noise_mode: str = "random",
-    features: str = "effnet-lite0",
-    perceptual: str = "lpips-alex",
-    resize: bool = False,
-    network: str = "generator",
-    neighbours: int | None = None,
-    projection_images: int = 8,
-    projection_steps: int = 800,
-    repeats: int = 1,
     teacher_values: Mapping[str, float] | None = None,
     to_onnx: Prepare | None = None,
-    offline: bool = False,
     progress: Progress = silent,
     warn: Warn = ignore,
+    **settings: Unpack[EvalSettings],
 ) -> dict[str, Any]:
     """Measure a model.
 
@@ -127,59 +125,42 @@ def evaluate(
         metrics: Names in ``METRICS``; None takes cheap ones (see ``make_plan``).
         teacher: What ``l1``, ``psnr``, ``lpips`` and ``perceptual`` compare with, and, without
             ``data``, ``fid`` and ``fd`` as well.
-        data: Folder or data-set zip of real images of the model's size; a broken one is an error.
-            Where it has labels, samples of a conditional model draw theirs from them.
-        input: Folder or zip of the images that a translator translates, all of one size.
-        target: Folder or zip of what each of them should become, by the same names.
-        labels: Folder or zip of PNGs with the class of every pixel, by the same names.
-        segmenter: ``module:function`` that finds classes in translations (see ``Segmenter``).
         require: Conditions such as ``fd<=1.2*teacher`` (see ``requirements``).
-        samples, seed, batch, truncation_psi, noise_mode, features, perceptual, network, offline,
-            neighbours, projection_images, projection_steps: See ``Settings``.
-        repeats: Measurements, with the seeds ``seed``, ``seed`` + 1, …; values are their means.
+        device: Where networks and models run.
         teacher_values: What is known of the teacher from an earlier call with the same settings;
             requirements that need other values measure it.
         to_onnx: How ``latency-onnx`` brings a generator into ONNX Runtime
             (``ganc.exporters.runtime.prepare_onnx``).
-        device: Where networks and models run.
-        resize: Scale real images and inputs to the model's size instead of refusing them.
         progress: Told how far each pass is.
         warn: Told what makes a number doubtful.
+        settings: See ``EvalOptions``.
     Returns:
         JSON data: "metrics" {name: number}, "settings" (the protocol of every number), and
         "requirements" [{expr, value, bound, met}] with the "teacher_metrics" they refer to. After
         several repeats also "std" {name: sample standard deviation} and "repeats", each one's
         values.
     Raises:
-        UsageError: See ``make_plan`` and ``Settings``; or a translator lacks the images that a
+        UsageError: See ``make_plan`` and ``EvalOptions``; or a translator lacks the images that a
             metric needs.
         InputError: Teacher, inputs or data do not fit the model; images or weights are missing or
             broken.
         ComputationError: A sample or a value is not finite.
     """
-    plan = make_plan(metrics, require, has_teacher=teacher is not None, has_data=data is not None,
-                     has_target=target is not None,
-                     has_labels=labels is not None and segmenter is not None)  # fmt: skip
-    settings = Settings(samples, seed, batch, truncation_psi, noise_mode, features, perceptual,
-                        offline, network, neighbours, projection_images,
-                        projection_steps)  # fmt: skip
-    if repeats < 1:
-        raise UsageError(f"--repeats {repeats} is too few, at least 1 is needed")
-    task = _open_task(model, teacher, settings, resolve_device(device), data=data, input=input,
-                      target=target, labels=labels, segmenter=segmenter, resize=resize,
-                      to_onnx=to_onnx, progress=progress, warn=warn)  # fmt: skip
-    chosen = range(seed, seed + repeats)
+    options = options_of(EvalOptions, settings)
+    plan = plan_of(metrics, require, options, has_teacher=teacher is not None)
+    task = _open_task(model, teacher, options, resolve_device(device), to_onnx, progress, warn)
+    chosen = range(options.seed, options.seed + options.repeats)
     values, protocols = _measure_repeatedly(task, plan.metrics, chosen)
     known = {n: v for n, v in (teacher_values or {}).items() if n in plan.of_teacher}
     if known.keys() < plan.of_teacher:
         runs, _ = _measure_repeatedly(task.of_teacher(), plan.teacher_metrics, chosen)
         known = _means(runs)
     means = _means(values)
-    spread = {} if repeats == 1 else {"std": _deviations(values), "repeats": values}
+    spread = {} if options.repeats == 1 else {"std": _deviations(values), "repeats": values}
     return {
         "metrics": means,
         **spread,
-        "settings": _describe(task, protocols) | {"repeats": repeats},
+        "settings": _describe(task, protocols) | {"repeats": options.repeats},
         "requirements": [row.check(means, known) for row in plan.requirements],
         "teacher_metrics": known,
     }
@@ -209,15 +190,8 @@ def _deviations(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _open_task(
     model: Model,
     teacher: Model | None,
-    settings: Settings,
+    settings: EvalOptions,
     device: torch.device,
-    *,
-    data: str | os.PathLike[str] | None,
-    input: str | os.PathLike[str] | None,
-    target: str | os.PathLike[str] | None,
-    labels: str | os.PathLike[str] | None,
-    segmenter: str | None,
-    resize: bool,
     to_onnx: Prepare | None,
     progress: Progress,
     warn: Warn,
@@ -228,8 +202,8 @@ def _open_task(
         check_pair(pick_generator(model, network),
                    pick_generator(teacher, network, what="the teacher"))  # fmt: skip
         teacher = _own_copy(teacher, device)
-    source = _open_source(model, settings, input, resize, warn)
-    dataset = None if data is None else _open_data(data, model, settings, source, resize, warn)
+    source = _open_source(model, settings, warn)
+    dataset = _open_data(model, settings, source, warn)
     count = None if source is None else source.count
     if count is not None and count < settings.samples:
         warn(f"--input holds {count} images, less than --samples {settings.samples}: all are taken")
@@ -238,13 +212,13 @@ def _open_task(
     own = _own_copy(model, device)
     return Task(
         own, teacher, source, dataset, settings, networks, progress, warn,
-        targets=None if target is None else open_targets(
-            target, _inputs_of(source, "--target"), pick_generator(model, network), warn
+        targets=None if settings.target is None else open_targets(
+            settings.target, _inputs_of(source, "--target"), pick_generator(model, network), warn
         ),
-        labels=None if labels is None else open_labels(
-            labels, _inputs_of(source, "--labels"), warn
+        labels=None if settings.labels is None else open_labels(
+            settings.labels, _inputs_of(source, "--labels"), warn
         ),
-        segmenter=None if segmenter is None else open_segmenter(segmenter),
+        segmenter=None if settings.segmenter is None else open_segmenter(settings.segmenter),
         to_onnx=to_onnx,
     )  # fmt: skip
 
@@ -253,7 +227,7 @@ def _with_labels(
     source: InputSource[Any] | None,
     dataset: ImageDataset | None,
     model: Model,
-    settings: Settings,
+    settings: EvalOptions,
 ) -> InputSource[Any] | None:
     """Let the samples of a conditional model draw their labels from labelled real images.
 
@@ -306,34 +280,32 @@ def _sizes(generator: ImageGenerator) -> dict[str, int]:
     return {name: getattr(generator, name) for name in (*own, "img_resolution", "img_channels")}
 
 
-def _open_source(
-    model: Model,
-    settings: Settings,
-    input: str | os.PathLike[str] | None,
-    resize: bool,
-    warn: Warn,
-) -> InputSource[Any] | None:
+def _open_source(model: Model, settings: EvalOptions, warn: Warn) -> InputSource[Any] | None:
     """Return where the generator's inputs come from; None where it has none, or there is none."""
-    if input is None and settings.network not in dict(model.networks()):
+    if settings.input is None and settings.network not in dict(model.networks()):
         return None  # a discriminator alone can be counted
     generator = pick_generator(model, settings.network)
-    return open_source(generator, settings.latents, input, defaults=Settings().latents,
-                       resize=resize, warn=warn)  # fmt: skip
+    return open_source(
+        generator, latents_of(settings), settings.input, defaults=latents_of(EvalOptions()),
+        resize=settings.resize, warn=warn,
+    )  # fmt: skip
+
+
+def latents_of(settings: EvalOptions) -> Latents:
+    """Return where the inputs of a generator that takes latents come from."""
+    return Latents(settings.seed, settings.noise_mode, settings.truncation_psi)
 
 
 def _open_data(
-    path: str | os.PathLike[str],
-    model: Model,
-    settings: Settings,
-    source: InputSource[Any] | None,
-    resize: bool,
-    warn: Warn,
-) -> ImageDataset:
-    """Open the real images, which must have the size of the generated ones.
+    model: Model, settings: EvalOptions, source: InputSource[Any] | None, warn: Warn
+) -> ImageDataset | None:
+    """Open the real images, if any, which must have the size of the generated ones.
 
     Raises:
         InputError: They have another; or translations that are no squares ask for real ones.
     """
+    if settings.data is None:
+        return None
     generator = pick_generator(model, settings.network)
     side = generator.img_resolution
     if isinstance(source, ImageInputs):
@@ -343,8 +315,10 @@ def _open_data(
                 f"the images of --input are {width}x{side}, --data compares squares",
                 "crop or pad both to one square size",
             )
-    dataset = open_dataset(path, resolution=side, channels=generator.img_channels, resize=resize,
-                           warn=warn)  # fmt: skip
+    dataset = open_dataset(
+        settings.data, resolution=side, channels=generator.img_channels, resize=settings.resize,
+        warn=warn,
+    )  # fmt: skip
     dataset.image(0)  # images of another size are found now, not after the networks are loaded
     return dataset
 
@@ -428,7 +402,7 @@ def _describe(task: Task, protocols: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that every number of a result carries."""
     data, source = task.dataset, task.source
     return {
-        **asdict(task.settings),
+        **{name: getattr(task.settings, name) for name in RECORDED},
         "device": str(task.device),
         "model": _identity(task.model),
         "teacher": None if task.teacher is None else _identity(task.teacher),

@@ -9,21 +9,21 @@ import torch
 
 from ganc.data.dataset import ImageDataset
 from ganc.data.inputs import ImageInputs
-from ganc.errors import DataError, InputError, UsageError, WeightsError, unknown_name
+from ganc.errors import DataError, InputError, UsageError, WeightsError
+from ganc.evaluation.options import EvalOptions
 from ganc.evaluation.sampling import Batch
 from ganc.evaluation.segmentation import LabelMaps, Segmenter
 from ganc.models.model import Model
-from ganc.models.network import NOISE_MODES, ImageGenerator, LatentGenerator, Network
+from ganc.models.network import ImageGenerator, LatentGenerator, Network
 from ganc.models.sampling import GENERATORS, Feed, InputSource, Latents, pick_generator
 from ganc.perceptual.channels import check_channels
 from ganc.perceptual.channels import protocol as channels_protocol
 from ganc.perceptual.distance import (
-    PERCEPTUAL_DISTANCES,
     PerceptualDistance,
     check_side,
     load_perceptual,
 )
-from ganc.perceptual.features import FEATURE_NETWORKS, FeatureNetwork, load_features
+from ganc.perceptual.features import FeatureNetwork, load_features
 from ganc.progress import Progress, Warn
 
 FEW_SAMPLES = 10_000
@@ -35,70 +35,6 @@ Prepare = Callable[[ImageGenerator], Callable[[range], Feed]]
 
 SAMPLING = ("seed", "truncation_psi", "noise_mode")
 """Settings that every number from samples depends on."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The numbers and names of one evaluation.
-
-    Attributes:
-        samples: Images for distances between sets, pairs for diversity; at least 2. Where there are
-            fewer inputs, as many as these allow.
-        seed: Of latents, labels and noise.
-        batch: Images per forward pass, rounded to whole blocks (see ``models.sampling``).
-        truncation_psi: Of model and teacher; 1 is none.
-        noise_mode: Of model and teacher: "random" (by seed and index), "const" or "none".
-        features: Feature network of ``fd``.
-        perceptual: LPIPS network of ``lpips`` and ``lpips-diversity``.
-        offline: Never fetch weights.
-        network: Which generator of model and teacher: a name in ``GENERATORS``.
-        neighbours: k of ``precision``, ``recall``, ``density`` and ``coverage``; None takes that of
-            each one's paper.
-        projection_images: Real images that ``projection`` looks for, the first by name.
-        projection_steps: Steps of its search.
-    Raises:
-        UsageError: A value is out of range or a name unknown.
-    """
-
-    samples: int = 2000
-    seed: int = 0
-    batch: int = 32
-    truncation_psi: float = 1.0
-    noise_mode: str = "random"
-    features: str = "effnet-lite0"
-    perceptual: str = "lpips-alex"
-    offline: bool = False
-    network: str = "generator"
-    neighbours: int | None = None
-    projection_images: int = 8
-    projection_steps: int = 800
-
-    @property
-    def latents(self) -> Latents:
-        """Where the inputs of a generator that takes latents come from."""
-        return Latents(self.seed, self.noise_mode, self.truncation_psi)
-
-    def __post_init__(self) -> None:
-        if self.samples < 2:
-            raise UsageError(f"--samples {self.samples} is too few, at least 2 are needed")
-        if self.batch < 1:
-            raise UsageError(f"--batch {self.batch} is too small, at least 1 is needed")
-        if self.neighbours is not None and self.neighbours < 1:
-            raise UsageError(f"--neighbours {self.neighbours} is too few, at least 1 is needed")
-        for name in ("projection_images", "projection_steps"):
-            if getattr(self, name) < 1:
-                flag = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{flag} {getattr(self, name)} is too few, at least 1 is needed")
-        if self.noise_mode not in NOISE_MODES:
-            raise unknown_name("noise_mode", self.noise_mode, NOISE_MODES)
-        if self.network not in GENERATORS:
-            raise unknown_name("--network", self.network, GENERATORS)
-        if self.features not in FEATURE_NETWORKS:
-            raise unknown_name("--features", self.features, FEATURE_NETWORKS)
-        lpips = [name for name in PERCEPTUAL_DISTANCES if name.startswith("lpips-")]
-        if self.perceptual not in lpips:
-            # Only the networks that the LPIPS authors calibrated may carry the name.
-            raise unknown_name("--perceptual", self.perceptual, lpips)
 
 
 @dataclass(eq=False)
@@ -176,7 +112,7 @@ class Task:
     teacher: Model | None
     source: InputSource[Any] | None
     dataset: ImageDataset | None
-    settings: Settings
+    settings: EvalOptions
     networks: Networks
     progress: Progress
     warn: Warn
