@@ -75,10 +75,12 @@ def test_report_of_a_gpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
     monkeypatch.setattr(module.extension, "obstacle", lambda device_type: obstacle)
+    monkeypatch.setattr(module.resampling, "obstacle", lambda: obstacle)
     compared: list[torch.device] = []
     monkeypatch.setattr(module, "check_device", lambda device: compared.append(device) or 1e-6)
     report = json.loads(ganc("doctor", "--json").out)
     assert (report["device"], report["cuda"]) == ("cuda", ["card 0"])
     assert (report["device_error"], report["kernels"]) == (1e-6, kernels)
+    assert report["resampling"] == kernels.replace("compiled operators", "Triton kernels")
     assert compared == [torch.device("cuda")]
     assert "card 0" in ganc("doctor").out

@@ -119,8 +119,9 @@ def test_slicing_equals_zeroing_the_consumers(data: st.DataObject) -> None:
     widths = {g.name: len(keep.get(g.name, range(g.width))) for g in groups}
     small = build_network("patchgan", "discriminator", network.config | {"widths": widths}, sliced)
     network.load_state_dict(masked)
-    x = images(2, 3, 24)
-    torch.testing.assert_close(small(x), network(x), atol=1e-4, rtol=1e-4)
+    # The slice's own numbers are float32; a small sigma makes large images, whose sums are not.
+    x = images(2, 3, 24).double()
+    torch.testing.assert_close(small.double()(x), network.double()(x), atol=1e-5, rtol=1e-5)
 
 
 def test_unknown_layers_are_named() -> None:
