@@ -13,11 +13,16 @@ import pytest
 import ganc
 from ganc.commands._options import parameters_of
 from ganc.errors import UsageError
-from ganc.options import options_of, parse_count
 from ganc.evaluation.options import EvalOptions, EvalSettings
+from ganc.options import options_of, parse_count
 from ganc.pruning.options import PruneOptions, PruneSettings
+from ganc.scoring.options import ScoreOptions, ScoreSettings
 
-PAIRS = [(PruneOptions, PruneSettings, "prune"), (EvalOptions, EvalSettings, "evaluate")]
+PAIRS = [
+    (PruneOptions, PruneSettings, "prune"),
+    (EvalOptions, EvalSettings, "evaluate"),
+    (ScoreOptions, ScoreSettings, "score"),
+]
 """Options, the same as keywords, and the public function that takes them."""
 
 

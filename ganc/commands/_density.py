@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ganc.commands import _shared as shared
 
 if TYPE_CHECKING:
+    from ganc.scoring.options import ScoreOptions
     from ganc.scoring.score import Part
 
 STATE_SUFFIX = ".state"
@@ -14,8 +15,7 @@ STATE_SUFFIX = ".state"
 
 def density_settings(
     settings: Sequence[str] | None,
-    neighbourhoods: str | None,
-    resume: bool,
+    options: "ScoreOptions",
     *,
     is_asked: bool,
     ckpt: str,
@@ -25,6 +25,7 @@ def density_settings(
 
     Args:
         settings: NAME=VALUE, as typed.
+        options: The command's others.
         is_asked: Whether density is one of the methods.
         output: The scores; a search that writes them to stdout is not saved.
     Raises:
@@ -32,19 +33,16 @@ def density_settings(
     """
     from ganc.errors import UsageError
 
-    given = {
-        "density": dict(map(shared.parse_setting, settings or ())) or None,
-        "neighbourhoods": neighbourhoods, "resume": resume,
-    }  # fmt: skip
+    given: dict[str, Any] = {"density": dict(map(shared.parse_setting, settings or ())) or None}
     if not is_asked:
         return given
     if output == "-":
-        if resume:
+        if options.resume:
             raise UsageError("-o - keeps no state to resume", "name a file with -o")
         return given
     stem = Path(ckpt).stem if ckpt != "-" else "stdin"
-    default = f"{stem}.neighbourhoods.safetensors"
-    return {**given, "neighbourhoods": neighbourhoods or default, "state": output + STATE_SUFFIX}
+    place = options.neighbourhoods or f"{stem}.neighbourhoods.safetensors"
+    return {**given, "neighbourhoods": place, "state": output + STATE_SUFFIX}
 
 
 def check_files(parts: "Sequence[Part]", force: bool) -> None:

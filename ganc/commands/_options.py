@@ -63,7 +63,8 @@ def _parameter(field: "dataclasses.Field[Any]") -> inspect.Parameter:
         *flags, help=data["help"], metavar=data["metavar"], min=data["least"],
         rich_help_panel=data["section"], parser=data["parser"] and _reader(data["parser"]),
     )  # fmt: skip
-    return keyword(field.name, field.default, Annotated[_written(field.type), info])
+    kind = _text_of(field) if data["parser"] else _written(field.type)
+    return keyword(field.name, field.default, Annotated[kind, info])
 
 
 def keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
@@ -79,6 +80,11 @@ def _written(kind: Any) -> Any:
         return kind
     parts = [part for part in typing.get_args(kind) if typing.get_origin(part) is not os.PathLike]
     return typing.Union[tuple(parts)]  # noqa: UP007
+
+
+def _text_of(field: "dataclasses.Field[Any]") -> Any:
+    """Return the type of what a parser reads."""
+    return str | None if field.default is None else str
 
 
 def _reader(parse: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -9,7 +9,9 @@ import typer
 from ganc.commands import _density as density
 from ganc.commands import _shared as shared
 from ganc.commands._dash import STDIN, STDOUT
+from ganc.commands._options import blocks_of, with_options
 from ganc.scoring.methods import ABOUT
+from ganc.scoring.options import ScoreOptions
 
 if TYPE_CHECKING:
     import torch
@@ -22,15 +24,18 @@ if TYPE_CHECKING:
     from ganc.scoring.score import Part
 
 
-def _samples(text: str) -> int | str:
-    """Parse a count, or auto."""
-    if text != "auto" and not text.isdecimal():
-        raise typer.BadParameter(f"`{text}` is no number of samples; allowed: a count, or auto")
-    return text if text == "auto" else int(text)
-
-
+@with_options(
+    blocks_of(
+        ScoreOptions,
+        {
+            "preview": "samples", "compare": "prune_ratio", "density_set": "effective",
+            "device": "neighbourhoods", "force": "seed",
+        },
+    )
+)  # fmt: skip
 def score(
     ckpt: shared.Checkpoint,
+    *,
     method: Annotated[
         str,
         typer.Option(
@@ -47,64 +52,6 @@ def score(
         ),
         STDOUT,
     ] = None,
-    samples: Annotated[
-        str | None,
-        typer.Option(
-            "--samples",
-            parser=_samples,
-            metavar="N|auto",
-            help="Latents, or auto: until it is sure; default: the method's.",
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            "--batch", help="Latents per step, a setting of the method (diversity: 5, content: 10)."
-        ),
-    ] = None,
-    noise_mode: Annotated[
-        str, typer.Option("--noise-mode", help="random, const or none.")
-    ] = "random",
-    alpha: Annotated[
-        float | None,
-        typer.Option("--alpha", help="diversity: length of the step; default 5, for stylegan3 10."),
-    ] = None,
-    num_directions: Annotated[
-        int, typer.Option("--num-directions", min=2, help="diversity: directions per batch.")
-    ] = 10,
-    direction_batch: Annotated[
-        int,
-        typer.Option(
-            "--direction-batch",
-            min=1,
-            help="diversity: directions that run at once; meant for GPUs, takes more memory.",
-        ),
-    ] = 1,
-    precision: Annotated[
-        str, typer.Option("--precision", help="diversity: fp32, tf32 (CUDA) or bf16.")
-    ] = "fp32",
-    gradient: Annotated[
-        str | None,
-        typer.Option(
-            "--gradient",
-            help="diversity: through both images or base alone; default both, for stylegan3 base.",
-        ),
-    ] = None,
-    truncation_psi: Annotated[
-        float, typer.Option("--truncation", help="diversity: truncation of the latents.")
-    ] = 1.0,
-    content: Annotated[
-        str,
-        typer.Option(
-            "--content",
-            metavar="MASKS",
-            help="content: center, torchvision:CLASS (person, dog, …), bisenet, bisenet:FILE,"
-            " masks:DIR or module:function.",
-        ),
-    ] = "center",
-    noise_prob: Annotated[
-        float, typer.Option("--noise-prob", help="content: share of the masks' pixels that is hit.")
-    ] = 0.05,
     preview: Annotated[
         str | None,
         typer.Option(
@@ -113,13 +60,6 @@ def score(
             help="content: first draw what the masks of 16 samples protect.",
         ),
     ] = None,
-    prune_ratio: Annotated[
-        float,
-        typer.Option(
-            "--prune-ratio",
-            help="At which --samples auto, --compare, --plot and the table look at what is kept.",
-        ),
-    ] = 0.7,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -131,33 +71,6 @@ def score(
         STDIN,
     ] = None,
     plot: shared.Plot = None,
-    effective: Annotated[
-        bool, typer.Option("--effective", help="l1-out: modulated weights, averaged over latents.")
-    ] = False,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            metavar="DIR|ZIP",
-            help="activation, asv: images for a translator, at most --samples of them; density:"
-            " what it was trained on.",
-        ),
-    ] = None,
-    data_b: Annotated[
-        str | None,
-        typer.Option(
-            "--data-b",
-            metavar="DIR|ZIP",
-            help="activation, asv: images for generator_b, a CycleGAN's other direction; density:"
-            " side B where --data is side A.",
-        ),
-    ] = None,
-    swap: Annotated[
-        bool, typer.Option("--swap", help="density: the generator translates from B to A.")
-    ] = False,
-    resize: Annotated[
-        bool, typer.Option("--resize", help="density: scale squares of another size.")
-    ] = False,
     density_set: Annotated[
         list[str] | None,
         typer.Option(
@@ -167,59 +80,17 @@ def score(
             " all of them.",
         ),
     ] = None,
-    neighbourhoods: Annotated[
-        str | None,
-        typer.Option(
-            "--neighbourhoods",
-            metavar="FILE",
-            help="density: built where it is not there; default:"
-            " <stem>.neighbourhoods.safetensors.",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="density: go on with a search that was stopped.")
-    ] = False,
-    log: Annotated[
-        str | None,
-        typer.Option("--log", metavar="JSONL", help="density: write the losses of every step."),
-    ] = None,
-    network: Annotated[
-        str | None,
-        typer.Option(
-            "--network",
-            help="Score this alone, generator or generator_b; default: all there are.",
-        ),
-    ] = None,
-    discriminator: Annotated[
-        bool,
-        typer.Option(
-            "--discriminator", help="l1-in, l1-out, random: score the discriminators as well."
-        ),
-    ] = False,
-    offline: Annotated[
-        bool,
-        typer.Option("--offline", help="content, density: never fetch weights over the network."),
-    ] = False,
     device: shared.Device = "auto",
-    seed: shared.Seed = 0,
     force: shared.Force = False,
     as_json: shared.Json = False,
     quiet: shared.Quiet = False,
     dry_run: shared.DryRun = False,
+    **settings: Any,
 ) -> None:
     """Measure how much every channel matters.
 
     Example: ganc score faces.safetensors --method diversity --samples 1000
     """
-    settings: dict[str, Any] = {
-        "samples": samples, "prune_ratio": prune_ratio, "batch": batch, "seed": seed,
-        "noise_mode": noise_mode, "alpha": alpha, "num_directions": num_directions,
-        "direction_batch": direction_batch, "precision": precision,
-        "gradient": gradient, "truncation_psi": truncation_psi, "effective": effective,
-        "content": content, "noise_prob": noise_prob, "data": data, "data_b": data_b,
-        "network": network, "discriminator": discriminator, "offline": offline,
-        "swap": swap, "resize": resize, "log": log,
-    }  # fmt: skip
     from ganc.devices import resolve_device
     from ganc.errors import UsageError
     from ganc.parallel import launched_rank, process_group
@@ -230,8 +101,9 @@ def score(
     names = parse_mix(method)
     name = method if len(names) == 1 else "mix"
     target = output or f"{Path(ckpt).stem if ckpt != '-' else 'stdin'}.{name}.scores.safetensors"
+    options = ScoreOptions(**settings)
     settings |= density.density_settings(
-        density_set, neighbourhoods, resume, is_asked="density" in names, ckpt=ckpt, output=target
+        density_set, options, is_asked="density" in names, ckpt=ckpt, output=target
     )
     parts = resolve(method, **settings)
     if target == "-" and compare is not None:
@@ -242,7 +114,7 @@ def score(
         recorded = {part.name: part.recorded() for part in parts}
         resolved = {
             "checkpoint": ckpt, "method": method, "output": target, "device": device,
-            "network": network, **recorded.get(method, recorded), "compare": compare,
+            "network": options.network, **recorded.get(method, recorded), "compare": compare,
             "plot": plot, "preview": preview,
         }  # fmt: skip
         return shared.emit_settings("score", resolved, as_json) if is_first else None
@@ -259,7 +131,7 @@ def score(
         with shared.progress_bar(quiet or not is_first) as progress:
             if preview is not None and looked_at is not None and is_first:
                 _draw_preview(model, looked_at, preview, own_device, force, progress)
-            if force and not resume and is_first:
+            if force and not options.resume and is_first:
                 density.forget(settings)
             scores = run(
                 model, method, **settings, device=own_device, progress=progress,
@@ -267,17 +139,17 @@ def score(
             )  # fmt: skip
     if not is_first:
         return None
-    result = _result(scores, target, prune_ratio)
+    result = _result(scores, target, options.prune_ratio)
     if other is not None:
         from ganc.scoring.compare import compare_scores
 
-        found = compare_scores(scores, other, prune_ratio)
+        found = compare_scores(scores, other, options.prune_ratio)
         result["compare"] = {"scores": compare, "method": other.method, **found}
     _save(scores, target, force)
     density.forget(settings)
     if plot is not None:
         result["plot"] = plot
-        _plot(scores, plot, shared.checkpoint_name(ckpt), prune_ratio, force)
+        _plot(scores, plot, shared.checkpoint_name(ckpt), options.prune_ratio, force)
     if preview is not None:
         result["preview"] = preview
     if target != "-":

@@ -5,7 +5,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from ganc.devices import exact_float32, resolve_device
 from ganc.errors import UsageError, unknown_name
 from ganc.models.model import Model
+from ganc.options import options_of
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.scores import Scores
 from ganc.scoring import content as content_method
@@ -23,12 +24,11 @@ from ganc.scoring.density.recipe import DensityRecipe, resolve_density
 from ganc.scoring.features import Activation, Asv, Style
 from ganc.scoring.l1 import L1In, L1Out
 from ganc.scoring.mix import Share, mixed, parse_mix
+from ganc.scoring.options import Samples, ScoreOptions, ScoreSettings
 from ganc.scoring.random import Random
 from ganc.scoring.request import ScoreRequest
 from ganc.scoring.scorer import SideScorer
 from ganc.scoring.sides import SIDES, sides_of
-
-Samples = int | Literal["auto"] | None
 
 
 class Method(NamedTuple):
@@ -110,40 +110,17 @@ def score(
     model: Model,
     method: str,
     *,
-    samples: Samples = None,
-    batch: int | None = None,
-    seed: int = 0,
-    prune_ratio: float = 0.7,
     latents: Tensor | None = None,
     directions: Tensor | None = None,
     noise: Sequence[Any] | None = None,
-    noise_mode: str = "random",
-    content: str = "center",
-    noise_prob: float = 0.05,
     masks: Tensor | None = None,
     salt: Tensor | None = None,
-    data: str | Path | None = None,
-    data_b: str | Path | None = None,
-    network: str | None = None,
-    discriminator: bool = False,
-    alpha: float | None = None,
-    num_directions: int = 10,
-    direction_batch: int = 1,
-    precision: str = "fp32",
-    gradient: str | None = None,
-    truncation_psi: float = 1.0,
-    effective: bool = False,
-    swap: bool = False,
-    resize: bool = False,
     density: DensityRecipe | Mapping[str, Any] | None = None,
-    neighbourhoods: str | Path | None = None,
     state: str | Path | None = None,
-    resume: bool = False,
-    log: str | Path | None = None,
     device: str | torch.device = "auto",
     progress: Progress = silent,
     warn: Warn = ignore,
-    offline: bool = False,
+    **settings: Unpack[ScoreSettings],
 ) -> Scores:
     """Score every channel of the generator, of a CycleGAN both; the model is untouched.
 
@@ -153,28 +130,23 @@ def score(
     Args:
         model: The model to be pruned.
         method: A name in ``METHODS``, or a mix: "diversity:0.7,content:0.3".
-        samples: None takes the method's default, or what ``latents``, ``masks`` or ``salt`` hold;
-            "auto" takes at most that, and stops where two halves of them keep the same channels at
-            ``prune_ratio``.
-        batch: None takes the method's default.
+        latents, directions, noise, masks, salt, state: See ``ScoreRequest``.
         density: density: a recipe, or settings that replace its defaults.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        Others: See ``ScoreRequest``. A setting that no method asked for reads must keep its
+        progress: Called after every batch.
+        warn: Told what is left out of a set of images, and of values that cannot be meant.
+        settings: See ``ScoreOptions``. A setting that no method asked for reads must keep its
             default.
     Raises:
         UsageError: The method is not known, or a setting does not belong to it.
         InputError: The model holds no generator.
         ShapeError: A tensor does not fit the generator.
+        TypeError: A setting is not known.
     """
+    options = options_of(ScoreOptions, settings)
     parts = resolve(
-        method, samples=samples, batch=batch, seed=seed, prune_ratio=prune_ratio, latents=latents,
-        directions=directions, noise=noise, noise_mode=noise_mode, content=content,
-        noise_prob=noise_prob, masks=masks, salt=salt, data=data, data_b=data_b,
-        network=network, discriminator=discriminator,
-        alpha=alpha, num_directions=num_directions, direction_batch=direction_batch,
-        precision=precision, gradient=gradient, truncation_psi=truncation_psi, effective=effective,
-        swap=swap, resize=resize, density=density, neighbourhoods=neighbourhoods, state=state,
-        resume=resume, log=log, progress=progress, warn=warn, offline=offline,
+        method, **vars(options), latents=latents, directions=directions, noise=noise, masks=masks,
+        salt=salt, density=density, state=state, progress=progress, warn=warn,
         device=resolve_device(device),
     )  # fmt: skip
     parts = [with_defaults(part, model.architecture) for part in parts]

@@ -1,6 +1,7 @@
 """The training inputs of one side: what its generator turns into the manifold of its images."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -157,7 +158,9 @@ def _open_images(
     return pairs, slice(other, other + own) if is_b else slice(0, own)
 
 
-def _source(data: str | Path, request: ScoreRequest, resolution: int, *, is_b: bool) -> Source:
+def _source(
+    data: str | os.PathLike[str], request: ScoreRequest, resolution: int, *, is_b: bool
+) -> Source:
     """Return the files of one side, or the set where it has no sides."""
     if request.data_b is not None:
         side = request.data_b if is_b else data
