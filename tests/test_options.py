@@ -12,6 +12,7 @@ import pytest
 
 import ganc
 from ganc.commands._options import parameters_of
+from ganc.distillation.options import DistillOptions, DistillSettings
 from ganc.errors import UsageError
 from ganc.evaluation.options import EvalOptions, EvalSettings
 from ganc.options import options_of, parse_count
@@ -22,6 +23,7 @@ PAIRS = [
     (PruneOptions, PruneSettings, "prune"),
     (EvalOptions, EvalSettings, "evaluate"),
     (ScoreOptions, ScoreSettings, "score"),
+    (DistillOptions, DistillSettings, "distill"),
 ]
 """Options, the same as keywords, and the public function that takes them."""
 

@@ -1,12 +1,14 @@
 """``ganc distill``."""
 
 import inspect
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ganc.commands import _shared as shared
-from ganc.commands._options import LAST, keyword, with_options
+from ganc.commands._options import LAST, blocks_of, keyword, with_options
+from ganc.distillation.options import CHOICES, MEANS, SCHEDULE, DistillOptions
 from ganc.distillation.recipes import ABOUT, NUMBERS, RECIPES, SNGAN, STYLE, TRANSLATION, is_read
 
 if TYPE_CHECKING:
@@ -39,7 +41,13 @@ def _recipe_option(field: Any) -> inspect.Parameter:
     return keyword(field.name, None, Annotated[field.type | None, info])
 
 
-@with_options({LAST: map(_recipe_option, NUMBERS)})
+STARTS = {
+    "resolution": "architecture", "recipe": "init", "keep_best": "steps",
+    "eval_metrics": "eval_every", "device": "offline", "as_json": "precision",
+}  # fmt: skip
+
+
+@with_options({**blocks_of(DistillOptions, STARTS), LAST: map(_recipe_option, NUMBERS)})
 def distill(
     student: Annotated[
         str | None,
@@ -51,34 +59,10 @@ def distill(
         str | None,
         typer.Option("--teacher", help="Checkpoint; none for plain training. --resume finds it."),
     ] = None,
-    architecture: Annotated[
-        str | None, typer.Option("--architecture", help="A new student, in place of STUDENT.")
-    ] = None,
     resolution: Annotated[
         int | None, typer.Option("--resolution", min=4, help="Its size (the teacher's).")
     ] = None,
     settings: shared.Set = None,
-    init: Annotated[
-        str, typer.Option("--init", help="pruned: STUDENT's weights; scratch: random ones.")
-    ] = "pruned",
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="Folder or zip of images, or teacher (default): its samples."),
-    ] = None,
-    data_b: Annotated[
-        str | None, typer.Option("--data-b", help="Translators: images of the other side.")
-    ] = None,
-    swap: Annotated[
-        bool | None, typer.Option(help="Translators: from the second side to the first.")
-    ] = None,
-    unpaired: Annotated[
-        bool | None,
-        typer.Option(
-            "--unpaired/--no-unpaired",
-            help="Translators: images without partners (as the model was trained; a new"
-            " resnet_translator: CycleGAN, a new unet_translator: pix2pix).",
-        ),
-    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -87,31 +71,9 @@ def distill(
             " commands differ: docs/distillation.md.",
         ),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Steps in all (10 000, or the run's).")
-    ] = None,
-    resume: Annotated[
-        str | None, typer.Option("--resume", help="latest, or one of the run's checkpoints.")
-    ] = None,
-    resize: Annotated[
-        bool | None, typer.Option(help="Scale images of another size (antialiased).")
-    ] = None,
-    save_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between checkpoints (1000).")
-    ] = None,
-    sample_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between sample grids (500).")
-    ] = None,
-    log_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps per write of metrics.jsonl (10).")
-    ] = None,
-    keep_last: Annotated[int | None, typer.Option(min=1, help="Checkpoints that stay (3).")] = None,
     keep_best: Annotated[
         str | None,
         typer.Option(metavar="METRIC[:K]", help="The K (1) best that stay beside them."),
-    ] = None,
-    eval_every: Annotated[
-        int | None, typer.Option(min=0, help="Steps between evaluations; 0 for none (0).")
     ] = None,
     eval_metrics: Annotated[
         str | None, typer.Option(metavar="A,B,…", help="What they measure, as ganc eval (fd).")
@@ -123,27 +85,11 @@ def distill(
         str | None,
         typer.Option(metavar="DIR|ZIP", help="Translators: the images that they translate."),
     ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never touch the network.")] = False,
     device: shared.Device = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", help="auto (bf16 on CUDA), fp32, tf32 or bf16.")
-    ] = "auto",
-    channels_last: Annotated[
-        bool, typer.Option("--channels-last", help="Feature maps with channels innermost.")
-    ] = False,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Compile teacher and perceptual network.")
-    ] = False,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Time every phase; on CUDA that slows the run.")
-    ] = False,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Seed of every random draw (0).")
-    ] = None,
     as_json: shared.Json = False,
     quiet: shared.Quiet = False,
     dry_run: shared.DryRun = False,
-    **numbers: Any,
+    **given: Any,
 ) -> None:
     """Retrain a pruned generator to give its teacher's images, or train one as a plain GAN.
 
@@ -152,30 +98,26 @@ def distill(
 
     Example: ganc distill small.safetensors --teacher faces.safetensors -o run --steps 2000
     """
-    overrides = {name: value for name, value in numbers.items() if value is not None}
-    choices: dict[str, Any] = {
-        "recipe": recipe, "data": data, "data_b": data_b, "swap": swap, "unpaired": unpaired,
-        "seed": seed, "resize": resize,
-    }  # fmt: skip
-    schedule: dict[str, Any] = {
-        "steps": steps, "save_every": save_every, "sample_every": sample_every,
-        "log_every": log_every, "keep_last": keep_last, "eval_every": eval_every,
+    own = {field.name: given.pop(field.name) for field in fields(DistillOptions)}
+    options = DistillOptions(**own)
+    overrides = {name: value for name, value in given.items() if value is not None}
+    schedule = options.of(SCHEDULE) | {
         "keep_best": None if keep_best is None else _parse_best(keep_best),
         "eval_settings": _eval_settings(eval_metrics, eval_samples, eval_input, keep_best),
-    }  # fmt: skip
-    means: dict[str, Any] = {
-        "device": device, "precision": precision, "channels_last": channels_last,
-        "compile": compile, "profile": profile, "offline": offline,
-    }  # fmt: skip
+    }
     config = dict(map(shared.parse_setting, settings or ()))
     config |= {} if resolution is None else {"img_resolution": resolution}
-    start: dict[str, Any] = {"architecture": architecture, "config": config, "init": init}
-    _check_metrics(schedule, has_teacher=bool(teacher or resume), data=data, resume=resume)
+    resume: str | None = own["resume"]
+    has_teacher = bool(teacher or resume)
+    _check_metrics(schedule, has_teacher=has_teacher, data=own["data"], resume=resume)
     if dry_run:
-        resolved = _resolved(architecture or _architecture(student or teacher), teacher, choices,
-                             overrides)  # fmt: skip
-        shown = {"student": student, "teacher": teacher, "output": output, "resume": resume}
-        resolved = {**shown, **start, **means, **_shown_schedule(schedule, resume), **resolved}
+        family = options.architecture or _architecture(student or teacher)
+        resolved = {
+            "student": student, "teacher": teacher, "output": output, "resume": resume,
+            "architecture": options.architecture, "config": config, "init": options.init,
+            "device": device, **options.of(MEANS), **_shown_schedule(schedule, resume),
+            **_resolved(family, teacher, {"recipe": recipe, **options.of(CHOICES)}, overrides),
+        }  # fmt: skip
         document = {"command": "distill", "settings": resolved}
         return shared.emit(document, as_json, lambda: _settings_tables(resolved))
     from ganc.commands._training_view import training_view
@@ -186,13 +128,15 @@ def distill(
     with process_group(resolve_device(device)) as own_device:
         is_first = rank() == 0
         warn = shared.warner(quiet or not is_first)
-        if profile and own_device.type == "cuda":
+        if options.profile and own_device.type == "cuda":
             warn("--profile waits for the device after every phase: the run is slower than without")
         with training_view(quiet or not is_first) as (progress, on_log):
             result = run(
-                student, teacher, output, overrides=overrides, resume=resume, progress=progress,
-                on_log=on_log, warn=warn, evaluate=_evaluator(own_device, offline, progress, warn),
-                **start, **choices, **schedule, **means | {"device": own_device},
+                student, teacher, output, config=config, recipe=recipe, overrides=overrides,
+                device=own_device, keep_best=schedule["keep_best"],
+                eval_settings=schedule["eval_settings"], progress=progress, on_log=on_log,
+                warn=warn, evaluate=_evaluator(own_device, options.offline, progress, warn),
+                **own,
             )  # fmt: skip
     if is_first:
         shown = {name: value for name, value in vars(result).items() if value or name in ALWAYS}

@@ -1,11 +1,12 @@
 """Distillation: from a student and its teacher to a run folder with a trained student."""
 
 import contextlib
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -17,12 +18,17 @@ from ganc.distillation.execution import Execution, PhaseTimes
 from ganc.distillation.metrics import MetricsLog
 from ganc.distillation.monitor import Observer, unobserved
 from ganc.distillation.networks import (
-    INITS,
-    PRUNED,
     check_pair,
     check_trainable,
     new_student,
     starting_model,
+)
+from ganc.distillation.options import (
+    CHOICES,
+    INITS,
+    SCHEDULE,
+    DistillOptions,
+    DistillSettings,
 )
 from ganc.distillation.recipes import Recipe
 from ganc.distillation.run import (
@@ -41,6 +47,7 @@ from ganc.distillation.settings import Choices, Settings, new_settings, resumed_
 from ganc.errors import UsageError, unknown_name
 from ganc.files import write_error
 from ganc.models.model import Model
+from ganc.options import options_of
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.stop import catch_signals
 
@@ -73,36 +80,17 @@ def distill(
     teacher: Source | None,
     out: str | Path,
     *,
-    architecture: str | None = None,
     config: Mapping[str, Any] | None = None,
-    init: str = PRUNED,
-    steps: int | None = None,
     recipe: str | Recipe | None = None,
     overrides: Mapping[str, Any] | None = None,
-    data: str | Path | None = None,
-    data_b: str | Path | None = None,
-    swap: bool | None = None,
-    unpaired: bool | None = None,
-    seed: int | None = None,
-    resize: bool | None = None,
-    resume: str | Path | None = None,
     device: str | torch.device = "auto",
-    precision: str = "auto",
-    channels_last: bool = False,
-    compile: bool = False,
-    profile: bool = False,
-    offline: bool = False,
-    save_every: int | None = None,
-    sample_every: int | None = None,
-    log_every: int | None = None,
-    keep_last: int | None = None,
     evaluate: Evaluate | None = None,
-    eval_every: int | None = None,
     eval_settings: Mapping[str, Any] | None = None,
     keep_best: Best | None = None,
     on_log: Observer = unobserved,
     progress: Progress = silent,
     warn: Warn = ignore,
+    **settings: Unpack[DistillSettings],
 ) -> DistillResult:
     """Train a student to give its teacher's images; without a teacher, train it as a plain GAN.
 
@@ -115,21 +103,15 @@ def distill(
         teacher: What to learn from, or None. To resume it is found again where it was read from a
             file.
         out: The run folder; new or empty, unless a run in it is resumed.
-        architecture, config: A new student instead: see ``networks.new_student``.
-        init: "pruned" starts from the student's weights, "scratch" from random ones.
-        steps: Steps in all. None: as the run was started with, else ``schedule.DEFAULT_STEPS``.
-        recipe, overrides, data, data_b, swap, unpaired, seed, resize: See ``settings.Choices``.
-        resume: "latest", or the folder of one of the run's checkpoints.
+        config: Of a new student, with ``architecture``: see ``networks.new_student``.
+        recipe, overrides: See ``settings.Choices``.
         device: Where to train.
-        precision, channels_last, compile: See ``Execution``.
-        profile: Take the time of every phase; on CUDA that waits for the device and slows the run.
-        offline: Never fetch the weights of a perceptual or mask network.
-        save_every, sample_every, log_every, keep_last, eval_every, eval_settings, keep_best: See
-            ``Schedule``. None: as the run has it, else the default there.
         evaluate: Called in the first process with the student as it would be exported, at the
             start, every ``eval_every`` steps and at the end.
+        eval_settings, keep_best: See ``Schedule``. None: as the run has it, else the default there.
         on_log: Told where the run is whenever losses were fetched.
         progress, warn: Told what happens.
+        settings: See ``DistillOptions``.
     Returns:
         The result; the run folder holds the rest.
     Raises:
@@ -138,24 +120,21 @@ def distill(
         ComputationError: A loss is not finite; the last good checkpoint is named.
         OutputError: The disk is full; the checkpoints before are untouched.
         Interrupted: Ctrl-C or SIGTERM came; the state was saved.
+        TypeError: A setting is not known.
     Guarantees: On the CPU a resumed run has the very losses of one that was never interrupted. The
         models passed in are not changed.
     """
-    folder = Path(out)
-    times = PhaseTimes() if profile else None
-    execution = Execution(resolve_device(device), precision, channels_last, compile, times)
-    planned = {
-        "steps": steps, "save_every": save_every, "sample_every": sample_every,
-        "log_every": log_every, "keep_last": keep_last, "eval_every": eval_every,
-        "eval_settings": eval_settings, "keep_best": keep_best,
-    }  # fmt: skip
-    choices = Choices(
-        recipe, overrides or {}, seed, data, data_b, swap, unpaired, resize
+    options, folder = options_of(DistillOptions, settings), Path(out)
+    execution = Execution(
+        resolve_device(device), options.precision, options.channels_last, options.compile,
+        PhaseTimes() if options.profile else None,
     )  # fmt: skip
+    planned = options.of(SCHEDULE) | {"eval_settings": eval_settings, "keep_best": keep_best}
+    choices = Choices(recipe, overrides or {}, **options.of(CHOICES))
     choices.check()
-    request = StudentRequest(student, architecture, config or {}, init, unpaired)
+    request = StudentRequest(student, config or {}, options)
     with run_folder.hold(folder):
-        snapshot = _open_folder(folder, resume, warn)
+        snapshot = _open_folder(folder, options.resume, warn)
         request.check(is_resumed=snapshot is not None)
         schedule = resolve_schedule(planned, snapshot.state["schedule"] if snapshot else {})
         _check_schedule(schedule, snapshot, evaluate)
@@ -163,20 +142,20 @@ def distill(
             snapshot.state["identity"]["teacher_path"] if snapshot else None
         )
         loaded = _open_teacher(teacher or path, snapshot)
-        origin = request.open(loaded, seed or 0)
+        origin = request.open(loaded)
         pupil = origin or (snapshot.student if snapshot else None)
         assert pupil is not None  # a run that is not resumed names its student
         _check_models(pupil, loaded)  # before weights are fetched that could not serve
-        settings = _settings(choices, snapshot, folder, pupil.architecture, loaded is not None)
-        check_perceptual(settings.recipe, pupil.generator)
-        means = open_means(settings.recipe, execution, offline, progress, warn)
+        resolved = _settings(choices, snapshot, folder, pupil.architecture, loaded is not None)
+        check_perceptual(resolved.recipe, pupil.generator)
+        means = open_means(resolved.recipe, execution, options.offline, progress, warn)
         if snapshot:
-            run = resumed_run(folder, settings, snapshot, origin, loaded, means)
+            run = resumed_run(folder, resolved, snapshot, origin, loaded, means)
         else:
             start = starting_model(
-                pupil, loaded, settings.seed, init, warn, unpaired=unpaired
-            )  # fmt: skip
-            run = new_run(folder, settings, pupil, start, loaded, path, means)
+                pupil, loaded, resolved.seed, options.init, warn, unpaired=options.unpaired
+            )
+            run = new_run(folder, resolved, pupil, start, loaded, path, means)
         return _train(run, snapshot, schedule, Watchers(evaluate, on_log, progress), out)
 
 
@@ -185,14 +164,12 @@ class StudentRequest:
     """How the student was named: by a checkpoint, or as a new generator.
 
     Attributes:
-        student, architecture, config, init, unpaired: See ``distill``.
+        student, config, options: See ``distill``.
     """
 
     student: Source | None
-    architecture: str | None
     config: Mapping[str, Any]
-    init: str
-    unpaired: bool | None
+    options: DistillOptions
 
     def check(self, *, is_resumed: bool) -> None:
         """Find contradictions before anything is loaded.
@@ -200,29 +177,32 @@ class StudentRequest:
         Raises:
             UsageError: None or two students are named, or a value is not known.
         """
-        if self.init not in INITS:
-            raise unknown_name("--init", self.init, INITS)
-        if self.config and self.architecture is None:
+        init, architecture = self.options.init, self.options.architecture
+        if init not in INITS:
+            raise unknown_name("--init", init, INITS)
+        if self.config and architecture is None:
             raise UsageError("--set and --resolution describe a new student", "add --architecture")
-        if self.student is not None and self.architecture is not None:
+        if self.student is not None and architecture is not None:
             raise UsageError(
                 "STUDENT and --architecture both name a student",
                 "drop one; --init scratch trains the architecture of STUDENT from random weights",
             )
-        if self.student is None and self.architecture is None and not is_resumed:
+        if self.student is None and architecture is None and not is_resumed:
             raise UsageError(
                 "a student is needed to distill",
                 "name its checkpoint, or pass --resume or --architecture",
             )
 
-    def open(self, teacher: Model | None, seed: int) -> Model | None:
+    def open(self, teacher: Model | None) -> Model | None:
         """Return the model that was named, or a new one; None where a run goes on with its own."""
+        options = self.options
         if self.student is not None:
             return open_model(self.student)
-        if self.architecture is None:
+        if options.architecture is None:
             return None
         return new_student(
-            self.architecture, self.config, teacher, seed, unpaired=self.unpaired
+            options.architecture, self.config, teacher, options.seed or 0,
+            unpaired=options.unpaired,
         )  # fmt: skip
 
 
@@ -240,7 +220,9 @@ def _check_models(student: Model, teacher: Model | None) -> None:
         check_pair(student, teacher)
 
 
-def _open_folder(folder: Path, resume: str | Path | None, warn: Warn) -> Snapshot | None:
+def _open_folder(
+    folder: Path, resume: str | os.PathLike[str] | None, warn: Warn
+) -> Snapshot | None:
     snapshot = None
     if resume is None:
         run_folder.check_unused(folder)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from ganc import seeds
+from ganc.distillation.options import INITS, SCRATCH
 from ganc.distillation.recipes import KINDS, STYLE, TRANSLATION
 from ganc.errors import InputError, UsageError, unknown_name
 from ganc.models import patchgan, sngan, stylegan2_discriminator
@@ -17,7 +18,6 @@ from ganc.models.style import StyleGenerator
 from ganc.models.translation import judges_pairs
 from ganc.progress import Warn
 
-PRUNED, SCRATCH = INITS = ("pruned", "scratch")
 """What a student's weights begin as: what its checkpoint holds, or random numbers."""
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -209,7 +209,7 @@ def _digest(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def load_snapshot(folder: Path, resume: str | Path, warn: Warn) -> Snapshot:
+def load_snapshot(folder: Path, resume: str | os.PathLike[str], warn: Warn) -> Snapshot:
     """Read a checkpoint.
 
     Args:

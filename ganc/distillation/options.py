@@ -1,0 +1,114 @@
+"""What ``distill`` is asked for, beside a recipe's numbers. Imports no torch."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from ganc.options import option
+
+Path = str | os.PathLike[str]
+
+PRUNED, SCRATCH = INITS = ("pruned", "scratch")
+
+
+class DistillSettings(TypedDict, total=False):
+    """``DistillOptions`` as the keywords of a function."""
+
+    architecture: str | None
+    init: str
+    data: Path | None
+    data_b: Path | None
+    swap: bool | None
+    unpaired: bool | None
+    steps: int | None
+    resume: Path | None
+    resize: bool | None
+    save_every: int | None
+    sample_every: int | None
+    log_every: int | None
+    keep_last: int | None
+    eval_every: int | None
+    offline: bool
+    precision: str
+    channels_last: bool
+    compile: bool
+    profile: bool
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """Who is trained on what, when what is due, and how it is computed.
+
+    None is "as the run has it", or the default.
+
+    Attributes:
+        architecture: A new student instead of a given one: see ``networks.new_student``.
+        init: "pruned" starts from the student's weights, "scratch" from random ones.
+        data: ``reals.TEACHER`` (default), or a folder or zip of images.
+        data_b: Of translators: images of the other side, where ``data`` holds one side only.
+        swap: Of translators: translate from the second side to the first. Default off.
+        unpaired: Of translators: whether the images of the sides have nothing to do with each
+            other. Default: as the networks were trained; see ``networks.starting_model``.
+        steps: Steps in all, those before a resume included; default ``schedule.DEFAULT_STEPS``.
+        resume: "latest", or the folder of one of the run's checkpoints.
+        resize: Scale images of another size. Default off.
+        save_every: Steps between two checkpoints.
+        sample_every: Steps between two sample grids.
+        log_every: Steps whose losses are fetched from the device together.
+        keep_last: Checkpoints that stay.
+        eval_every: Steps between two evaluations; 0 for none.
+        offline: Never fetch the weights of a perceptual or mask network.
+        precision: See ``Execution``.
+        channels_last: See ``Execution``.
+        compile: Compile what only looks on: teacher and perceptual network.
+        profile: Take the time of every phase; on CUDA that waits for the device and slows the run.
+        seed: Default 0.
+    """
+
+    architecture: str | None = option(None, "A new student, in place of STUDENT.")
+    init: str = option(PRUNED, f"{PRUNED}: STUDENT's weights; {SCRATCH}: random ones.")
+    data: Path | None = option(None, "Folder or zip of images, or teacher (default): its samples.")
+    data_b: Path | None = option(None, "Translators: images of the other side.")
+    swap: bool | None = option(
+        None,
+        "Translators: from the second side to the first.",
+        flags=("--swap/--no-swap",),
+    )
+    unpaired: bool | None = option(
+        None,
+        "Translators: images without partners (as the model was trained; a new resnet_translator:"
+        " CycleGAN, a new unet_translator: pix2pix).",
+        flags=("--unpaired/--no-unpaired",),
+    )
+    steps: int | None = option(None, "Steps in all (10 000, or the run's).", least=1)
+    resume: Path | None = option(None, "latest, or one of the run's checkpoints.")
+    resize: bool | None = option(
+        None, "Scale images of another size (antialiased).", flags=("--resize/--no-resize",)
+    )
+    save_every: int | None = option(None, "Steps between checkpoints (1000).", least=1)
+    sample_every: int | None = option(None, "Steps between sample grids (500).", least=1)
+    log_every: int | None = option(None, "Steps per write of metrics.jsonl (10).", least=1)
+    keep_last: int | None = option(None, "Checkpoints that stay (3).", least=1)
+    eval_every: int | None = option(None, "Steps between evaluations; 0 for none (0).", least=0)
+    offline: bool = option(False, "Never touch the network.")
+    precision: str = option("auto", "auto (bf16 on CUDA), fp32, tf32 or bf16.")
+    channels_last: bool = option(False, "Feature maps with channels innermost.")
+    compile: bool = option(False, "Compile teacher and perceptual network.")
+    profile: bool = option(False, "Time every phase; on CUDA that slows the run.")
+    seed: int | None = option(None, "Seed of every random draw (0).", least=0)
+
+    def of(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return some of the options by name."""
+        return {name: getattr(self, name) for name in names}
+
+
+CHOICES = ("data", "data_b", "swap", "unpaired", "seed", "resize")
+"""Options that decide what is learned; see ``settings.Choices``."""
+
+SCHEDULE = ("steps", "save_every", "sample_every", "log_every", "keep_last", "eval_every")
+"""Options that say when what is due; see ``schedule.Schedule``."""
+
+MEANS = ("precision", "channels_last", "compile", "profile", "offline")
+"""Options that say how it is computed, and what with."""
