@@ -10,6 +10,7 @@ from typing import Any
 from typer.main import get_command
 
 from ganc.cli import COMMANDS, app
+from ganc.commands._sections import MAIN, sections_of
 from ganc.errors import EXIT_CODES
 
 PAGE = Path(__file__).parent / "cli.md"
@@ -49,7 +50,6 @@ def render() -> str:
 
 def section(name: str, command: Any) -> str:
     """Return one command's part: its help text, then a table of what it takes."""
-    rows = [row(parameter) for parameter in command.params]
     arguments = [
         parameter.metavar if parameter.required else f"[{parameter.metavar}]"
         for parameter in command.params
@@ -58,8 +58,18 @@ def section(name: str, command: Any) -> str:
     text, _, example = inspect.cleandoc(command.help).partition("\n\nExample: ")
     example = " ".join(example.split())
     usage = " ".join(["ganc", name, *arguments, "[OPTIONS]"])
-    table = "\n".join(["| | default | |", "|---|---|---|", *rows])
-    return f"## ganc {name}\n\n    {usage}\n\n{text}\n\n    {example}\n\n{table}\n"
+    return f"## ganc {name}\n\n    {usage}\n\n{text}\n\n    {example}\n\n{tables(command)}\n"
+
+
+def tables(command: Any) -> str:
+    """Return one table per heading of the command's help."""
+    given = [p for p in command.params if p.param_type_name == "argument"]
+    parts = []
+    for heading, options in sections_of(command.params).items():
+        members = given + options if heading == MAIN else options
+        head = [] if heading == MAIN else [f"{heading}:", ""]
+        parts.append("\n".join([*head, "| | default | |", "|---|---|---|", *map(row, members)]))
+    return "\n\n".join(parts)
 
 
 def row(parameter: Any) -> str:

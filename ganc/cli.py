@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ganc import errors
-from ganc.commands._dash import DashCommand
+from ganc.commands._sections import SectionedCommand
 from ganc.commands.demo import demo
 from ganc.commands.distill import distill
 from ganc.commands.doctor import doctor
@@ -55,7 +55,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _name, _command in COMMANDS.items():
-    app.command(_name, cls=DashCommand)(_command)
+    app.command(_name, cls=SectionedCommand)(_command)
 
 
 def _print_version(value: bool) -> None:

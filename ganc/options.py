@@ -15,6 +15,9 @@ from ganc.errors import UsageError, nearest, unknown_name
 
 Options = TypeVar("Options")
 
+EXECUTION, OUTPUT = "Execution", "Output"
+"""Headings that the help of several commands has; others stand with the options under them."""
+
 Fields = Mapping[str, "dataclasses.Field[Any]"]
 
 

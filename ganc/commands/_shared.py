@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from ganc.commands._dash import STDIN, STDOUT
+from ganc.options import EXECUTION, OUTPUT
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,26 +25,51 @@ Checkpoint = Annotated[
     STDIN,
 ]
 Output = Annotated[
-    str, typer.Option("--output", "-o", help=f"Where to write; {STDOUT.help}."), STDOUT
+    str,
+    typer.Option("--output", "-o", help=f"Where to write; {STDOUT.help}.", rich_help_panel=OUTPUT),
+    STDOUT,
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.", rich_help_panel=EXECUTION)
+]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, help="Seed of every random draw.", rich_help_panel=EXECUTION)
+]
 Network = Annotated[
     str,
     typer.Option("--network", help="generator, or generator_b: a CycleGAN's other direction."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout."), STDOUT]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=OUTPUT),
+    STDOUT,
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="No progress and no notes on stderr.", rich_help_panel=OUTPUT
+    ),
+]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the resolved settings and stop before any work.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print the resolved settings and stop before any work.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 Plot = Annotated[
     str | None,
     typer.Option(
-        "--plot", metavar="PNG", help="Draw the sorted scores of every group, with the cut."
+        "--plot",
+        metavar="PNG",
+        help="Draw the sorted scores of every group, with the cut.",
+        rich_help_panel=OUTPUT,
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite outputs that exist.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Overwrite outputs that exist.", rich_help_panel=OUTPUT)
+]
 
 
 Set = Annotated[

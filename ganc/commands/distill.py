@@ -8,8 +8,16 @@ import typer
 
 from ganc.commands import _shared as shared
 from ganc.commands._options import LAST, blocks_of, keyword, with_options
-from ganc.distillation.options import CHOICES, MEANS, SCHEDULE, DistillOptions
-from ganc.distillation.recipes import ABOUT, NUMBERS, RECIPES, SNGAN, STYLE, TRANSLATION, is_read
+from ganc.distillation.options import (
+    CHECKPOINTS,
+    CHOICES,
+    EVALUATION,
+    MEANS,
+    SCHEDULE,
+    DistillOptions,
+)
+from ganc.distillation.recipes import ABOUT, NUMBERS, RECIPES, is_read
+from ganc.options import OUTPUT
 
 if TYPE_CHECKING:
     import torch
@@ -19,24 +27,21 @@ if TYPE_CHECKING:
     from ganc.distillation.schedule import Best
     from ganc.progress import Progress, Warn
 
-PANELS = {
-    (STYLE,): "Recipe numbers: StyleGAN",
-    (STYLE, SNGAN): "Recipe numbers: StyleGAN and SN-GAN",
-    (SNGAN,): "Recipe numbers: SN-GAN",
-    (TRANSLATION,): "Recipe numbers: translators",
-}
-"""Kinds that read a number → the heading it stands under; "Recipe numbers" for all kinds."""
+
+def _heading(kinds: tuple[str, ...]) -> str:
+    """Return the heading of the numbers that some kinds of training read, or all: ()."""
+    readers = [name for name, recipe in RECIPES.items() if recipe.kind in kinds]
+    return f"Recipe numbers of {', '.join(readers)}" if readers else "Recipe numbers"
 
 
 def _recipe_option(field: Any) -> inspect.Parameter:
     """Return the option that overrides one field of a recipe."""
-    kinds = field.metadata["kinds"]
     readers = [recipe for recipe in RECIPES.values() if is_read(field, recipe.kind)]
     values = [str(getattr(recipe, field.name)) for recipe in readers]
     shown = values[0] if len(set(values)) == 1 else " / ".join(values)
     info = typer.Option(
         help=f"{field.metadata['help']} ({shown})",
-        rich_help_panel=PANELS.get(kinds, "Recipe numbers"),
+        rich_help_panel=_heading(field.metadata["kinds"]),
     )
     return keyword(field.name, None, Annotated[field.type | None, info])
 
@@ -54,7 +59,10 @@ def distill(
         typer.Argument(metavar="STUDENT", help="Pruned checkpoint."),
     ] = None,
     *,
-    output: Annotated[str, typer.Option("--output", "-o", help="Run folder; new or empty.")],
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", help="Run folder; new or empty.", rich_help_panel=OUTPUT),
+    ],
     teacher: Annotated[
         str | None,
         typer.Option("--teacher", help="Checkpoint; none for plain training. --resume finds it."),
@@ -73,17 +81,31 @@ def distill(
     ] = None,
     keep_best: Annotated[
         str | None,
-        typer.Option(metavar="METRIC[:K]", help="The K (1) best that stay beside them."),
+        typer.Option(
+            metavar="METRIC[:K]",
+            help="The K (1) best that stay beside them.",
+            rich_help_panel=CHECKPOINTS,
+        ),
     ] = None,
     eval_metrics: Annotated[
-        str | None, typer.Option(metavar="A,B,…", help="What they measure, as ganc eval (fd).")
+        str | None,
+        typer.Option(
+            metavar="A,B,…",
+            help="What they measure, as ganc eval (fd).",
+            rich_help_panel=EVALUATION,
+        ),
     ] = None,
     eval_samples: Annotated[
-        int | None, typer.Option(min=2, help="Samples of an evaluation (1000).")
+        int | None,
+        typer.Option(min=2, help="Samples of an evaluation (1000).", rich_help_panel=EVALUATION),
     ] = None,
     eval_input: Annotated[
         str | None,
-        typer.Option(metavar="DIR|ZIP", help="Translators: the images that they translate."),
+        typer.Option(
+            metavar="DIR|ZIP",
+            help="Translators: the images that they translate.",
+            rich_help_panel=EVALUATION,
+        ),
     ] = None,
     device: shared.Device = "auto",
     as_json: shared.Json = False,

@@ -11,6 +11,7 @@ from ganc.commands._dash import EXTRA_STDOUT, STDIN
 from ganc.commands._options import blocks_of, with_options
 from ganc.errors import EXIT_REQUIREMENT
 from ganc.evaluation.options import RECORDED, SOURCES, EvalOptions
+from ganc.options import OUTPUT
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,6 +55,7 @@ def eval_(
             "--against",
             metavar="JSON",
             help=f"Earlier result (--json) to compare with, if alike; {STDIN.help}.",
+            rich_help_panel=OUTPUT,
         ),
         STDIN,
     ] = None,
@@ -63,6 +65,7 @@ def eval_(
             "--report",
             metavar="HTML",
             help=f"Write a page with images and plots, too; {EXTRA_STDOUT.help}.",
+            rich_help_panel=OUTPUT,
         ),
         EXTRA_STDOUT,
     ] = None,

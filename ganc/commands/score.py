@@ -10,8 +10,9 @@ from ganc.commands import _density as density
 from ganc.commands import _shared as shared
 from ganc.commands._dash import STDIN, STDOUT
 from ganc.commands._options import blocks_of, with_options
+from ganc.options import OUTPUT
 from ganc.scoring.methods import ABOUT
-from ganc.scoring.options import ScoreOptions
+from ganc.scoring.options import CONTENT, DENSITY, ScoreOptions
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,7 @@ def score(
             "--output",
             "-o",
             help=f"Default: <stem>.<method>.scores.safetensors; {STDOUT.help}.",
+            rich_help_panel=OUTPUT,
         ),
         STDOUT,
     ] = None,
@@ -57,7 +59,8 @@ def score(
         typer.Option(
             "--preview",
             metavar="PNG",
-            help="content: first draw what the masks of 16 samples protect.",
+            help="First draw what the masks of 16 samples protect.",
+            rich_help_panel=CONTENT,
         ),
     ] = None,
     compare: Annotated[
@@ -67,6 +70,7 @@ def score(
             metavar="SCORES",
             help="Other scores of this checkpoint: print rank correlation and overlap;"
             f" {STDIN.help}.",
+            rich_help_panel=OUTPUT,
         ),
         STDIN,
     ] = None,
@@ -76,8 +80,9 @@ def score(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="density: a setting of its recipe, e.g. speedup=8; repeatable. --dry-run prints"
+            help="A setting of its recipe, e.g. speedup=8; repeatable. --dry-run prints"
             " all of them.",
+            rich_help_panel=DENSITY,
         ),
     ] = None,
     device: shared.Device = "auto",

@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from ganc.options import option
+from ganc.options import EXECUTION, option
+
+DATA, CHECKPOINTS, EVALUATION = "Data", "Checkpoints and logs", "Evaluation on the way"
+"""Headings in the command's help."""
 
 Path = str | os.PathLike[str]
 
@@ -69,35 +72,52 @@ class DistillOptions:
 
     architecture: str | None = option(None, "A new student, in place of STUDENT.")
     init: str = option(PRUNED, f"{PRUNED}: STUDENT's weights; {SCRATCH}: random ones.")
-    data: Path | None = option(None, "Folder or zip of images, or teacher (default): its samples.")
-    data_b: Path | None = option(None, "Translators: images of the other side.")
+    data: Path | None = option(
+        None, "Folder or zip of images, or teacher (default): its samples.", section=DATA
+    )
+    data_b: Path | None = option(None, "Translators: images of the other side.", section=DATA)
     swap: bool | None = option(
         None,
         "Translators: from the second side to the first.",
         flags=("--swap/--no-swap",),
+        section=DATA,
     )
     unpaired: bool | None = option(
         None,
         "Translators: images without partners (as the model was trained; a new resnet_translator:"
         " CycleGAN, a new unet_translator: pix2pix).",
         flags=("--unpaired/--no-unpaired",),
+        section=DATA,
     )
     steps: int | None = option(None, "Steps in all (10 000, or the run's).", least=1)
     resume: Path | None = option(None, "latest, or one of the run's checkpoints.")
     resize: bool | None = option(
-        None, "Scale images of another size (antialiased).", flags=("--resize/--no-resize",)
+        None,
+        "Scale images of another size (antialiased).",
+        flags=("--resize/--no-resize",),
+        section=DATA,
     )
-    save_every: int | None = option(None, "Steps between checkpoints (1000).", least=1)
-    sample_every: int | None = option(None, "Steps between sample grids (500).", least=1)
-    log_every: int | None = option(None, "Steps per write of metrics.jsonl (10).", least=1)
-    keep_last: int | None = option(None, "Checkpoints that stay (3).", least=1)
-    eval_every: int | None = option(None, "Steps between evaluations; 0 for none (0).", least=0)
-    offline: bool = option(False, "Never touch the network.")
-    precision: str = option("auto", "auto (bf16 on CUDA), fp32, tf32 or bf16.")
-    channels_last: bool = option(False, "Feature maps with channels innermost.")
-    compile: bool = option(False, "Compile teacher and perceptual network.")
-    profile: bool = option(False, "Time every phase; on CUDA that slows the run.")
-    seed: int | None = option(None, "Seed of every random draw (0).", least=0)
+    save_every: int | None = option(
+        None, "Steps between checkpoints (1000).", least=1, section=CHECKPOINTS
+    )
+    sample_every: int | None = option(
+        None, "Steps between sample grids (500).", least=1, section=CHECKPOINTS
+    )
+    log_every: int | None = option(
+        None, "Steps per write of metrics.jsonl (10).", least=1, section=CHECKPOINTS
+    )
+    keep_last: int | None = option(None, "Checkpoints that stay (3).", least=1, section=CHECKPOINTS)
+    eval_every: int | None = option(
+        None, "Steps between evaluations; 0 for none (0).", least=0, section=EVALUATION
+    )
+    offline: bool = option(False, "Never touch the network.", section=EXECUTION)
+    precision: str = option("auto", "auto (bf16 on CUDA), fp32, tf32 or bf16.", section=EXECUTION)
+    channels_last: bool = option(False, "Feature maps with channels innermost.", section=EXECUTION)
+    compile: bool = option(False, "Compile teacher and perceptual network.", section=EXECUTION)
+    profile: bool = option(
+        False, "Time every phase; on CUDA that slows the run.", section=EXECUTION
+    )
+    seed: int | None = option(None, "Seed of every random draw (0).", least=0, section=EXECUTION)
 
     def of(self, names: Sequence[str]) -> dict[str, Any]:
         """Return some of the options by name."""

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from ganc.errors import UsageError, unknown_name
-from ganc.options import option
+from ganc.options import EXECUTION, option
+
+DATA, SAMPLES, METRICS = "Data", "Samples", "Settings of metrics"
+"""Headings in the command's help."""
 
 Path = str | os.PathLike[str]
 
@@ -69,42 +72,56 @@ class EvalOptions:
         None,
         "Real images; a conditional model's samples draw their labels from them.",
         metavar="DIR|ZIP",
+        section=DATA,
     )
-    input: Path | None = option(None, "Images for a translator to translate.", metavar="DIR|ZIP")
+    input: Path | None = option(
+        None, "Images for a translator to translate.", metavar="DIR|ZIP", section=DATA
+    )
     target: Path | None = option(
         None,
         "What a translator should make of each image of --input, by the same names.",
         metavar="DIR|ZIP",
+        section=DATA,
     )
     labels: Path | None = option(
         None,
         "PNGs with the class of every pixel, by the names of --input; 255 is ignored.",
         metavar="DIR|ZIP",
+        section=DATA,
     )
     segmenter: str | None = option(
         None,
         "What finds classes in translations: images [N,3,H,W] in [-1,1] to logits [N,K,H,W] or"
         " classes [N,H,W].",
         metavar="MODULE:FUNCTION",
+        section=DATA,
     )
     samples: int = option(
-        2000, "Images for fid and fd, pairs for diversity; at most all of --input."
+        2000, "Images for fid and fd, pairs for diversity; at most all of --input.", section=SAMPLES
     )
-    repeats: int = option(1, "Seeds to measure with: mean ± deviation.", least=1)
-    batch: int = option(32, "Images per forward pass, in fours.")
+    repeats: int = option(1, "Seeds to measure with: mean ± deviation.", least=1, section=SAMPLES)
+    batch: int = option(32, "Images per forward pass, in fours.", section=SAMPLES)
     truncation_psi: float = option(
-        1.0, "Truncation of the latents; 1 is none.", flags=("--truncation",)
+        1.0, "Truncation of the latents; 1 is none.", flags=("--truncation",), section=SAMPLES
     )
-    noise_mode: str = option("random", "random, const or none.")
-    features: str = option("effnet-lite0", "Feature network of fd: effnet-lite0 or inception.")
-    neighbours: int | None = option(None, "k of precision, recall (3), density and coverage (5).")
-    projection_images: int = option(8, "Images of --data that projection finds.")
-    projection_steps: int = option(800, "Steps of its search for each of them.")
-    perceptual: str = option("lpips-alex", "LPIPS network: lpips-alex, -vgg or -squeeze.")
-    resize: bool = option(False, "Scale square images of --data and --input to the model's.")
+    noise_mode: str = option("random", "random, const or none.", section=SAMPLES)
+    features: str = option(
+        "effnet-lite0", "Feature network of fd: effnet-lite0 or inception.", section=METRICS
+    )
+    neighbours: int | None = option(
+        None, "k of precision, recall (3), density and coverage (5).", section=METRICS
+    )
+    projection_images: int = option(8, "Images of --data that projection finds.", section=METRICS)
+    projection_steps: int = option(800, "Steps of its search for each of them.", section=METRICS)
+    perceptual: str = option(
+        "lpips-alex", "LPIPS network: lpips-alex, -vgg or -squeeze.", section=METRICS
+    )
+    resize: bool = option(
+        False, "Scale square images of --data and --input to the model's.", section=DATA
+    )
     network: str = option("generator", "generator, or generator_b: a CycleGAN's other direction.")
-    offline: bool = option(False, "Never fetch weights over the network.")
-    seed: int = option(0, "Seed of every random draw.", least=0)
+    offline: bool = option(False, "Never fetch weights over the network.", section=EXECUTION)
+    seed: int = option(0, "Seed of every random draw.", least=0, section=EXECUTION)
 
     def __post_init__(self) -> None:
         if self.samples < 2:

@@ -4,7 +4,11 @@ import os
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
-from ganc.options import option
+from ganc.options import EXECUTION, option
+
+DIVERSITY, CONTENT, DENSITY = (f"Method {name}" for name in ("diversity", "content", "density"))
+DATA = "Data"
+"""Headings in the command's help."""
 
 Path = str | os.PathLike[str]
 Samples = int | Literal["auto"] | None
@@ -96,28 +100,32 @@ class ScoreOptions:
     )
     noise_mode: str = option("random", "random, const or none.")
     alpha: float | None = option(
-        None, "diversity: length of the step; default 5, for stylegan3 10."
+        None, "Length of the step; default 5, for stylegan3 10.", section=DIVERSITY
     )
-    num_directions: int = option(10, "diversity: directions per batch.", least=2)
+    num_directions: int = option(10, "Directions per batch.", least=2, section=DIVERSITY)
     direction_batch: int = option(
         1,
-        "diversity: directions that run at once; meant for GPUs, takes more memory.",
+        "Directions that run at once; meant for GPUs, takes more memory.",
         least=1,
+        section=DIVERSITY,
     )
-    precision: str = option("fp32", "diversity: fp32, tf32 (CUDA) or bf16.")
+    precision: str = option("fp32", "fp32, tf32 (CUDA) or bf16.", section=DIVERSITY)
     gradient: str | None = option(
-        None, "diversity: through both images or base alone; default both, for stylegan3 base."
+        None,
+        "Through both images or base alone; default both, for stylegan3 base.",
+        section=DIVERSITY,
     )
     truncation_psi: float = option(
-        1.0, "diversity: truncation of the latents.", flags=("--truncation",)
+        1.0, "Truncation of the latents.", flags=("--truncation",), section=DIVERSITY
     )
     content: str = option(
         "center",
-        "content: center, torchvision:CLASS (person, dog, …), bisenet, bisenet:FILE, masks:DIR or"
+        "center, torchvision:CLASS (person, dog, …), bisenet, bisenet:FILE, masks:DIR or"
         " module:function.",
         metavar="MASKS",
+        section=CONTENT,
     )
-    noise_prob: float = option(0.05, "content: share of the masks' pixels that is hit.")
+    noise_prob: float = option(0.05, "Share of the masks' pixels that is hit.", section=CONTENT)
     prune_ratio: float = option(
         0.7, "At which --samples auto, --compare, --plot and the table look at what is kept."
     )
@@ -127,25 +135,32 @@ class ScoreOptions:
         "activation, asv: images for a translator, at most --samples of them; density: what it was"
         " trained on.",
         metavar="DIR|ZIP",
+        section=DATA,
     )
     data_b: Path | None = option(
         None,
         "activation, asv: images for generator_b, a CycleGAN's other direction; density: side B"
         " where --data is side A.",
         metavar="DIR|ZIP",
+        section=DATA,
     )
-    swap: bool = option(False, "density: the generator translates from B to A.")
-    resize: bool = option(False, "density: scale squares of another size.")
+    swap: bool = option(False, "density: the generator translates from B to A.", section=DATA)
+    resize: bool = option(False, "density: scale squares of another size.", section=DATA)
     neighbourhoods: Path | None = option(
         None,
-        "density: built where it is not there; default: <stem>.neighbourhoods.safetensors.",
+        "Built where it is not there; default: <stem>.neighbourhoods.safetensors.",
         metavar="FILE",
+        section=DENSITY,
     )
-    resume: bool = option(False, "density: go on with a search that was stopped.")
-    log: Path | None = option(None, "density: write the losses of every step.", metavar="JSONL")
+    resume: bool = option(False, "Go on with a search that was stopped.", section=DENSITY)
+    log: Path | None = option(
+        None, "Write the losses of every step.", metavar="JSONL", section=DENSITY
+    )
     network: str | None = option(
         None, "Score this alone, generator or generator_b; default: all there are."
     )
     discriminator: bool = option(False, "l1-in, l1-out, random: score the discriminators as well.")
-    offline: bool = option(False, "content, density: never fetch weights over the network.")
-    seed: int = option(0, "Seed of every random draw.", least=0)
+    offline: bool = option(
+        False, "content, density: never fetch weights over the network.", section=EXECUTION
+    )
+    seed: int = option(0, "Seed of every random draw.", least=0, section=EXECUTION)
