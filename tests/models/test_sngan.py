@@ -384,11 +384,17 @@ def test_architecture_page_quotes_the_code() -> None:
     root = GOLDEN.parents[1]
     code = "\n".join(
         (root / "ganc" / path).read_text()
-        for path in ("models/sngan.py", "models/model.py", "checkpoints/mimicry.py")
+        for path in (
+            "models/sngan.py",
+            "models/model.py",
+            "checkpoints/mimicry.py",
+            "pruning/options.py",
+            "pruning/plan.py",
+        )
     )
     page = (root / "docs" / "architecture.md").read_text()
     quotes = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    assert len(quotes) == 7
+    assert len(quotes) == 9
     assert all(quote in code for quote in quotes)
 
 
