@@ -1,4 +1,4 @@
-"""Every CUDA kernel once, on small tensors of awkward sizes, for NVIDIA's compute-sanitizer.
+"""Every kernel once, on small tensors of awkward sizes, for NVIDIA's compute-sanitizer.
 
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python benchmarks/sanitize.py
     compute-sanitizer --tool racecheck python benchmarks/sanitize.py
@@ -14,11 +14,11 @@ import torch
 
 from ganc.ops.bias_act import bias_act
 from ganc.ops.filtered_lrelu import filtered_lrelu
+from ganc.ops.upfirdn2d import setup_filter, upfirdn2d
 
 SHAPES = [(2, 24, 32, 33), (3, 40, 16, 16), (1, 8, 64, 64), (5, 520, 3, 1), (2, 7, 5, 5)]
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
-
 
 SIDES = [(38, 38), (54, 45), (27, 70)]
 RESAMPLINGS = (
@@ -58,12 +58,24 @@ def run_filtered_lrelu(device: torch.device) -> int:
     return calls
 
 
+def run_upfirdn2d(device: torch.device) -> int:
+    """Call StyleGAN2's filter and its derivative, which is the same kernel."""
+    calls, kernel = 0, setup_filter((1, 3, 3, 1)).to(device)
+    for dtype, layout, (up, down) in itertools.product(DTYPES, LAYOUTS, ((1, 1), (2, 1), (1, 2))):
+        x = torch.randn(2, 24, 17, 33, device=device, dtype=dtype).contiguous(memory_format=layout)
+        y = upfirdn2d(x.requires_grad_(), kernel, up=up, down=down, padding=(2, 1))
+        torch.autograd.grad(y.sum(), x)
+        calls += 1
+    return calls
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda")
     given = parser.parse_args()
     device = torch.device(given.device)
-    print(f"{run_bias_act(device) + run_filtered_lrelu(device)} cases ran")
+    runs = (run_bias_act, run_filtered_lrelu, run_upfirdn2d)
+    print(f"{sum(run(device) for run in runs)} cases ran")
 
 
 if __name__ == "__main__":

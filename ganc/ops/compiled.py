@@ -1,9 +1,8 @@
 """``bias_act`` as compiled operators that autograd, torch.compile and torch.export see through.
 
 The operators: the function, its derivative (alone, or with its sum per channel, which is what the
-bias gets), and the derivative's own. Activations made of
-straight lines save their output for the backward pass, which the next layer keeps anyway; the
-others save their input.
+bias gets), and the derivative's own. Activations made of straight lines save their output for the
+backward pass, which the next layer keeps anyway; the others save their input.
 """
 
 import functools
