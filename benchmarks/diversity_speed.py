@@ -38,9 +38,9 @@ import ganc
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
 from ganc.scoring.diversity import Diversity
-from ganc.scoring.driver import overlap, run
 from ganc.scoring.read import mean_abs
 from ganc.scoring.request import ScoreRequest
+from ganc.scoring.scorer import overlap, run
 
 ALPHA = 5.0
 PRUNE_RATIO = 0.7

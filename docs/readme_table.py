@@ -13,7 +13,7 @@ from ganc.exporters import formats
 from ganc.exporters.export import FORMATS
 from ganc.models.model import ARCHITECTURES
 from ganc.scoring import methods
-from ganc.scoring.score import METHODS
+from ganc.scoring.methods import METHODS
 
 PAGE = Path(__file__).parents[1] / "README.md"
 HEADING = "## What it knows\n\n"

@@ -5,6 +5,7 @@ A command line is made of such fields (``ganc.commands._options``), and so are a
 """
 
 import dataclasses
+import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ def option(
     metavar: str | None = None,
     least: float | None = None,
     parser: Callable[[str], Any] | None = None,
+    repeatable: bool = False,
 ) -> Any:
     """Declare a field of a command's options.
 
@@ -41,10 +43,11 @@ def option(
         metavar: Stands for the value in the help, in place of its type.
         least: Smallest value that the command line takes.
         parser: Text → value, ValueError for what it cannot read.
+        repeatable: Whether it may be given several times: a list of what the parser reads.
     """
     metadata = {
         "help": meaning, "flags": flags, "section": section, "metavar": metavar, "least": least,
-        "parser": parser,
+        "parser": parser, "repeatable": repeatable,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -72,6 +75,17 @@ def parse_count(text: str) -> float:
         raise ValueError(f"`{text}` is not a count; allowed: a number, with K, M, G or T")
     # Decimal, so that 4.1G is 4 100 000 000 and not a float below it.
     return float(Decimal(match[1]).scaleb(3 * " KMGT".index(match[2].upper() or " ")))
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Parse norm_statistics=batch or img_resolution=512; values are JSON, or else text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise ValueError(f"`{text}` is no setting; allowed: NAME=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:  # text; None is how Python and the notes spell null
+        return name, None if value == "None" else value
 
 
 def number(

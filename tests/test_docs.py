@@ -17,7 +17,7 @@ from ganc.exporters import formats
 from ganc.exporters.export import FORMATS
 from ganc.scoring import methods
 from ganc.scoring.density.recipe import SETTINGS
-from ganc.scoring.score import METHODS
+from ganc.scoring.methods import METHODS
 from tests.conftest import Outcome
 
 ROOT = Path(__file__).parents[1]

@@ -33,7 +33,7 @@ LAYERS: list[set[str]] = [
         "stop",
         "timing",
     },
-    {"errors", "progress", "version"},
+    {"errors", "families", "progress", "version"},
 ]
 # Within these rows modules know each other; everywhere else siblings are strangers.
 OPEN_ROWS = ({"checkpoints", "models"}, {"data", "perceptual", "content", "scores"})

@@ -44,9 +44,10 @@ def test_keywords_are_the_options(options: type, settings: type, function: str) 
 @pytest.mark.parametrize("options", [pair[0] for pair in PAIRS])
 def test_options_are_frozen_documented_and_on_the_command_line(options: type) -> None:
     assert options.__dataclass_params__.frozen
+    documented = "".join(kind.__doc__ or "" for kind in options.__mro__)
     made = {parameter.name: parameter for parameter in parameters_of(options)}
     for field in dataclasses.fields(options):
-        assert f"        {field.name}: " in (options.__doc__ or "")
+        assert f"        {field.name}: " in documented
         assert made[field.name].default == field.default
         assert field.metadata["help"].endswith(".")
 

@@ -61,7 +61,7 @@ def _parameter(field: "dataclasses.Field[Any]") -> inspect.Parameter:
     flags = data["flags"] or (f"--{field.name.replace('_', '-')}",)
     info = typer.Option(
         *flags, help=data["help"], metavar=data["metavar"], min=data["least"],
-        rich_help_panel=data["section"], parser=data["parser"] and _reader(data["parser"]),
+        rich_help_panel=data["section"], parser=data["parser"] and reader(data["parser"]),
     )  # fmt: skip
     kind = _text_of(field) if data["parser"] else _written(field.type)
     return keyword(field.name, field.default, Annotated[kind, info])
@@ -84,10 +84,11 @@ def _written(kind: Any) -> Any:
 
 def _text_of(field: "dataclasses.Field[Any]") -> Any:
     """Return the type of what a parser reads."""
-    return str | None if field.default is None else str
+    kind: Any = list[str] if field.metadata["repeatable"] else str
+    return kind | None if field.default is None else kind
 
 
-def _reader(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+def reader(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     """Let typer say what a parser cannot read."""
 
     def read(text: str) -> Any:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from ganc.commands._dash import STDIN, STDOUT
-from ganc.options import EXECUTION, OUTPUT
+from ganc.commands._options import reader
+from ganc.options import EXECUTION, OUTPUT, parse_setting
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -73,25 +74,19 @@ Force = Annotated[
 
 
 Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="An entry of the config; repeatable."),
+    list[Any] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="An entry of the config; repeatable.",
+        parser=reader(parse_setting),
+    ),
 ]
 
 
 def choices(about: Mapping[str, str]) -> str:
     """Return the names of a table with a phrase each, for a help text."""
     return ", ".join(f"{name} ({phrase})" for name, phrase in about.items())
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """Parse norm_statistics=batch or img_resolution=512; values are JSON, or else text."""
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise typer.BadParameter(f"`{text}` is no setting; allowed: NAME=VALUE")
-    try:
-        return name, json.loads(value)
-    except ValueError:  # text; None is how Python and the notes spell null
-        return name, None if value == "None" else value
 
 
 def emit(result: Mapping[str, Any], as_json: bool, tables: Callable[[], Iterable["Table"]]) -> None:

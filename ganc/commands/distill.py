@@ -127,7 +127,7 @@ def distill(
         "keep_best": None if keep_best is None else _parse_best(keep_best),
         "eval_settings": _eval_settings(eval_metrics, eval_samples, eval_input, keep_best),
     }
-    config = dict(map(shared.parse_setting, settings or ()))
+    config = dict(settings or ())
     config |= {} if resolution is None else {"img_resolution": resolution}
     resume: str | None = own["resume"]
     has_teacher = bool(teacher or resume)

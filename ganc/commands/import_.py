@@ -1,11 +1,13 @@
 """``ganc import``."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ganc.commands import _shared as shared
 from ganc.commands._dash import STDIN
+from ganc.commands._options import reader
+from ganc.options import parse_setting
 
 
 def import_(
@@ -27,11 +29,12 @@ def import_(
         ),
     ] = None,
     settings: Annotated[
-        list[str] | None,
+        list[Any] | None,
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
             help="Replace what was assumed, e.g. norm_statistics=batch; repeatable.",
+            parser=reader(parse_setting),
         ),
     ] = None,
     force: shared.Force = False,
@@ -46,7 +49,7 @@ def import_(
 
     Example: ganc import faces.pt -o faces.safetensors
     """
-    chosen = dict(map(shared.parse_setting, settings or ()))
+    chosen = dict(settings or ())
     if dry_run:
         resolved = {
             "sources": sources, "output": output, "architecture": architecture,

@@ -1,18 +1,18 @@
 """``ganc score``."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ganc.commands import _density as density
 from ganc.commands import _shared as shared
 from ganc.commands._dash import STDIN, STDOUT
 from ganc.commands._options import blocks_of, with_options
 from ganc.options import OUTPUT
 from ganc.scoring.methods import ABOUT
-from ganc.scoring.options import CONTENT, DENSITY, ScoreOptions
+from ganc.scoring.options import CONTENT, ScoreOptions
 
 if TYPE_CHECKING:
     import torch
@@ -25,66 +25,55 @@ if TYPE_CHECKING:
     from ganc.scoring.score import Part
 
 
-@with_options(
-    blocks_of(
-        ScoreOptions,
-        {
-            "preview": "samples", "compare": "prune_ratio", "density_set": "effective",
-            "device": "neighbourhoods", "force": "seed",
-        },
-    )
-)  # fmt: skip
+Method = Annotated[
+    str,
+    typer.Option(
+        "--method", help=f"{shared.choices(ABOUT)}, or a mix such as diversity:0.7,content:0.3."
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help=f"Default: <stem>.<method>.scores.safetensors; {STDOUT.help}.",
+        rich_help_panel=OUTPUT,
+    ),
+    STDOUT,
+]
+Preview = Annotated[
+    str | None,
+    typer.Option(
+        "--preview",
+        metavar="PNG",
+        help="First draw what the masks of 16 samples protect.",
+        rich_help_panel=CONTENT,
+    ),
+]
+Compare = Annotated[
+    str | None,
+    typer.Option(
+        "--compare",
+        metavar="SCORES",
+        help=f"Other scores of this checkpoint: print rank correlation and overlap; {STDIN.help}.",
+        rich_help_panel=OUTPUT,
+    ),
+    STDIN,
+]
+
+STARTS = {"preview": "samples", "force": "density"}
+"""The command's own option → the first one of the methods' that precede it in the help."""
+
+
+@with_options(blocks_of(ScoreOptions, STARTS))
 def score(
     ckpt: shared.Checkpoint,
     *,
-    method: Annotated[
-        str,
-        typer.Option(
-            "--method",
-            help=f"{shared.choices(ABOUT)}, or a mix such as diversity:0.7,content:0.3.",
-        ),
-    ] = "diversity",
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help=f"Default: <stem>.<method>.scores.safetensors; {STDOUT.help}.",
-            rich_help_panel=OUTPUT,
-        ),
-        STDOUT,
-    ] = None,
-    preview: Annotated[
-        str | None,
-        typer.Option(
-            "--preview",
-            metavar="PNG",
-            help="First draw what the masks of 16 samples protect.",
-            rich_help_panel=CONTENT,
-        ),
-    ] = None,
-    compare: Annotated[
-        str | None,
-        typer.Option(
-            "--compare",
-            metavar="SCORES",
-            help="Other scores of this checkpoint: print rank correlation and overlap;"
-            f" {STDIN.help}.",
-            rich_help_panel=OUTPUT,
-        ),
-        STDIN,
-    ] = None,
+    method: Method = "diversity",
+    output: Output = None,
+    preview: Preview = None,
+    compare: Compare = None,
     plot: shared.Plot = None,
-    density_set: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="A setting of its recipe, e.g. speedup=8; repeatable. --dry-run prints"
-            " all of them.",
-            rich_help_panel=DENSITY,
-        ),
-    ] = None,
     device: shared.Device = "auto",
     force: shared.Force = False,
     as_json: shared.Json = False,
@@ -97,89 +86,86 @@ def score(
     Example: ganc score faces.safetensors --method diversity --samples 1000
     """
     from ganc.devices import resolve_device
-    from ganc.errors import UsageError
     from ganc.parallel import launched_rank, process_group
-    from ganc.scoring.mix import parse_mix
-    from ganc.scoring.score import resolve
-    from ganc.scoring.score import score as run
+    from ganc.scoring.score import resolve, score_parts
 
-    names = parse_mix(method)
-    name = method if len(names) == 1 else "mix"
-    target = output or f"{Path(ckpt).stem if ckpt != '-' else 'stdin'}.{name}.scores.safetensors"
+    stem = "stdin" if ckpt == "-" else Path(ckpt).stem
+    target = output or f"{stem}.{'mix' if ',' in method else method}.scores.safetensors"
     options = ScoreOptions(**settings)
-    settings |= density.density_settings(
-        density_set, options, is_asked="density" in names, ckpt=ckpt, output=target
-    )
-    parts = resolve(method, **settings)
-    if target == "-" and compare is not None:
-        raise UsageError("-o - and --compare both write stdout", "name a file with -o")
-    looked_at = _check_preview(preview, parts, (target, plot))
+    parts = [part.beside(stem, target) for part in resolve(method, **settings)]
+    looked_at = _check_outputs(target, compare, preview, plot, parts)
+    extra = {"compare": compare, "plot": plot, "preview": preview}
     is_first = launched_rank() == 0
     if dry_run:
-        recorded = {part.name: part.recorded() for part in parts}
-        resolved = {
-            "checkpoint": ckpt, "method": method, "output": target, "device": device,
-            "network": options.network, **recorded.get(method, recorded), "compare": compare,
-            "plot": plot, "preview": preview,
-        }  # fmt: skip
+        given = {"checkpoint": ckpt, "method": method, "output": target, "device": device}
+        resolved = given | _resolved(parts, method, options.network) | extra
         return shared.emit_settings("score", resolved, as_json) if is_first else None
     with process_group(resolve_device(device)) as own_device:
-        shared.check_output(target, force)
-        shared.check_plot(plot, target, force)
-        density.check_files(parts, force)
-        if preview is not None and is_first:  # another process might see it written already
-            shared.check_output(preview, force)
+        _check_files(target, plot, preview if is_first else None, parts, force)
         other = None if compare is None else shared.load_scores(compare)
         model = shared.load_model(ckpt, quiet or not is_first)
-        if other is not None:
-            _check_compared(other, model, parts, str(compare))
+        content_hash = model.content_hash()
+        _check_compared(other, content_hash, [part.widths(model) for part in parts], compare)
         with shared.progress_bar(quiet or not is_first) as progress:
-            if preview is not None and looked_at is not None and is_first:
+            if preview and looked_at and is_first:
                 _draw_preview(model, looked_at, preview, own_device, force, progress)
-            if force and not options.resume and is_first:
-                density.forget(settings)
-            scores = run(
-                model, method, **settings, device=own_device, progress=progress,
-                warn=shared.warner(quiet or not is_first),
+            for part in parts if force and is_first else ():
+                part.clear(is_done=False)
+            scores = score_parts(
+                model, method, parts, content_hash=content_hash, device=own_device,
+                progress=progress, warn=shared.warner(quiet or not is_first),
             )  # fmt: skip
     if not is_first:
         return None
+    scores.save(sys.stdout.buffer if target == "-" else target, force=force)
+    for part in parts:
+        part.clear(is_done=True)
     result = _result(scores, target, options.prune_ratio)
     if other is not None:
-        from ganc.scoring.compare import compare_scores
-
-        found = compare_scores(scores, other, options.prune_ratio)
-        result["compare"] = {"scores": compare, "method": other.method, **found}
-    _save(scores, target, force)
-    density.forget(settings)
+        result["compare"] = {"scores": compare, **_agreement(scores, other, options.prune_ratio)}
     if plot is not None:
-        result["plot"] = plot
         _plot(scores, plot, shared.checkpoint_name(ckpt), options.prune_ratio, force)
-    if preview is not None:
-        result["preview"] = preview
+    result |= {name: file for name, file in (("plot", plot), ("preview", preview)) if file}
     if target != "-":
         shared.emit(result, as_json, lambda: _tables(result, _samples_taken(scores, parts)))
     return None
 
 
-def _check_preview(
-    preview: str | None, parts: "Sequence[Part]", others: Sequence[str | None]
+def _check_outputs(
+    target: str, compare: str | None, preview: str | None, plot: str | None, parts: "Sequence[Part]"
 ) -> "ScoreRequest | None":
     """Return the request whose masks are to be drawn.
 
     Raises:
-        UsageError: No method asked for has masks, or the file is another output as well.
+        UsageError: Two outputs are one, or no method asked for has masks.
     """
     from ganc.errors import UsageError
 
+    if target == "-" and compare is not None:
+        raise UsageError("-o - and --compare both write stdout", "name a file with -o")
     if preview is None:
         return None
     requests = [part.request for part in parts if part.name == "content"]
     if not requests:
         raise UsageError("--preview shows masks, which only method content has")
-    if Path(preview).resolve() in [Path(p).resolve() for p in others if p]:
+    if Path(preview).resolve() in [Path(p).resolve() for p in (target, plot) if p]:
         raise UsageError(f"--preview {preview} is no file of its own", "give it another name")
     return requests[0]
+
+
+def _check_files(
+    target: str, plot: str | None, preview: str | None, parts: "Sequence[Part]", force: bool
+) -> None:
+    """Refuse outputs that are there, before the slow part.
+
+    Only the first process has a ``preview``: others might see that it was written already.
+    """
+    shared.check_output(target, force)
+    shared.check_plot(plot, target, force)
+    for part in parts:
+        part.check_files(force=force)
+    if preview is not None:
+        shared.check_output(preview, force)
 
 
 def _draw_preview(
@@ -200,13 +186,29 @@ def _draw_preview(
     save_image(picture, Path(path), force=force)
 
 
-def _check_compared(other: "Scores", model: "Model", parts: "Sequence[Part]", where: str) -> None:
+def _check_compared(
+    other: "Scores | None", content_hash: str, parts: Sequence[Mapping[str, int]], where: str | None
+) -> None:
+    """Refuse scores of anything but the groups that all parts of a mix are going to have."""
     from ganc.scoring.compare import check_comparable
-    from ganc.scoring.score import scored_widths
 
-    first, *others = (scored_widths(model, part) for part in parts)
+    if other is None:
+        return
+    first, *others = parts
     widths = {name: n for name, n in first.items() if all(name in own for own in others)}
-    check_comparable(other, model.content_hash(), widths, where)
+    check_comparable(other, content_hash, widths, str(where))
+
+
+def _resolved(parts: "Sequence[Part]", method: str, network: str | None) -> dict[str, Any]:
+    """Return the settings of a method, or of each in a mix."""
+    recorded = {part.name: part.recorded() for part in parts}
+    return {"network": network, **recorded.get(method, recorded)}
+
+
+def _agreement(scores: "Scores", other: "Scores", prune_ratio: float) -> dict[str, Any]:
+    from ganc.scoring.compare import compare_scores
+
+    return {"method": other.method, **compare_scores(scores, other, prune_ratio)}
 
 
 def _result(scores: "Scores", target: str, prune_ratio: float) -> dict[str, Any]:
@@ -235,12 +237,6 @@ def _kept(scores: "Scores", group: str, prune_ratio: float) -> int:
     if scores.thresholds:
         return int((values >= scores.thresholds[group]).sum())
     return len(kept_channels(values, prune_ratio))
-
-
-def _save(scores: "Scores", target: str, force: bool) -> None:
-    import sys
-
-    scores.save(sys.stdout.buffer if target == "-" else target, force=force)
 
 
 def _plot(scores: "Scores", path: str, checkpoint: str, prune_ratio: float, force: bool) -> None:

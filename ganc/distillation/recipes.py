@@ -15,13 +15,11 @@ from typing import Any
 
 from ganc import options as declared
 from ganc.errors import CheckpointError, UsageError, unknown_name
+from ganc.families import ADVERSARIAL_NAMES
 from ganc.options import number, text
 
 PERCEPTUAL_NAMES = ("lpips-vgg", "lpips-alex", "lpips-squeeze", "effnet-lite0", "none")
 """What the perceptual term may be measured with; "none" drops the term."""
-
-ADVERSARIAL_NAMES = ("non-saturating", "hinge", "lsgan", "bce")
-"""Forms of the adversarial loss."""
 
 AUGMENT_NAMES = ("none", "ada", "fixed")
 """How the discriminator's images are augmented."""

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ganc.errors import ScoresError, UsageError
 from ganc.scores import Scores, kept_channels
-from ganc.scoring.driver import overlap
 from ganc.scoring.mix import normalised_ranks
+from ganc.scoring.scorer import overlap
 
 
 def compare_scores(a: Scores, b: Scores, prune_ratio: float = 0.7) -> dict[str, Any]:

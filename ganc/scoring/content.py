@@ -71,6 +71,21 @@ class Content(Scorer):
             ) if _needs_source(request) else None
         )  # fmt: skip
 
+    @classmethod
+    def check(cls, request: ScoreRequest) -> None:
+        """Refuse settings as far as that costs nothing.
+
+        Raises:
+            UsageError: A setting is out of range, or the mask source is none.
+            InputError: The mask source is not there.
+        """
+        if not 0 <= request.noise_prob <= 1:
+            raise UsageError(f"--noise-prob {request.noise_prob:g} is outside [0, 1]")
+        if request.noise_mode not in NOISE_MODES:
+            raise unknown_name("--noise-mode", request.noise_mode, NOISE_MODES)
+        if _needs_source(request):
+            check_masks(request.content, request.samples, offline=request.offline)
+
     def batches(self) -> Sequence[range]:
         return self.ranges
 
@@ -142,21 +157,6 @@ class Content(Scorer):
         return torch.stack(drawn) * masks
 
 
-def check(request: ScoreRequest) -> None:
-    """Refuse settings before the model is looked at, as far as that costs nothing.
-
-    Raises:
-        UsageError: A setting is out of range, or the mask source is none.
-        InputError: The mask source is not there.
-    """
-    if not 0 <= request.noise_prob <= 1:
-        raise UsageError(f"--noise-prob {request.noise_prob:g} is outside [0, 1]")
-    if request.noise_mode not in NOISE_MODES:
-        raise unknown_name("--noise-mode", request.noise_mode, NOISE_MODES)
-    if _needs_source(request):
-        check_masks(request.content, request.samples, offline=request.offline)
-
-
 def _needs_source(request: ScoreRequest) -> bool:
     """Salt says by itself what is hit, masks what is protected: no source is asked then."""
     return request.masks is None and request.salt is None
@@ -200,7 +200,7 @@ def preview(
         samples=num, batch=1, seed=seed, noise_mode=noise_mode, content=content,
         device=resolve_device(device), progress=progress, offline=offline,
     )  # fmt: skip
-    check(request)
+    Content.check(request)
     own = Model(generator=copy.deepcopy(model.generator).to(request.device).eval())
     scorer = Content(own, request)
     images, masks = zip(

@@ -35,11 +35,6 @@ Sensitivity = dict[str, Tensor]
 """By group."""
 
 
-def defaults(architecture: str) -> dict[str, Any]:
-    """Return ``alpha`` and ``gradient`` as the family's published code has them."""
-    return {"alpha": 5.0, "gradient": "both"} | DEFAULTS.get(architecture, {})
-
-
 class Points(NamedTuple):
     """What images are made of: points [n, D], the samples they belong to, and noise."""
 
@@ -97,6 +92,11 @@ class Diversity(Scorer):
         if request.replays:
             _check_replays(self.space, request.device)
             self.replay = Replay(partial(self._added, self.ranges[0]))
+
+    @classmethod
+    def defaults(cls, architecture: str) -> dict[str, Any]:
+        """Return ``alpha`` and ``gradient`` as the family's published code has them."""
+        return {"alpha": 5.0, "gradient": "both"} | DEFAULTS.get(architecture, {})
 
     def batches(self) -> Sequence[range]:
         return self.ranges

@@ -1,10 +1,16 @@
-"""What ``score`` is asked for. Imports no torch: the command line is made of it."""
+"""What ``score`` is asked for. Imports no torch: the command line is made of it.
+
+A class holds settings that are read together; which classes a method reads, its row in
+``ganc.scoring.methods`` says.
+"""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
-from ganc.options import EXECUTION, option
+from ganc.options import EXECUTION, option, parse_setting
+from ganc.scoring.density.recipe import DensityRecipe
 
 DIVERSITY, CONTENT, DENSITY = (f"Method {name}" for name in ("diversity", "content", "density"))
 DATA = "Data"
@@ -26,33 +32,34 @@ class ScoreSettings(TypedDict, total=False):
 
     samples: Samples
     batch: int | None
+    prune_ratio: float
+    network: str | None
+    offline: bool
+    seed: int
     noise_mode: str
     alpha: float | None
     num_directions: int
-    direction_batch: int
-    precision: str
     gradient: str | None
     truncation_psi: float
+    direction_batch: int
+    precision: str
     content: str
     noise_prob: float
-    prune_ratio: float
     effective: bool
+    discriminator: bool
     data: Path | None
     data_b: Path | None
+    density: DensityRecipe | Mapping[str, Any] | None
     swap: bool
     resize: bool
     neighbourhoods: Path | None
     resume: bool
     log: Path | None
-    network: str | None
-    discriminator: bool
-    offline: bool
-    seed: int
 
 
 @dataclass(frozen=True)
-class ScoreOptions:
-    """The settings of all methods; each method reads those that its table row names.
+class GeneralOptions:
+    """How, and on what, any method is run.
 
     Attributes:
         samples: Latents to average over. None takes the method's default, or what ``latents``,
@@ -60,31 +67,8 @@ class ScoreOptions:
             them keep the same channels at ``prune_ratio``.
         batch: Latents per step; a setting of the method where its definition contains the batch.
             None takes the method's default.
-        noise_mode: "random" (keyed by seed and sample), "const" or "none".
-        alpha: diversity: length of the step along a direction, in units of the latent; None takes
-            what the family's published code has: 10 for stylegan3, else 5.
-        num_directions: diversity: directions per batch.
-        direction_batch: diversity: directions that run at once; more memory, the same scores.
-        precision: diversity: arithmetic of the images and gradients, one of
-            ``precision.PRECISIONS``.
-        gradient: diversity: "both" sends the gradient through both images, "base" through G(w);
-            None takes "base" for stylegan3, else "both".
-        truncation_psi: diversity: truncation of both latents (it scales the step as well).
-        content: content: where the masks come from (``ganc.content.sources.FORMS``).
-        noise_prob: content: share of the mask's pixels that the noise hits.
         prune_ratio: The ratio at which kept channels are compared.
-        effective: l1-out: weights as they act, modulated, averaged over latents.
-        data: activation, asv: images for a translator; a folder or a zip. density: what the
-            translator was trained on, as ``ganc distill`` takes it.
-        data_b: The same for a CycleGAN's other direction (``generator_b``).
-        swap: density: the generator translates from side B of ``data`` to side A.
-        resize: density: scale squares of another size instead of refusing them.
-        neighbourhoods: density: the file of neighbourhoods, reused where it is there; None keeps
-            them in memory.
-        resume: density: go on with the search in ``state``.
-        log: density: a JSON line per step is appended to this file.
         network: Score this generator alone, "generator" or "generator_b"; None takes all there are.
-        discriminator: l1-in, l1-out, random: score the discriminators' groups as well.
         offline: content, density: never fetch the weights of a mask network.
         seed: Feeds the streams "latents", "labels", "noise", "pca", "directions", "salt", "random".
     """
@@ -98,18 +82,48 @@ class ScoreOptions:
     batch: int | None = option(
         None, "Latents per step, a setting of the method (diversity: 5, content: 10)."
     )
+    prune_ratio: float = option(
+        0.7, "At which --samples auto, --compare, --plot and the table look at what is kept."
+    )
+    network: str | None = option(
+        None, "Score this alone, generator or generator_b; default: all there are."
+    )
+    offline: bool = option(
+        False, "content, density: never fetch weights over the network.", section=EXECUTION
+    )
+    seed: int = option(0, "Seed of every random draw.", least=0, section=EXECUTION)
+
+
+@dataclass(frozen=True)
+class NoiseOptions:
+    """What stands beside latents.
+
+    Attributes:
+        noise_mode: "random" (keyed by seed and sample), "const" or "none".
+    """
+
     noise_mode: str = option("random", "random, const or none.")
+
+
+@dataclass(frozen=True)
+class DiversityOptions:
+    """The settings of ``diversity``.
+
+    Attributes:
+        alpha: Length of the step along a direction, in units of the latent; None takes what the
+            family's published code has: 10 for stylegan3, else 5.
+        num_directions: Directions per batch.
+        gradient: "both" sends the gradient through both images, "base" through G(w); None takes
+            "base" for stylegan3, else "both".
+        truncation_psi: Truncation of both latents (it scales the step as well).
+        direction_batch: Directions that run at once; more memory, the same scores.
+        precision: Arithmetic of the images and gradients, one of ``precision.PRECISIONS``.
+    """
+
     alpha: float | None = option(
         None, "Length of the step; default 5, for stylegan3 10.", section=DIVERSITY
     )
     num_directions: int = option(10, "Directions per batch.", least=2, section=DIVERSITY)
-    direction_batch: int = option(
-        1,
-        "Directions that run at once; meant for GPUs, takes more memory.",
-        least=1,
-        section=DIVERSITY,
-    )
-    precision: str = option("fp32", "fp32, tf32 (CUDA) or bf16.", section=DIVERSITY)
     gradient: str | None = option(
         None,
         "Through both images or base alone; default both, for stylegan3 base.",
@@ -118,6 +132,24 @@ class ScoreOptions:
     truncation_psi: float = option(
         1.0, "Truncation of the latents.", flags=("--truncation",), section=DIVERSITY
     )
+    direction_batch: int = option(
+        1,
+        "Directions that run at once; meant for GPUs, takes more memory.",
+        least=1,
+        section=DIVERSITY,
+    )
+    precision: str = option("fp32", "fp32, tf32 (CUDA) or bf16.", section=DIVERSITY)
+
+
+@dataclass(frozen=True)
+class ContentOptions:
+    """The settings of ``content``.
+
+    Attributes:
+        content: Where the masks come from (``ganc.content.sources.FORMS``).
+        noise_prob: Share of the mask's pixels that the noise hits.
+    """
+
     content: str = option(
         "center",
         "center, torchvision:CLASS (person, dog, …), bisenet, bisenet:FILE, masks:DIR or"
@@ -126,10 +158,40 @@ class ScoreOptions:
         section=CONTENT,
     )
     noise_prob: float = option(0.05, "Share of the masks' pixels that is hit.", section=CONTENT)
-    prune_ratio: float = option(
-        0.7, "At which --samples auto, --compare, --plot and the table look at what is kept."
-    )
+
+
+@dataclass(frozen=True)
+class EffectiveOptions:
+    """What ``l1-out`` reads alone.
+
+    Attributes:
+        effective: Weights as they act, modulated, averaged over latents.
+    """
+
     effective: bool = option(False, "l1-out: modulated weights, averaged over latents.")
+
+
+@dataclass(frozen=True)
+class WeightOptions:
+    """What methods read that look at weights: l1-in, l1-out, random.
+
+    Attributes:
+        discriminator: Score the discriminators' groups as well.
+    """
+
+    discriminator: bool = option(False, "l1-in, l1-out, random: score the discriminators as well.")
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Images for translators.
+
+    Attributes:
+        data: activation, asv: what is translated; a folder or a zip. density: what the translator
+            was trained on, as ``ganc distill`` takes it.
+        data_b: The same for a CycleGAN's other direction (``generator_b``).
+    """
+
     data: Path | None = option(
         None,
         "activation, asv: images for a translator, at most --samples of them; density: what it was"
@@ -144,23 +206,64 @@ class ScoreOptions:
         metavar="DIR|ZIP",
         section=DATA,
     )
+
+
+@dataclass(frozen=True)
+class DensityOptions:
+    """The settings of ``density``.
+
+    Attributes:
+        swap: The generator translates from side B of ``data`` to side A.
+        resize: Scale squares of another size instead of refusing them.
+        density: How the gates are learned: a recipe, or settings that replace its defaults.
+        neighbourhoods: The file of neighbourhoods, reused where it is there; None keeps them in
+            memory.
+    """
+
     swap: bool = option(False, "density: the generator translates from B to A.", section=DATA)
     resize: bool = option(False, "density: scale squares of another size.", section=DATA)
+    density: DensityRecipe | Mapping[str, Any] | None = option(
+        None,
+        "A setting of its recipe, e.g. speedup=8; repeatable. --dry-run prints all of them.",
+        flags=("--set",),
+        metavar="NAME=VALUE",
+        section=DENSITY,
+        parser=parse_setting,
+        repeatable=True,
+    )
     neighbourhoods: Path | None = option(
         None,
         "Built where it is not there; default: <stem>.neighbourhoods.safetensors.",
         metavar="FILE",
         section=DENSITY,
     )
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How a search of ``density`` is kept.
+
+    Attributes:
+        resume: Go on with the search in ``state``.
+        log: A JSON line per step is appended to this file.
+    """
+
     resume: bool = option(False, "Go on with a search that was stopped.", section=DENSITY)
     log: Path | None = option(
         None, "Write the losses of every step.", metavar="JSONL", section=DENSITY
     )
-    network: str | None = option(
-        None, "Score this alone, generator or generator_b; default: all there are."
-    )
-    discriminator: bool = option(False, "l1-in, l1-out, random: score the discriminators as well.")
-    offline: bool = option(
-        False, "content, density: never fetch weights over the network.", section=EXECUTION
-    )
-    seed: int = option(0, "Seed of every random draw.", least=0, section=EXECUTION)
+
+
+@dataclass(frozen=True)
+class ScoreOptions(  # fields come from the last class to the first
+    SearchOptions,
+    DensityOptions,
+    ImageOptions,
+    WeightOptions,
+    EffectiveOptions,
+    ContentOptions,
+    DiversityOptions,
+    NoiseOptions,
+    GeneralOptions,
+):
+    """The settings of all methods."""

@@ -1,11 +1,11 @@
-"""The table of importance methods, and the one function that runs them, alone or mixed."""
+"""The one function that scores: methods alone or mixed, their settings resolved."""
 
 import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -16,75 +16,46 @@ from ganc.models.model import Model
 from ganc.options import options_of
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.scores import Scores
-from ganc.scoring import content as content_method
-from ganc.scoring import diversity
-from ganc.scoring.density import density as density_method
+from ganc.scoring.content import Content
 from ganc.scoring.density.density import Density
 from ganc.scoring.density.recipe import DensityRecipe, resolve_density
+from ganc.scoring.diversity import Diversity
 from ganc.scoring.features import Activation, Asv, Style
+from ganc.scoring.given import GivenState
 from ganc.scoring.l1 import L1In, L1Out
+from ganc.scoring.methods import METHODS, Method
 from ganc.scoring.mix import Share, mixed, parse_mix
-from ganc.scoring.options import Samples, ScoreOptions, ScoreSettings
+from ganc.scoring.options import (
+    GeneralOptions,
+    Samples,
+    ScoreOptions,
+    ScoreSettings,
+    SearchOptions,
+    WeightOptions,
+)
 from ganc.scoring.random import Random
 from ganc.scoring.request import ScoreRequest
 from ganc.scoring.scorer import SideScorer
 from ganc.scoring.sides import SIDES, sides_of
 
+SCORERS: dict[str, type[SideScorer]] = {
+    "diversity": Diversity,
+    "content": Content,
+    "density": Density,
+    "activation": Activation,
+    "asv": Asv,
+    "style": Style,
+    "l1-in": L1In,
+    "l1-out": L1Out,
+    "random": Random,
+}
+"""Method → how it works; its settings are in ``METHODS``."""
 
-class Method(NamedTuple):
-    """One importance method.
-
-    Attributes:
-        scorer: How it works.
-        samples: Default; 0 where the method draws no latents.
-        batch: Default where it draws some; 0 for as many as take the memory of one large image.
-        options: The settings of ``ScoreRequest`` that it reads beside samples, batch and seed.
-        defaults: Architecture → settings that are None until the model is known.
-        check: Refuses settings that it could not work with, before the model is looked at.
-        is_two_sided: Whether it plays generator against discriminator, and scores both.
-    """
-
-    scorer: type[SideScorer]
-    samples: int
-    batch: int
-    options: tuple[str, ...]
-    defaults: Callable[[str], dict[str, Any]] = lambda architecture: {}
-    check: Callable[[ScoreRequest], None] = lambda request: None
-    is_two_sided: bool = False
-
-
-METHODS: dict[str, Method] = {
-    "diversity": Method(
-        diversity.Diversity, 5000, 5,
-        ("noise_mode", "latents", "directions", "noise", "alpha", "num_directions", "gradient",
-         "truncation_psi", "direction_batch", "precision"),
-        diversity.defaults,
-    ),
-    "content": Method(
-        content_method.Content, 400, 10,
-        ("content", "noise_prob", "noise_mode", "latents", "noise", "masks", "salt"),
-        check=content_method.check,
-    ),
-    "density": Method(
-        Density, 5000, 0,
-        ("data", "data_b", "swap", "resize", "density", "neighbourhoods", "state", "resume", "log",
-         "noise_mode"),
-        check=density_method.check,
-        is_two_sided=True,
-    ),
-    "activation": Method(Activation, 1000, 10, ("noise_mode", "data", "data_b")),
-    "asv": Method(Asv, 1000, 10, ("noise_mode", "data", "data_b")),
-    "style": Method(Style, 1000, 10, ()),
-    "l1-in": Method(L1In, 0, 0, ("discriminator",)),
-    "l1-out": Method(L1Out, 0, 10, ("effective", "discriminator")),
-    "random": Method(Random, 0, 0, ("discriminator",)),
-}  # fmt: skip
-
-EFFECTIVE_SAMPLES = 1000
-ALWAYS = ("seed", "device", "progress", "offline", "until_stable", "prune_ratio", "network", "warn")
-"""Settings that say how, and on what, any method is run, not what it computes."""
-UNRECORDED = ("state", "resume", "log")
-"""What is kept of a search on the way; its scores are the same without."""
+GENERAL = {field.name for field in fields(GeneralOptions)}
+UNRECORDED = {field.name for kind in (GivenState, SearchOptions) for field in fields(kind)}
+"""How a search is kept; its scores are the same without."""
+FLAGS = {f.name: f.metadata["flags"][0] for f in fields(ScoreOptions) if f.metadata["flags"]}
+"""Setting → how it is written, where that is not its name."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +72,42 @@ class Part:
     weight: float
     request: ScoreRequest
 
+    @property
+    def row(self) -> Method:
+        """Its settings and defaults."""
+        return METHODS[self.name]
+
+    @property
+    def scorer(self) -> type[SideScorer]:
+        """How it works."""
+        return SCORERS[self.name]
+
     def recorded(self) -> dict[str, Any]:
         """Return the settings that its numbers come from, as JSON data."""
-        return self.request.recorded(METHODS[self.name].options)
+        return self.request.recorded(self.row.settings)
+
+    def beside(self, stem: str, output: str) -> "Part":
+        """Return it with the files that it keeps: see ``SideScorer.beside``."""
+        return replace(self, request=self.scorer.beside(self.request, stem, output))
+
+    def check_files(self, *, force: bool) -> None:
+        """Refuse to replace those files: see ``SideScorer.check_files``."""
+        self.scorer.check_files(self.request, force=force)
+
+    def clear(self, *, is_done: bool) -> None:
+        """Remove those that nobody needs: see ``SideScorer.clear``."""
+        self.scorer.clear(self.request, is_done=is_done)
+
+    def sides(self, model: Model) -> list[Model]:
+        """Return what it scores one after the other."""
+        return sides_of(model, self.request, with_discriminator=self.row.is_two_sided)
+
+    def widths(self, model: Model) -> dict[str, int]:
+        """Return the groups that it is going to score, and how many channels they have."""
+        found: dict[str, int] = {}
+        for side in self.sides(model):
+            found |= self.scorer.widths(side, self.request)
+        return found
 
 
 def score(
@@ -115,8 +119,7 @@ def score(
     noise: Sequence[Any] | None = None,
     masks: Tensor | None = None,
     salt: Tensor | None = None,
-    density: DensityRecipe | Mapping[str, Any] | None = None,
-    state: str | Path | None = None,
+    state: str | os.PathLike[str] | None = None,
     device: str | torch.device = "auto",
     progress: Progress = silent,
     warn: Warn = ignore,
@@ -130,8 +133,7 @@ def score(
     Args:
         model: The model to be pruned.
         method: A name in ``METHODS``, or a mix: "diversity:0.7,content:0.3".
-        latents, directions, noise, masks, salt, state: See ``ScoreRequest``.
-        density: density: a recipe, or settings that replace its defaults.
+        latents, directions, noise, masks, salt, state: See ``ganc.scoring.given``.
         device: "auto", "cpu", "cuda" or "cuda:N".
         progress: Called after every batch.
         warn: Told what is left out of a set of images, and of values that cannot be meant.
@@ -146,30 +148,48 @@ def score(
     options = options_of(ScoreOptions, settings)
     parts = resolve(
         method, **vars(options), latents=latents, directions=directions, noise=noise, masks=masks,
-        salt=salt, density=density, state=state, progress=progress, warn=warn,
-        device=resolve_device(device),
+        salt=salt, state=state,
     )  # fmt: skip
-    parts = [with_defaults(part, model.architecture) for part in parts]
-    content_hash = model.content_hash()
-    computed = [_compute(model, part, content_hash) for part in parts]
+    return score_parts(
+        model, method, parts, device=resolve_device(device), progress=progress, warn=warn
+    )
+
+
+def score_parts(
+    model: Model,
+    method: str,
+    parts: Sequence[Part],
+    *,
+    content_hash: str | None = None,
+    device: torch.device,
+    progress: Progress = silent,
+    warn: Warn = ignore,
+) -> Scores:
+    """Run what ``resolve`` has made of a method, as ``score`` does.
+
+    Args:
+        content_hash: The model's, where it is known.
+    """
+    own = content_hash or model.content_hash()
+    run = {"device": device, "progress": progress, "warn": warn}
+    ready = [_with_defaults(part, model.architecture, run) for part in parts]
+    computed = [_compute(model, part, own) for part in ready]
     if len(computed) == 1:
         return computed[0]
     return mixed(method, [Share(p.weight, s) for p, s in zip(parts, computed, strict=True)])
 
 
 def _compute(model: Model, part: Part, content_hash: str) -> Scores:
-    row, request = METHODS[part.name], part.request
-    sides = sides_of(model, request, with_discriminator=row.is_two_sided)
-    own = [_own_copy(side, request.device) for side in sides]
+    own = [_own_copy(side, part.request.device) for side in part.sides(model)]
     # A GPU is to keep the channels that a CPU keeps; a search that learns is to be quick instead.
-    with contextlib.nullcontext() if row.is_two_sided else exact_float32():
+    with contextlib.nullcontext() if part.row.is_two_sided else exact_float32():
         return _measure(part, own, content_hash)
 
 
 def _measure(part: Part, own: Sequence[Model], content_hash: str) -> Scores:
-    row, request = METHODS[part.name], part.request
+    request = part.request
     # All of them before any runs: what is missing is found at once.
-    scorers = [row.scorer(side, request) for side in own]
+    scorers = [part.scorer(side, request) for side in own]
     values: dict[str, Tensor] = {}
     thresholds: dict[str, float] = {}
     settings = {name: v for name, v in part.recorded().items() if name not in UNRECORDED}
@@ -183,20 +203,6 @@ def _measure(part: Part, own: Sequence[Model], content_hash: str) -> Scores:
     return Scores(values, part.name, settings, content_hash, thresholds)
 
 
-def scored_widths(model: Model, part: Part) -> dict[str, int]:
-    """Return the groups that a method is going to score, and how many channels they have."""
-    is_two_sided, recipe = METHODS[part.name].is_two_sided, part.request.density
-    with_discriminator = is_two_sided and recipe.discriminator_macs < 1
-    kept = recipe.kept_groups if is_two_sided else ()
-    return {
-        group.name if name == "generator" else f"{name}.{group.name}": group.width
-        for side in sides_of(model, part.request, with_discriminator=with_discriminator)
-        for name, network in side.networks()
-        for group in network.groups()
-        if group.prunable and group.name not in kept
-    }
-
-
 def _own_copy(side: Model, device: torch.device) -> Model:
     """Return networks of the method's own; the caller's keep gradients, mode and device."""
     own = copy.deepcopy(side).to(device)
@@ -205,14 +211,14 @@ def _own_copy(side: Model, device: torch.device) -> Model:
     return own
 
 
-def with_defaults(part: Part, architecture: str) -> Part:
-    """Fill in the settings whose default depends on the family."""
+def _with_defaults(part: Part, architecture: str, run: Mapping[str, Any]) -> Part:
+    """Fill in how it is run, and the settings whose default depends on the family."""
     chosen = {
         name: value
-        for name, value in METHODS[part.name].defaults(architecture).items()
+        for name, value in part.scorer.defaults(architecture).items()
         if getattr(part.request, name) is None
     }
-    return replace(part, request=replace(part.request, **chosen))
+    return replace(part, request=replace(part.request, **chosen, **run))
 
 
 def resolve(
@@ -238,45 +244,43 @@ def resolve(
         for name, weight in weights.items()
     ]
     for part in parts:
-        METHODS[part.name].check(part.request)
+        part.scorer.check(part.request)
     return parts
 
 
-def _density(given: DensityRecipe | Mapping[str, Any] | None) -> DensityRecipe:
-    return given if isinstance(given, DensityRecipe) else resolve_density(given or {})
+def _density(given: Any) -> DensityRecipe:
+    """Return a recipe of what a caller gave: one, a mapping, pairs, or nothing."""
+    return given if isinstance(given, DensityRecipe) else resolve_density(dict(given or ()))
 
 
 def _check_settings(
     method: str, names: Sequence[str], samples: Samples, settings: dict[str, Any]
 ) -> None:
     plain = ScoreRequest()
-    known = {*ALWAYS, *(option for name in names for option in METHODS[name].options)}
+    known = GENERAL.union(*(METHODS[name].settings for name in names))
     for name, value in settings.items():
         if name not in known and value is not None and value != getattr(plain, name):
-            flag = "set" if name == "density" else name.replace("_", "-")
-            raise UsageError(f"method {method} takes no --{flag}")
+            flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
+            raise UsageError(f"method {method} takes no {flag}")
     for name in names if settings.get("discriminator") else ():
-        if "discriminator" not in METHODS[name].options:
+        if WeightOptions not in METHODS[name].options:
             raise UsageError(
                 f"method {name} takes no --discriminator: it scores the generator alone",
                 "l1-in, l1-out and random score both",
             )
     if not (samples is None or samples == "auto" or isinstance(samples, int)):
         raise UsageError(f"--samples {samples} is neither a count nor auto")
-    if samples is not None and not any(_default_samples(name, settings) for name in names):
+    if samples is not None and not any(METHODS[name].default_samples(settings) for name in names):
         raise UsageError(f"method {method} takes no --samples: it looks at the weights alone")
-
-
-def _default_samples(name: str, settings: dict[str, Any]) -> int:
-    is_effective = settings.get("effective") and "effective" in METHODS[name].options
-    return EFFECTIVE_SAMPLES if is_effective else METHODS[name].samples
 
 
 def _request(
     name: str, samples: Samples, batch: int | None, settings: dict[str, Any]
 ) -> ScoreRequest:
-    row, default = METHODS[name], _default_samples(name, settings)
-    own = {key: value for key, value in settings.items() if key in (*ALWAYS, *row.options)}
+    row = METHODS[name]
+    default = row.default_samples(settings)
+    read = GENERAL.union(row.settings)
+    own = {key: value for key, value in settings.items() if key in read}
     if not default:
         return ScoreRequest(**own)
     given = [own[key] for key in ("latents", "masks", "salt") if own.get(key) is not None]

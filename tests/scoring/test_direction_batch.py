@@ -16,12 +16,12 @@ from ganc.errors import UsageError
 from ganc.models.model import Model
 from ganc.models.style import StyleGenerator
 from ganc.scores import Scores
-from ganc.scoring import driver
+from ganc.scoring import scorer
 from ganc.scoring.diversity import Diversity
-from ganc.scoring.driver import overlap
 from ganc.scoring.precision import arithmetic
 from ganc.scoring.request import ScoreRequest
 from ganc.scoring.score import score
+from ganc.scoring.scorer import overlap
 from tests.conftest import make_model
 from tests.families import make_sngan, make_stylegan3
 
@@ -182,7 +182,7 @@ def scored_directly(model: Model, **settings: Any) -> dict[str, Tensor]:
     }  # fmt: skip
     request = ScoreRequest(**{**chosen, **settings})
     placed = copy.deepcopy(model).to(request.device)
-    return driver.run(Diversity(placed, request), request).values
+    return scorer.run(Diversity(placed, request), request).values
 
 
 @every_model

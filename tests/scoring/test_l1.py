@@ -15,13 +15,14 @@ from ganc.errors import InputError, UsageError
 from ganc.models.model import Model
 from ganc.models.sngan import Discriminator
 from ganc.pruning.plan import prune
-from ganc.scoring.score import METHODS, score
+from ganc.scoring.methods import METHODS
+from ganc.scoring.score import score
 from tests.conftest import Outcome, make_model, randomise
 from tests.families import FAMILIES, make_cyclegan, make_resnet, make_sngan, make_unet
 from tests.scoring.test_properties import permuted
 
 Ganc = Callable[..., Outcome]
-WEIGHTS_ALONE = [name for name, row in METHODS.items() if "discriminator" in row.options]
+WEIGHTS_ALONE = [name for name, row in METHODS.items() if "discriminator" in row.settings]
 
 
 def make_sngan_pair() -> Model:

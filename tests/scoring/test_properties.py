@@ -18,7 +18,8 @@ from ganc.models.model import Model
 from ganc.models.network import LatentGenerator, Translator
 from ganc.models.style import StyleGenerator
 from ganc.scores import Scores
-from ganc.scoring.score import METHODS, score
+from ganc.scoring.methods import METHODS
+from ganc.scoring.score import score
 from tests.conftest import make_model
 from tests.evaluation.witnesses import write_images
 from tests.families import FAMILIES, make_sngan, make_stylegan3, make_unet

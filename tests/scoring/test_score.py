@@ -1,5 +1,6 @@
 """Scores as files, and the methods that look at weights alone."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from ganc.errors import InputError, OutputError, ScoresError, UsageError
 from ganc.models.model import Model
 from ganc.pruning.slicing import PrunePlan, apply_plan
 from ganc.scores import Scores
-from ganc.scoring.score import METHODS, score
+from ganc.scoring.methods import METHODS
+from ganc.scoring.request import ScoreRequest
+from ganc.scoring.score import SCORERS, score
 from tests.scoring.density.cases import QUICK
 
 FAST = {
@@ -23,6 +26,14 @@ FAST = {
 }
 CONSTANT = {("asv", "b4.const")}
 """Channels that are the same in every image do not vary."""
+
+
+def test_every_method_has_settings_and_a_scorer() -> None:
+    assert list(METHODS) == list(SCORERS)
+    known = {field.name for field in dataclasses.fields(ScoreRequest)}
+    for row in METHODS.values():
+        assert len(set(row.settings)) == len(row.settings)
+        assert known.issuperset(row.settings)
 
 
 @pytest.mark.parametrize("method", list(METHODS))

@@ -30,13 +30,13 @@ from ganc.scoring.density.gates import (
 )
 from ganc.scoring.density.inputs import open_training_inputs
 from ganc.scoring.density.judge import Judge, pooled_features
+from ganc.scoring.density.kept import check_files, clear, saved_states, state_path, with_names
 from ganc.scoring.density.learner import Learner
 from ganc.scoring.density.neighbours import Neighbourhoods
 from ganc.scoring.density.search import Search
 from ganc.scoring.density.steplog import StepLog
-from ganc.scoring.driver import Run
 from ganc.scoring.request import ScoreRequest
-from ganc.scoring.scorer import SideScorer
+from ganc.scoring.scorer import Run, SideScorer
 from ganc.scoring.sides import SIDES
 from ganc.stop import catch_signals
 
@@ -46,15 +46,6 @@ FAR_OFF = 1.25
 """Learned MACs / target, or its inverse, from which on a user is told."""
 PIXELS_AT_ONCE = 256 * 256
 """Pixels of the images made at once where no ``batch`` says otherwise: one image of 256 px."""
-
-
-def check(request: ScoreRequest) -> None:
-    """Refuse settings that cannot work, before any model is loaded."""
-    check_name(request.density.encoder)
-    if request.until_stable:
-        raise UsageError("--samples auto does not go with density: it learns for --set steps=N")
-    if request.resume and request.state is None:
-        raise UsageError("resume needs the file of the state")
 
 
 class Density(SideScorer):
@@ -69,6 +60,8 @@ class Density(SideScorer):
 
     def __init__(self, model: Model, request: ScoreRequest) -> None:
         super().__init__(model, request)
+        if request.resume and request.state is None:
+            raise UsageError("resume needs the file of the state")
         self.recipe = recipe = request.density
         discriminator = self._discriminator(model)
         _check_kept(recipe.kept_groups, self.generator, discriminator)
@@ -102,6 +95,45 @@ class Density(SideScorer):
         self.state = None if request.state is None else state_path(request.state, self.network)
         if request.resume and not (request.state and saved_states(request.state, request.network)):
             raise InputError(f"--resume: there is no {self.state}", "start it without --resume")
+
+    @classmethod
+    def check(cls, request: ScoreRequest) -> None:
+        """Refuse settings that cannot work, before any model is loaded."""
+        check_name(request.density.encoder)
+        if request.until_stable:
+            raise UsageError("--samples auto does not go with density: it learns for --set steps=N")
+
+    @classmethod
+    def widths(cls, side: Model, request: ScoreRequest) -> dict[str, int]:
+        """Return the groups that get gates, and their channels."""
+        recipe = request.density
+        return {
+            group.name if name == "generator" else f"{name}.{group.name}": group.width
+            for name, network in side.networks()
+            if name in SIDES or recipe.discriminator_macs < 1
+            for group in network.groups()
+            if group.prunable and group.name not in recipe.kept_groups
+        }
+
+    @classmethod
+    def beside(cls, request: ScoreRequest, stem: str, output: str) -> ScoreRequest:
+        """Name the files of the neighbourhoods and of the search; a stream has no search."""
+        return with_names(request, stem, output)
+
+    @classmethod
+    def check_files(cls, request: ScoreRequest, *, force: bool) -> None:
+        """Refuse to lose an unfinished search or a log.
+
+        Raises:
+            OutputError: One is there.
+        """
+        check_files(request, force=force)
+
+    @classmethod
+    def clear(cls, request: ScoreRequest, *, is_done: bool) -> None:
+        """Remove the states of a search that has ended, or that is not gone on with."""
+        if is_done or not request.resume:
+            clear(request)
 
     def measure(self) -> Run:
         """Learn the gates; return the probabilities, and the thresholds that meet the budgets."""
@@ -292,22 +324,6 @@ def _check_kept(names: list[str], *networks: Network) -> None:
                 f"keep_groups names {name}, which the model does not have",
                 f"its groups: {', '.join(dict.fromkeys(known))}",
             )
-
-
-def state_path(state: str | Path, network: str) -> Path:
-    """Return the file of one side's search; ``state`` is the first direction's."""
-    path = Path(state)
-    return path if network == "generator" else path.with_name(f"{path.name}.{network}")
-
-
-def saved_states(state: str | Path, network: str | None = None) -> list[Path]:
-    """Return the states that are there, of one generator or, a CycleGAN's, of both.
-
-    The second direction's begins where the first has ended.
-    """
-    networks = SIDES if network is None else (network,)
-    paths = (state_path(state, name) for name in networks)
-    return [path for path in paths if path.exists()]
 
 
 def _outcome(

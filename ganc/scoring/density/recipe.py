@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ganc.adversarial import FORMS
 from ganc.errors import UsageError
+from ganc.families import ADVERSARIAL_NAMES
 from ganc.options import check_numbers, number, text
 
 
@@ -52,8 +52,8 @@ class DensityRecipe:
     )
     adversarial: str = text(
         "task",
-        "Form of the game: " + ", ".join(FORMS) + ", or task (the teacher's own).",
-        (*FORMS, "task"),
+        "Form of the game: " + ", ".join(ADVERSARIAL_NAMES) + ", or task (the teacher's own).",
+        (*ADVERSARIAL_NAMES, "task"),
     )
     gate: str = text(
         "hard",

@@ -14,10 +14,9 @@ from torch import Tensor
 from ganc.errors import UsageError
 from ganc.models.model import Model
 from ganc.scores import Scores, kept_channels
-from ganc.scoring.driver import overlap, run
 from ganc.scoring.request import ScoreRequest
 from ganc.scoring.score import score
-from ganc.scoring.scorer import Scorer, State, batch_ranges
+from ganc.scoring.scorer import Scorer, State, batch_ranges, overlap, run
 
 
 class Noisy(Scorer):
