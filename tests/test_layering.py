@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
     {
         "collectives",
         "devices",
+        "families",
         "files",
         "options",
         "parallel",
@@ -33,7 +34,7 @@ LAYERS: list[set[str]] = [
         "stop",
         "timing",
     },
-    {"errors", "families", "progress", "version"},
+    {"errors", "progress", "version"},
 ]
 # Within these rows modules know each other; everywhere else siblings are strangers.
 OPEN_ROWS = ({"checkpoints", "models"}, {"data", "perceptual", "content", "scores"})

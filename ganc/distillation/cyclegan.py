@@ -18,6 +18,7 @@ from ganc.distillation.player import Player
 from ganc.distillation.pool import ImagePool
 from ganc.distillation.trainer import Losses, Terms
 from ganc.distillation.translation import TranslationTrainer, Way, suffixed
+from ganc.families import task_form
 
 
 class Journey(NamedTuple):
@@ -81,7 +82,7 @@ class CycleTrainer(TranslationTrainer):
         recipe, (way, back, source, goal) = self.recipe, journey
         terms: Terms = {}
         if recipe.adversarial_weight:
-            loss = g_loss(self.form("lsgan"), way.discriminator(fake))
+            loss = g_loss(self.form(task_form(is_paired=False)), way.discriminator(fake))
             terms["g_adversarial"] = (recipe.adversarial_weight, loss)
         if recipe.cycle_weight:
             terms["cycle"] = (recipe.cycle_weight, pixel_l1(back.generator(fake), source))
@@ -97,7 +98,7 @@ class CycleTrainer(TranslationTrainer):
         for journey, pool, fake in zip(self._journeys(batch), self.pools, fakes, strict=True):
             judge = journey.way.discriminator
             shown = pool.exchange(step, fake)
-            loss = d_loss(self.form("lsgan"), judge(journey.goal), judge(shown))
+            loss = d_loss(self.form(task_form(is_paired=False)), judge(journey.goal), judge(shown))
             losses[f"d_adversarial{journey.way.suffix}"] = loss
         total = torch.stack(list(losses.values())).sum()
         norm = self.d.descend(self.recipe.adversarial_weight * total)

@@ -10,11 +10,11 @@ from ganc.distillation.grid import sample_grid, translation_grid
 from ganc.distillation.one_way import OneWayTrainer
 from ganc.distillation.pair_batches import open_sides
 from ganc.distillation.reals import Reals, open_reals
-from ganc.distillation.recipes import SNGAN, STYLE, TRANSLATION
 from ganc.distillation.settings import Settings
 from ganc.distillation.sngan import SnganTrainer
 from ganc.distillation.style import StyleTrainer
 from ganc.distillation.trainer import Parts, Trainer
+from ganc.families import SNGAN, STYLE, TRANSLATION
 from ganc.progress import Progress, Warn
 
 

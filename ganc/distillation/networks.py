@@ -9,28 +9,14 @@ import torch
 
 from ganc import seeds
 from ganc.distillation.options import INITS, SCRATCH
-from ganc.distillation.recipes import KINDS, STYLE, TRANSLATION
 from ganc.errors import InputError, UsageError, unknown_name
+from ganc.families import FAMILIES, STYLE, TRANSLATION
 from ganc.models import patchgan, sngan, stylegan2_discriminator
 from ganc.models.model import ARCHITECTURES, Model
 from ganc.models.network import ImageGenerator, Network, Translator
 from ganc.models.style import StyleGenerator
 from ganc.models.translation import judges_pairs
 from ganc.progress import Warn
-
-"""What a student's weights begin as: what its checkpoint holds, or random numbers."""
-
-SIZES: dict[str, dict[str, Any]] = {
-    "stylegan2": {"z_dim": 512, "c_dim": 0, "w_dim": 512, "img_channels": 3},
-    "stylegan3": {"z_dim": 512, "c_dim": 0, "w_dim": 512, "img_channels": 3},
-    "sngan": {"z_dim": 128, "img_channels": 3},
-    "unet_translator": {"in_channels": 3, "img_channels": 3},
-    "resnet_translator": {"in_channels": 3, "img_channels": 3},
-}
-"""Architecture → the sizes of a new generator that are not asked for and have no default."""
-
-PAIRED = {"unet_translator": True, "resnet_translator": False}
-"""Translators → whether they learn from pairs (pix2pix) where nothing else says so."""
 
 _COMPARED = ("z_dim", "c_dim", "w_dim", "in_channels", "img_resolution", "img_channels")
 
@@ -73,10 +59,10 @@ def check_trainable(role: str, model: Model) -> None:
     Raises:
         InputError: It does not.
     """
-    if model.generator is None or model.architecture not in KINDS:
+    if model.generator is None or model.architecture not in FAMILIES:
         found = "no generator" if model.generator is None else model.architecture
         raise InputError(
-            f"the {role} holds {found}, distill needs a generator of: {', '.join(KINDS)}"
+            f"the {role} holds {found}, distill needs a generator of: {', '.join(FAMILIES)}"
         )
 
 
@@ -86,16 +72,16 @@ def new_generator(
     """Return a generator with random weights.
 
     Args:
-        architecture: A key of ``KINDS``.
+        architecture: A key of ``FAMILIES``.
         config: Arguments of its constructor. What it leaves out is as the teacher's where the
-            families agree, widths aside; else ``SIZES`` and the constructor's defaults.
+            families agree, widths aside; else as the fact sheet and the constructor have it.
         like: The teacher, or None.
         seed: Of the weights.
     Raises:
         UsageError: The architecture, a name or a value is not valid, or the size is missing.
     """
-    if architecture not in KINDS:
-        raise unknown_name("architecture", architecture, KINDS)
+    if architecture not in FAMILIES:
+        raise unknown_name("architecture", architecture, FAMILIES)
     network_class = ARCHITECTURES[architecture].generator
     assert network_class is not None
     parameters = inspect.signature(network_class.__init__).parameters
@@ -106,7 +92,7 @@ def new_generator(
             raise UsageError(
                 f"{name} of a {architecture} must be a whole number, got {config[name]}"
             )
-    basis = dict(SIZES[architecture])
+    basis = dict(FAMILIES[architecture].sizes)
     if like is not None and like.architecture == architecture:
         basis = {k: v for k, v in like.generator.config.items() if k in parameters}
         basis.pop("widths")
@@ -137,7 +123,7 @@ def new_student(
     Args:
         architecture, config, like, seed: See ``new_generator``.
         unpaired: Without a teacher, who has a way back or has none: whether a translator gets one.
-            None asks ``PAIRED``.
+            None asks the family.
     """
     generator = new_generator(architecture, config, like, seed)
     if not isinstance(generator, Translator):
@@ -145,7 +131,7 @@ def new_student(
     if like is not None:
         has_way_back = like.generator_b is not None
     else:
-        has_way_back = not PAIRED[architecture] if unpaired is None else unpaired
+        has_way_back = not FAMILIES[architecture].is_paired if unpaired is None else unpaired
     if not has_way_back:
         return Model(generator)
     channels = {"in_channels": generator.img_channels, "img_channels": generator.in_channels}
@@ -172,7 +158,7 @@ def starting_model(
         seed: Of weights that are new.
         init: One of ``INITS``.
         unpaired: Of translators: whether they learn from unpaired images. None: as a second
-            direction or a discriminator has it, else as ``PAIRED``.
+            direction or a discriminator has it, else as the family.
     Raises:
         UsageError: ``unpaired`` is not what the networks can do.
         InputError: A discriminator does not fit its generator.
@@ -207,7 +193,9 @@ def _is_paired(generator: ImageGenerator, has_way_back: bool, unpaired: bool | N
     """Say whether a new discriminator is to judge pairs."""
     if has_way_back or not isinstance(generator, Translator):
         return False
-    return PAIRED[generator.architecture] if unpaired is None else not unpaired
+    if unpaired is not None:
+        return not unpaired
+    return bool(FAMILIES[generator.architecture].is_paired)
 
 
 def _check_task(model: Model, unpaired: bool | None) -> None:
@@ -274,7 +262,7 @@ def new_discriminator(name: str, model: Model, seed: int, *, is_paired: bool = F
         is_paired: Of translators: judge condition and image together, as pix2pix does.
     """
     generator = getattr(model, name.replace("discriminator", "generator"))
-    kind = KINDS[generator.architecture]
+    kind = FAMILIES[generator.architecture].training
     if kind == TRANSLATION:
         channels = generator.img_channels + (generator.in_channels if is_paired else 0)
         size = generator.img_resolution

@@ -16,6 +16,7 @@ from ganc.distillation.player import Player
 from ganc.distillation.trainer import Losses
 from ganc.distillation.translation import Translated, TranslationTrainer
 from ganc.errors import UsageError
+from ganc.families import task_form
 from ganc.models.translation import judges_pairs
 
 
@@ -85,7 +86,7 @@ class OneWayTrainer(TranslationTrainer):
 
     @property
     def _form(self) -> str:
-        return self.form("bce" if self.is_paired else "lsgan")
+        return self.form(task_form(is_paired=self.is_paired))
 
     def _judge(self, condition: Tensor, images: Tensor) -> Tensor:
         """Return the logits of images, [N, 1, h, w]; of pairs with the condition in front."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from ganc import options as declared
 from ganc.errors import CheckpointError, UsageError, unknown_name
-from ganc.families import ADVERSARIAL_NAMES
+from ganc.families import ADVERSARIAL_NAMES, FAMILIES, SNGAN, STYLE, TRANSLATION
 from ganc.options import number, text
 
 PERCEPTUAL_NAMES = ("lpips-vgg", "lpips-alex", "lpips-squeeze", "effnet-lite0", "none")
@@ -23,18 +23,6 @@ PERCEPTUAL_NAMES = ("lpips-vgg", "lpips-alex", "lpips-squeeze", "effnet-lite0", 
 
 AUGMENT_NAMES = ("none", "ada", "fixed")
 """How the discriminator's images are augmented."""
-
-STYLE, SNGAN, TRANSLATION = "style", "sngan", "translation"
-"""Kinds of training: what the families of one kind have in common is how a step goes."""
-
-KINDS: dict[str, str] = {
-    "stylegan2": STYLE,
-    "stylegan3": STYLE,
-    "sngan": SNGAN,
-    "unet_translator": TRANSLATION,
-    "resnet_translator": TRANSLATION,
-}
-"""Architecture of the generator → kind of training."""
 
 LATENT_KINDS = (STYLE, SNGAN)
 
@@ -211,9 +199,9 @@ def default_recipe(architecture: str) -> str:
     Raises:
         UsageError: The family cannot be trained.
     """
-    if architecture not in KINDS:
-        raise unknown_name("architecture to train", architecture, KINDS)
-    return DEFAULTS[KINDS[architecture]]
+    if architecture not in FAMILIES:
+        raise unknown_name("architecture to train", architecture, FAMILIES)
+    return DEFAULTS[FAMILIES[architecture].training]
 
 
 def resolve_recipe(recipe: str | Recipe, overrides: Mapping[str, Any] | None = None) -> Recipe:

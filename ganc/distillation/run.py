@@ -20,12 +20,13 @@ from ganc.distillation.evaluations import EvalRequest, EvaluationLog
 from ganc.distillation.execution import Execution
 from ganc.distillation.metrics import MetricsLog
 from ganc.distillation.reals import TEACHER, Reals
-from ganc.distillation.recipes import TRANSLATION, Recipe
+from ganc.distillation.recipes import Recipe
 from ganc.distillation.run_folder import Snapshot
 from ganc.distillation.schedule import Schedule
 from ganc.distillation.settings import Settings
 from ganc.distillation.trainer import Distance, Parts, Trainer
 from ganc.errors import InputError, MissingDependencyError, UsageError, WeightsError
+from ganc.families import TRANSLATION
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator
 from ganc.perceptual.channels import check_channels

@@ -9,8 +9,6 @@ from typing import Any
 from ganc.distillation.reals import TEACHER
 from ganc.distillation.recipe_file import SUFFIX, read_recipe
 from ganc.distillation.recipes import (
-    KINDS,
-    TRANSLATION,
     Recipe,
     check_numbers,
     default_recipe,
@@ -19,6 +17,7 @@ from ganc.distillation.recipes import (
     without_teacher,
 )
 from ganc.errors import InputError, UsageError
+from ganc.families import FAMILIES, TRANSLATION
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def new_settings(choices: Choices, architecture: str, *, has_teacher: bool) -> S
     recipe = choices.resolve(choices.recipe or _default(architecture, has_teacher))
     if not has_teacher:
         recipe = without_teacher(recipe, choices.overrides)
-    kind = KINDS[architecture]
+    kind = FAMILIES[architecture].training
     if recipe.kind != kind:
         raise UsageError(
             f"recipe {recipe.name} does not train a {architecture}",

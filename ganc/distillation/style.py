@@ -17,9 +17,9 @@ from ganc.distillation.directions import draw_offsets, leading_directions, simil
 from ganc.distillation.draws import Latents, draw_latents
 from ganc.distillation.player import Player
 from ganc.distillation.reals import RealBatch
-from ganc.distillation.recipes import STYLE
 from ganc.distillation.trainer import Losses, Parts, Terms, Trainer, network_of
 from ganc.errors import UsageError
+from ganc.families import STYLE
 from ganc.models.style import StyleGenerator
 
 

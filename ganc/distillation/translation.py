@@ -15,8 +15,8 @@ from ganc.distillation.dropout import DropoutDraws, key_dropout
 from ganc.distillation.features import FeatureDistance, watch
 from ganc.distillation.pair_batches import SideBatch
 from ganc.distillation.player import Player
-from ganc.distillation.recipes import TRANSLATION
 from ganc.distillation.trainer import Terms, Trainer
+from ganc.families import TRANSLATION
 from ganc.models.network import Network, Translator
 
 

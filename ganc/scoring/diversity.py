@@ -14,6 +14,7 @@ from torch.func import functional_call, vjp
 
 from ganc import seeds
 from ganc.errors import ShapeError, UsageError, unknown_name
+from ganc.families import family_of
 from ganc.models.model import Model
 from ganc.models.network import LatentGenerator
 from ganc.scoring.precision import arithmetic, check_precision, keep_norms_exact, reduced
@@ -24,9 +25,6 @@ from ganc.scoring.scorer import Scorer, State, batch_ranges
 from ganc.scoring.space import LatentSpace, StyleSpace, latent_space
 
 GRADIENTS = ("both", "base")
-
-DEFAULTS = {"stylegan3": {"alpha": 10.0, "gradient": "base"}}
-"""What the published code of a family does otherwise than the StyleGAN2 code (5, both)."""
 
 Noise = Sequence[Tensor] | None
 Weights = dict[str, Tensor]
@@ -96,7 +94,8 @@ class Diversity(Scorer):
     @classmethod
     def defaults(cls, architecture: str) -> dict[str, Any]:
         """Return ``alpha`` and ``gradient`` as the family's published code has them."""
-        return {"alpha": 5.0, "gradient": "both"} | DEFAULTS.get(architecture, {})
+        family = family_of(architecture)
+        return {"alpha": family.alpha, "gradient": family.gradient}
 
     def batches(self) -> Sequence[range]:
         return self.ranges

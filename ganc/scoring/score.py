@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Unpack
 
@@ -171,16 +171,19 @@ def score_parts(
         content_hash: The model's, where it is known.
     """
     own = content_hash or model.content_hash()
-    run = {"device": device, "progress": progress, "warn": warn}
-    ready = [_with_defaults(part, model.architecture, run) for part in parts]
-    computed = [_compute(model, part, own) for part in ready]
+    computed = []
+    for part in parts:
+        request = replace(part.request, device=device, progress=progress, warn=warn)
+        computed.append(_compute(model, replace(part, request=request), own))
     if len(computed) == 1:
         return computed[0]
     return mixed(method, [Share(p.weight, s) for p, s in zip(parts, computed, strict=True)])
 
 
 def _compute(model: Model, part: Part, content_hash: str) -> Scores:
-    own = [_own_copy(side, part.request.device) for side in part.sides(model)]
+    sides = part.sides(model)
+    part = _with_defaults(part, sides[0].architecture)
+    own = [_own_copy(side, part.request.device) for side in sides]
     # A GPU is to keep the channels that a CPU keeps; a search that learns is to be quick instead.
     with contextlib.nullcontext() if part.row.is_two_sided else exact_float32():
         return _measure(part, own, content_hash)
@@ -211,14 +214,14 @@ def _own_copy(side: Model, device: torch.device) -> Model:
     return own
 
 
-def _with_defaults(part: Part, architecture: str, run: Mapping[str, Any]) -> Part:
-    """Fill in how it is run, and the settings whose default depends on the family."""
+def _with_defaults(part: Part, architecture: str) -> Part:
+    """Fill in the settings whose default depends on the family."""
     chosen = {
         name: value
         for name, value in part.scorer.defaults(architecture).items()
         if getattr(part.request, name) is None
     }
-    return replace(part, request=replace(part.request, **chosen, **run))
+    return replace(part, request=replace(part.request, **chosen))
 
 
 def resolve(

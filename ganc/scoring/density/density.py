@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ganc import parallel
 from ganc.errors import InputError, UsageError
+from ganc.families import family_of, task_form
 from ganc.models.model import Model
 from ganc.models.network import Network, Translator
 from ganc.models.translation import judges_pairs
@@ -40,8 +41,6 @@ from ganc.scoring.scorer import Run, SideScorer
 from ganc.scoring.sides import SIDES
 from ganc.stop import catch_signals
 
-TASK_FORMS = {"stylegan2": "non-saturating", "stylegan3": "non-saturating", "sngan": "hinge"}
-"""Architecture → the form that it is trained with; translators: see ``Density._form``."""
 FAR_OFF = 1.25
 """Learned MACs / target, or its inverse, from which on a user is told."""
 PIXELS_AT_ONCE = 256 * 256
@@ -296,8 +295,8 @@ class Density(SideScorer):
     def _form(self, is_paired: bool) -> str:
         if self.recipe.adversarial != "task":
             return self.recipe.adversarial
-        task = "bce" if is_paired else "lsgan"
-        return TASK_FORMS.get(self.generator.architecture, task)
+        form = family_of(self.generator.architecture).adversarial
+        return form or task_form(is_paired=is_paired)
 
     def _targets(self) -> dict[str, float | None]:
         """Return the MACs that each network is to have; None for one that stays whole."""
