@@ -21,7 +21,7 @@ from ganc.scoring import diversity
 from ganc.scoring.density import density as density_method
 from ganc.scoring.density.density import Density
 from ganc.scoring.density.recipe import DensityRecipe, resolve_density
-from ganc.scoring.features import Activation, Asv, Style
+from ganc.scoring.features import Asv, MeanActivation, Style
 from ganc.scoring.l1 import L1In, L1Out
 from ganc.scoring.mix import Share, mixed, parse_mix
 from ganc.scoring.options import Samples, ScoreOptions, ScoreSettings
@@ -72,7 +72,7 @@ METHODS: dict[str, Method] = {
         check=density_method.check,
         is_two_sided=True,
     ),
-    "activation": Method(Activation, 1000, 10, ("noise_mode", "data", "data_b")),
+    "activation": Method(MeanActivation, 1000, 10, ("noise_mode", "data", "data_b")),
     "asv": Method(Asv, 1000, 10, ("noise_mode", "data", "data_b")),
     "style": Method(Style, 1000, 10, ()),
     "l1-in": Method(L1In, 0, 0, ("discriminator",)),

@@ -15,7 +15,7 @@ from ganc.models.stylegan3 import SynthesisLayer, layer_grids
 from ganc.ops import compiled_filtered_lrelu
 from ganc.ops.filtered_lrelu import filtered_lrelu
 from tests.families import make_stylegan3
-from tests.ops.test_compiled import noise, on_devices, operators_of
+from tests.ops.test_compiled_bias_act import noise, on_devices, operators_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,7 +37,7 @@ LAYERS: list[How] = [
 def twin(x: Tensor, bias: Tensor, filters: list[Tensor], how: How, clamp: float | None) -> Tensor:
     """Call the composition, on the CPU in these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled_filtered_lrelu, "can_run", lambda *given: False)
+        patch.setattr(compiled_filtered_lrelu, "build_for", lambda *given: False)
         return filtered_lrelu(
             x, bias, *filters, up=how["up"], down=how["down"], padding=how["padding"], clamp=clamp
         )
@@ -260,7 +260,7 @@ def test_stylegan3s_images_and_gradients_are_the_same(is_rotation_equivariant: b
     for is_composed in (False, True):
         with pytest.MonkeyPatch.context() as patch:
             if is_composed:
-                patch.setattr(compiled_filtered_lrelu, "can_run", lambda *given: False)
+                patch.setattr(compiled_filtered_lrelu, "build_for", lambda *given: False)
             images = generator(z)
             images.square().sum().backward()
         found.append([images, *(p.grad.clone() for p in generator.parameters())])

@@ -27,6 +27,9 @@ enum class Act : int { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, 
 constexpr std::string_view kActs[] = {"linear", "relu", "lrelu",    "tanh", "sigmoid",
                                       "elu",    "selu", "softplus", "swish"};
 
+// As a template argument: the activation is known when running, and stands in the rule.
+constexpr Act kActOfRule{-1};
+
 inline Act act_of(std::string_view name) {
   for (int i = 0; i < 9; ++i) {
     if (kActs[i] == name) return static_cast<Act>(i);

@@ -17,10 +17,15 @@ STRAIGHT = ("linear", "relu", "lrelu")
 """Activations whose slope shows in their output, and whose second derivative is zero."""
 
 
-def can_run(x: Tensor, bias: Tensor | None, alpha: float) -> bool:
-    """Say whether the operators take these arguments, here and now; see ``Operators``."""
+def build_for(impl: str, x: Tensor, bias: Tensor | None, alpha: float) -> bool:
+    """Build the operators if a call is for them; see ``Operators.build_for``."""
+    unfit = None
+    if alpha < 0:
+        unfit = f"alpha must be 0 or more, got {alpha}"
+    elif x.ndim == 0:
+        unfit = "x must have a dimension"
     others = () if bias is None else (bias,)
-    return alpha >= 0 and x.ndim > 0 and OPERATORS.can_take(x, *others)
+    return OPERATORS.build_for(impl, unfit, x, *others)
 
 
 def bias_act(
@@ -51,7 +56,7 @@ def register() -> None:
     )
 
 
-OPERATORS = Operators(register)
+OPERATORS = Operators("bias_act", register)
 
 
 def _fake(first: Tensor, *others: Any) -> Tensor:
