@@ -17,8 +17,8 @@ class MaskKind(NamedTuple):
     """One kind of mask source.
 
     Attributes:
-        check: Refuses what follows the colon, for so many samples and with or without a network,
-            as far as that costs nothing.
+        check: Gets what follows the colon, the number of samples and whether to stay offline;
+            refuses what it can at no cost.
         open: Makes the source.
     """
 

@@ -61,7 +61,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class MixedLatents:
-    """What a generator is run on, the same for teacher and student.
+    """Pairs of latents that a style generator mixes, the same for teacher and student.
 
     Attributes:
         z: [N, 2, D_z]; the second is mixed in from layer ``cut`` on.

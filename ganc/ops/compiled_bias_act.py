@@ -60,7 +60,7 @@ OPERATORS = Operators("bias_act", register)
 
 
 def _fake(first: Tensor, *others: Any) -> Tensor:
-    # Results lie as the tensor that is walked does: x, or for derivatives what they refer to.
+    # A result has the layout of the tensor that is walked: x, or what derivatives call ref.
     tensors = [first, *(other for other in others if isinstance(other, Tensor) and other.ndim > 1)]
     walked = tensors[-1] if tensors[-1].shape == first.shape else first
     return torch.empty_like(walked)

@@ -40,7 +40,7 @@ def _unfit(
     factors: tuple[int, int],
     padding: tuple[int, int],
 ) -> str | None:
-    """Return what the operators do not take, None if they do."""
+    """Return what the operators do not take; None if they take all."""
     if x.ndim != 4 or bias.shape != x.shape[1:2]:
         return "x must be [N, C, H, W] and bias [C]"
     if any(factor not in FACTORS for factor in factors):

@@ -5,9 +5,9 @@ is compiled once per version of torch, toolkit and kind of GPU, into the cache. 
 the way (no compiler, another CUDA, no GPU) is said in one line on stderr, once; plain torch then
 does the work.
 
-They include c10's and ATen's headers alone, so that a bare toolkit suffices;
-``torch.utils.cpp_extension`` brings headers that it lacks, and waits for ever on the lock of a
-process that died.
+The sources include c10's and ATen's headers alone, so that a bare toolkit suffices.
+``torch.utils.cpp_extension`` is not used: it brings headers that a bare toolkit lacks, and waits
+for ever on the lock of a process that died.
 """
 
 import functools

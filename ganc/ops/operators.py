@@ -41,13 +41,13 @@ class Operators:
     def build_for(self, impl: str, unfit: str | None, x: Tensor, *others: Tensor) -> bool:
         """Build and load the operators if a call is for them; say whether they compute it.
 
-        They take tensors on CUDA, all of one type. What maps a function (``torch.func``) meets
-        plain torch, and so does what traces one before they have been loaded: a compiler does not
-        run inside another.
+        They take tensors on CUDA, all of one type. Functions that ``torch.func`` maps get plain
+        torch. So do functions that are traced before the operators are loaded: tracing builds
+        nothing, as a compiler does not run inside another.
 
         Args:
             impl: One of ``IMPLS``.
-            unfit: What the operators do not take of the call's other arguments, None if they do.
+            unfit: What they do not take of the call's other arguments; None if they take all.
         Raises:
             UsageError: impl is not known; or it is "cuda", and something stands in the way.
         """
@@ -81,12 +81,12 @@ class Operators:
         if self.working.get(device_type):
             return None
         if torch.compiler.is_compiling():
-            return "the operators are not loaded, and what traces a call does not build them"
+            return "its operators are not loaded, and tracing builds nothing; call it once before"
         return (self._build_obstacle or extension.build_obstacle)(device_type)
 
 
 def _unfit(x: Tensor, others: tuple[Tensor, ...]) -> str | None:
-    """Return what the operators do not take of a call's tensors, None if they do."""
+    """Return what the operators do not take of a call's tensors; None if they take all."""
     if x.device.type != extension.CUDA:
         return f"x must be on cuda, got {x.device.type}"
     if x.dtype not in DTYPES:

@@ -29,7 +29,7 @@ def build_for(
 
 
 def _unfit(x: Tensor, kernel: Tensor, up: int, down: int, padding: tuple[int, int]) -> str | None:
-    """Return what the operator does not take, None if it does."""
+    """Return what the operator does not take; None if it takes all."""
     if kernel.requires_grad or not kernel.is_floating_point() or kernel.numel() == 0:
         return "kernel must be constant, of a floating type, and have taps"
     if kernel.device != x.device:

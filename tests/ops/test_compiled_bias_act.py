@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ganc.errors import UsageError
 from ganc.ops import compiled_bias_act, extension
 from ganc.ops.bias_act import ACTIVATIONS, bias_act, bias_act_ref
 
@@ -314,6 +315,22 @@ def test_bias_act_takes_the_operator_where_it_can() -> None:
     assert "ganc.bias_act.default" not in operators_of(partial(layer, alpha=-0.1), x, bias)
     mapped = torch.func.vmap(layer, in_dims=(0, None))(x[:, None], bias)
     torch.testing.assert_close(mapped[:, 0], layer(x, bias))
+
+
+@pytest.mark.usefixtures("chosen")
+def test_who_computes_is_for_the_caller_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension, "build_obstacle", lambda device_type: None)
+    x, bias = noise(2, 3, 4, 4), noise(3, seed=1)
+    layer = partial(bias_act, act="lrelu")
+    assert operators_of(partial(layer, impl="cuda"), x, bias) == ["ganc.bias_act.default"]
+    assert "ganc.bias_act.default" not in operators_of(partial(layer, impl="ref"), x, bias)
+    for found, unfit in (
+        ("alpha must be 0 or more, got -0.1", {"alpha": -0.1}),
+        ("all tensors must be of x's type and device", {"bias": bias.float()}),
+        ("x must be of a floating type, got torch.int64", {"x": x.long()}),
+    ):
+        with pytest.raises(UsageError, match=f"cannot run: {found}"):
+            layer(**{"x": x, "bias": bias, "impl": "cuda", **unfit})
 
 
 @pytest.mark.usefixtures("chosen")

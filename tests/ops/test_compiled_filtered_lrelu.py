@@ -251,6 +251,15 @@ def test_filtered_lrelu_takes_the_operator_where_it_can() -> None:
 
 
 @pytest.mark.usefixtures("chosen")
+def test_plain_torch_is_plain_in_all_its_parts() -> None:
+    """The composition's own operators are left out as well."""
+    x, bias, taps = noise(1, 2, 24, 24), noise(2, seed=1), noise(12, seed=2)
+    layer = partial(filtered_lrelu, up=2, down=2, padding=(9, 8), impl="ref")
+    called = operators_of(layer, x.requires_grad_(), bias, taps, taps)
+    assert not [name for name in called if name.startswith("ganc.")]
+
+
+@pytest.mark.usefixtures("chosen")
 @pytest.mark.parametrize("is_rotation_equivariant", [False, True])
 def test_stylegan3s_images_and_gradients_are_the_same(is_rotation_equivariant: bool) -> None:
     generator = make_stylegan3(is_rotation_equivariant=is_rotation_equivariant).generator

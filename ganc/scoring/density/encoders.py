@@ -82,7 +82,7 @@ class EncoderKind(NamedTuple):
     """One form of name.
 
     Attributes:
-        check: Refuses what follows the colon, as far as that costs nothing.
+        check: Gets what follows the colon; refuses what it can at no cost.
         open: Makes the function that describes images, and tells its SHA-256 and protocol.
     """
 

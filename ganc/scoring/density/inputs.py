@@ -114,9 +114,9 @@ def open_training_inputs(
 ) -> TrainingInputs:
     """Open the inputs of one side of a model, at most ``request.samples`` where those are latents.
 
-    A translator takes them from ``request.data``: a plain set of inputs, pairs side by side, or
-    both sides' folders, of which a discriminator of pairs sees the input; what it was to make of
-    them is not looked at, its own images are.
+    A translator takes them from ``request.data``: a set of inputs, pairs side by side, or the
+    folders of both sides. The other half of a pair is not looked at: the manifold is made of the
+    translator's own images. A discriminator of pairs sees the input in front of them.
 
     Raises:
         UsageError: Images are given to a generator that takes latents, or none to a translator.
