@@ -17,7 +17,7 @@ template <int kOrder, Act kAct, int kBias, typename T>
 void row(int64_t begin, int64_t stop, Rule<at::opmath_type<T>> rule, const T* a, const T* dy,
          const T* ref, const T* bias, T* out) {
   using Math = at::opmath_type<T>;
-  if constexpr (kAct != kActOfRule) rule.act = kAct;
+  if constexpr (kAct != Act::of_rule) rule.act = kAct;
   const Math same = kBias == 1 ? static_cast<Math>(*bias) : Math(0);
   for (int64_t i = begin; i < stop; ++i) {
     const Math b = kBias == 2 ? static_cast<Math>(bias[i - begin]) : same;
@@ -55,7 +55,7 @@ void run(const Walk& walk, const Rule<at::opmath_type<T>>& rule, const T* a, con
     case Act::lrelu:
       return walk_all<kOrder, Act::lrelu>(walk, rule, a, dy, ref, bias, out);
     default:
-      return walk_all<kOrder, kActOfRule>(walk, rule, a, dy, ref, bias, out);
+      return walk_all<kOrder, Act::of_rule>(walk, rule, a, dy, ref, bias, out);
   }
 }
 

@@ -22,13 +22,11 @@
 
 namespace ganc {
 
-enum class Act : int { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish };
+// of_rule is for template arguments alone: the activation stands in the rule, known when running.
+enum class Act : int { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish, of_rule };
 
 constexpr std::string_view kActs[] = {"linear", "relu", "lrelu",    "tanh", "sigmoid",
                                       "elu",    "selu", "softplus", "swish"};
-
-// As a template argument: the activation is known when running, and stands in the rule.
-constexpr Act kActOfRule{-1};
 
 inline Act act_of(std::string_view name) {
   for (int i = 0; i < 9; ++i) {
