@@ -27,7 +27,7 @@ import timing
 import torch
 from torch import Tensor
 
-from ganc.ops import compiled, extension
+from ganc.ops import compiled_bias_act, extension
 from ganc.ops.bias_act import bias_act, bias_act_ref
 
 SHAPES = (
@@ -194,7 +194,7 @@ def main() -> None:
     if device.type == "cuda":
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
         print(f"kernels: {extension.state(extension.CUDA)}", flush=True)
-        assert compiled.can_run(torch.zeros(1, 1, device="cuda"), None, 0.2)
+        compiled_bias_act.build_for("cuda", torch.zeros(1, 1, device="cuda"), None, 0.2)
     sides["compile"] = torch.compile(eager, dynamic=False)
     if given.plugin:
         sides["plugin"] = plugin(given.plugin)

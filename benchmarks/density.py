@@ -209,7 +209,7 @@ class Bench:
         """Return an encoder that no arm has seen: as the method's own, from another seed."""
         path = self.folder / f"describer-{side}.safetensors"
         if path.exists():
-            network = self_supervised.Network()
+            network = self_supervised.EncoderNetwork()
             network.load_state_dict(safetensors.torch.load_file(path))
             return network.requires_grad_(False).eval()
         found = self_supervised.train(

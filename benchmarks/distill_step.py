@@ -43,7 +43,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ganc
-from ganc.distillation.draws import Draws, Latents
+from ganc.distillation.draws import Draws, MixedLatents
 from ganc.distillation.execution import Execution, PhaseTimes
 from ganc.distillation.losses import path_lengths
 from ganc.distillation.networks import starting_model
@@ -135,7 +135,7 @@ class PublishedLoop:
             self.accumulate(ema_beta((step + 1) * recipe.batch, recipe))
         return {name: loss.mean().item() for name, loss in found.items()}
 
-    def train_d(self, real: Tensor, latents: Latents) -> dict[str, Tensor]:
+    def train_d(self, real: Tensor, latents: MixedLatents) -> dict[str, Tensor]:
         _require(self.g, False)
         _require(self.d, True)
         fake, _ = self.g.synthesis.run(_styles(self.g, latents), noise=latents.noise)
@@ -156,7 +156,7 @@ class PublishedLoop:
         self.d_optim.step()
         return {"r1": penalty}
 
-    def train_g(self, latents: Latents, offset: Tensor) -> dict[str, Tensor]:
+    def train_g(self, latents: MixedLatents, offset: Tensor) -> dict[str, Tensor]:
         _require(self.g, True)
         _require(self.d, False)
         recipe = self.recipe
@@ -179,7 +179,7 @@ class PublishedLoop:
         return {"g_loss": total, **found}
 
     def _both(
-        self, network: StyleGenerator, latents: Latents, offset: Tensor
+        self, network: StyleGenerator, latents: MixedLatents, offset: Tensor
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Make the image of w, and the features of w and of w + offset, one after the other."""
         ws = _styles(network, latents)
@@ -187,7 +187,7 @@ class PublishedLoop:
         _, moved = network.synthesis.run(ws + offset[:, None], noise=latents.noise)
         return image, [(plain[block], moved[block]) for block in self.source.blocks]
 
-    def regularise_g(self, latents: Latents, pixels: Tensor) -> dict[str, Tensor]:
+    def regularise_g(self, latents: MixedLatents, pixels: Tensor) -> dict[str, Tensor]:
         recipe = self.recipe
         latents = latents.head(max(1, recipe.batch // recipe.pl_batch_shrink))
         ws = _styles(self.g, latents)
@@ -214,7 +214,7 @@ def _require(network: nn.Module, flag: bool) -> None:
         parameter.requires_grad = flag
 
 
-def _styles(network: StyleGenerator, latents: Latents) -> Tensor:
+def _styles(network: StyleGenerator, latents: MixedLatents) -> Tensor:
     """Map both latents, each in a pass of its own, and mix them."""
     first, second = (network.mapping(z) for z in latents.z.unbind(dim=1))
     layer = torch.arange(network.num_ws, device=first.device)

@@ -239,7 +239,7 @@ def main() -> None:
         print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
         print(f"kernels: {extension.state(extension.CUDA)}", flush=True)
         x = torch.zeros(1, device="cuda")
-        assert compiled_filtered_lrelu.OPERATORS.can_take(x)
+        compiled_filtered_lrelu.OPERATORS.build_for("cuda", None, x)
     if given.plugin and device.type == "cuda":
         sides["plugin"] = plugin(given.plugin)
     host_lines(given, sides, device)

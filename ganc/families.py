@@ -18,7 +18,7 @@ STYLE, SNGAN, TRANSLATION = "style", "sngan", "translation"
 
 
 @dataclass(frozen=True)
-class Family:
+class FactSheet:
     """What the published code of a family does, beside its networks.
 
     Attributes:
@@ -44,17 +44,19 @@ class Family:
 _STYLEGAN_SIZES = {"z_dim": 512, "c_dim": 0, "w_dim": 512, "img_channels": 3}
 _TRANSLATOR_SIZES = {"in_channels": 3, "img_channels": 3}
 
-FAMILIES: dict[str, Family] = {
-    "stylegan2": Family(STYLE, "non-saturating", _STYLEGAN_SIZES, alpha=5.0, gradient="both"),
-    "stylegan3": Family(STYLE, "non-saturating", _STYLEGAN_SIZES, alpha=10.0, gradient="base"),
-    "sngan": Family(SNGAN, "hinge", {"z_dim": 128, "img_channels": 3}, alpha=5.0, gradient="both"),
-    "unet_translator": Family(TRANSLATION, None, _TRANSLATOR_SIZES, is_paired=True),
-    "resnet_translator": Family(TRANSLATION, None, _TRANSLATOR_SIZES, is_paired=False),
+FAMILIES: dict[str, FactSheet] = {
+    "stylegan2": FactSheet(STYLE, "non-saturating", _STYLEGAN_SIZES, alpha=5.0, gradient="both"),
+    "stylegan3": FactSheet(STYLE, "non-saturating", _STYLEGAN_SIZES, alpha=10.0, gradient="base"),
+    "sngan": FactSheet(
+        SNGAN, "hinge", {"z_dim": 128, "img_channels": 3}, alpha=5.0, gradient="both"
+    ),
+    "unet_translator": FactSheet(TRANSLATION, None, _TRANSLATOR_SIZES, is_paired=True),
+    "resnet_translator": FactSheet(TRANSLATION, None, _TRANSLATOR_SIZES, is_paired=False),
 }
 """Architecture of the generator → its family."""
 
 
-def family_of(architecture: str) -> Family:
+def family_of(architecture: str) -> FactSheet:
     """Return the fact sheet of a generator's family.
 
     Raises:

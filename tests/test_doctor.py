@@ -74,8 +74,8 @@ def test_report_of_a_gpu(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
-    monkeypatch.setattr(module.extension, "obstacle", lambda device_type: obstacle)
-    monkeypatch.setattr(module.resampling, "obstacle", lambda: obstacle)
+    monkeypatch.setattr(module.extension, "build_obstacle", lambda device_type: obstacle)
+    monkeypatch.setattr(module.resampling, "build_obstacle", lambda: obstacle)
     compared: list[torch.device] = []
     monkeypatch.setattr(module, "check_device", lambda device: compared.append(device) or 1e-6)
     report = json.loads(ganc("doctor", "--json").out)

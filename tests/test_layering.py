@@ -112,3 +112,39 @@ def imports_of(path: Path) -> set[str]:
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom)
                      else [alias.name for alias in node.names])
     }  # fmt: skip
+
+
+# A family's file is a namespace: the parts of its networks are called what its paper and public
+# code call them, and whoever needs two families says `stylegan3.Generator`.
+FAMILIES = PACKAGE / "models"
+# There a name such as `Network` is an option of the command line, and only ever `shared.Network`.
+OPTIONS = PACKAGE / "commands" / "_shared.py"
+
+
+def named(path: Path) -> list[tuple[str, bool]]:
+    """Return the classes of a file, and what it calls other types; and whether it is a class."""
+    tree = ast.parse(path.read_text())
+    classes = [(node.name, True) for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    aliases = [
+        (name.id, False)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and not ast.unparse(node.value).startswith("TypeVar(")
+        for name in node.targets
+        if isinstance(name, ast.Name)
+    ]
+    return classes + aliases
+
+
+def test_a_class_has_its_name_for_itself() -> None:
+    places: dict[str, list[Path]] = {}
+    classes = set()
+    for path in FILES:
+        for name, is_class in named(path) if path != OPTIONS else ():
+            places.setdefault(name, []).append(path)
+            classes |= {name} if is_class else set()
+    doubled = {
+        name: [str(path) for path in places[name]]
+        for name in classes
+        if len(places[name]) > 1 and any(FAMILIES not in path.parents for path in places[name])
+    }
+    assert not doubled

@@ -34,7 +34,7 @@ def test_every_job_is_in_a_stage_and_every_script_is_there(stages: Any) -> None:
 
 def test_the_tests_job_finds_the_files_with_tests_for_a_gpu(stages: Any) -> None:
     names = {Path(path).name for path in stages.gpu_tests()}
-    assert {"test_on_gpu.py", "test_compiled.py", "test_resampling.py"} <= names
+    assert {"test_on_gpu.py", "test_compiled_bias_act.py", "test_resampling.py"} <= names
 
 
 def test_a_job_that_takes_too_long_is_stopped_and_what_it_said_is_kept(

@@ -43,7 +43,7 @@ _CONV_PARTS = {"weight": "weight", "weight_orig": "weight", "bias": "bias",
 _WEIGHTS = ("weight", "weight_orig")
 _LONGEST_NUMBER = 9
 
-Layer = dict[str, str]
+LayerNames = dict[str, str]
 """One convolution and the norm behind it: our name of each tensor ("norm.bias") → the file's."""
 
 
@@ -119,13 +119,13 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
     raise findings[0]
 
 
-def layers_of(state: State) -> list[Layer]:
+def layers_of(state: State) -> list[LayerNames]:
     """Read the convolutions, each with the norm behind it, in the order they run.
 
     Raises:
         CheckpointError: A tensor is neither a convolution's nor a norm's.
     """
-    layers: list[Layer] = []
+    layers: list[LayerNames] = []
     for parts in _modules(state):
         is_conv = any(state[parts[part]].ndim == 4 for part in _WEIGHTS if part in parts)
         for part, key in parts.items():
@@ -178,7 +178,7 @@ def _check_spectral(parts: Mapping[str, str]) -> None:
         )
 
 
-def candidates_of(state: State, layers: list[Layer]) -> list[Candidate]:
+def candidates_of(state: State, layers: list[LayerNames]) -> list[Candidate]:
     """Return what the file may hold, the likeliest first.
 
     Raises:
@@ -277,7 +277,7 @@ def _patchgan(weights: list[Tensor], names: list[str]) -> list[Candidate]:
 
 
 def _convert(
-    candidate: Candidate, state: State, layers: list[Layer], settings: Mapping[str, Any]
+    candidate: Candidate, state: State, layers: list[LayerNames], settings: Mapping[str, Any]
 ) -> Conversion:
     """Lay the layers beside a candidate's.
 
@@ -318,7 +318,7 @@ def _convert(
     return Conversion(built, _inferred(built, layers, assumed), frozenset(assumed - {"padding"}))
 
 
-def norm_arguments(layer: Layer, *, is_spectral: bool = False) -> dict[str, Any]:
+def norm_arguments(layer: LayerNames, *, is_spectral: bool = False) -> dict[str, Any]:
     """Return which norm a layer has, by our networks' arguments.
 
     Running averages without a weight are what instance norm stored until 2018 and never used.
@@ -334,7 +334,9 @@ def norm_arguments(layer: Layer, *, is_spectral: bool = False) -> dict[str, Any]
     return {"norm": norm, "norm_affine": is_affine, "bias": has_bias}
 
 
-def _check_norm(layer: Layer, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def _check_norm(
+    layer: LayerNames, arguments: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
     """Refuse batch norm that was saved without its running averages, as ``parameters()`` are.
 
     These projects leave the bias out in front of batch norm alone, so its absence tells.
@@ -369,14 +371,14 @@ def _check_numbers(names: Sequence[str]) -> None:
             )
 
 
-def _width(group: ChannelGroup, laid: Mapping[str, Layer], state: State) -> int:
+def _width(group: ChannelGroup, laid: Mapping[str, LayerNames], state: State) -> int:
     """Return a group's width: the output channels of the first layer that makes it."""
     made = group.slices[0]
     weight = state[laid[made.tensor.removesuffix(".conv.weight")]["conv.weight"]]
     return weight.shape[made.dim]
 
 
-def _fit(network: Network, slot: str, layer: Layer, state: State) -> dict[str, Tensor]:
+def _fit(network: Network, slot: str, layer: LayerNames, state: State) -> dict[str, Tensor]:
     """Return one layer's tensors by our names.
 
     Raises:
@@ -404,12 +406,12 @@ def _fit(network: Network, slot: str, layer: Layer, state: State) -> dict[str, T
     return {f"{slot}.{part}": tensor for part, tensor in tensors.items()}
 
 
-def is_old_buffer(part: str, layer: Layer) -> bool:
+def is_old_buffer(part: str, layer: LayerNames) -> bool:
     """Whether a tensor is a running average that instance norm stored until 2018, never used."""
     return part.removeprefix("norm.") in _RUNNING and "norm.weight" not in layer
 
 
-def _assumed(network: Network, layers: list[Layer]) -> set[str]:
+def _assumed(network: Network, layers: list[LayerNames]) -> set[str]:
     """Return the names of what the file does not show."""
     has_norms = any(part.startswith("norm.") for layer in layers for part in layer)
     has_averages = any("norm.running_var" in layer for layer in layers)
@@ -418,7 +420,7 @@ def _assumed(network: Network, layers: list[Layer]) -> set[str]:
     return ASSUMED[network.architecture] | ({"norm"} if is_guess or is_given else set())
 
 
-def _inferred(network: Network, layers: list[Layer], assumed: set[str]) -> dict[str, Any]:
+def _inferred(network: Network, layers: list[LayerNames], assumed: set[str]) -> dict[str, Any]:
     """Say what the file does not, for the user to check."""
     inferred = {k: v for k, v in network.config.items() if k != "widths"}
     if inferred["norm"] != "batch":

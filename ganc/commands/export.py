@@ -52,10 +52,10 @@ def export(
         return shared.emit_settings("export", settings, as_json)
     from ganc.exporters.export import export as export_model
     from ganc.exporters.export import resolve
-    from ganc.exporters.target import Settings
+    from ganc.exporters.format import ExportSettings
 
     shared.check_output(output, force)
-    resolve(Settings(format, inputs, dtype, opset, network))
+    resolve(ExportSettings(format, inputs, dtype, opset, network))
     model = shared.load_model(ckpt, quiet)
     with shared.progress_bar(quiet) as progress, shared.destination(output) as path:
         written = export_model(

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from ganc.scoring.score import Part
 
 
-Method = Annotated[
+_Method = Annotated[
     str,
     typer.Option(
         "--method", help=f"{shared.choices(ABOUT)}, or a mix such as diversity:0.7,content:0.3."
     ),
 ]
-Output = Annotated[
+_Output = Annotated[
     str | None,
     typer.Option(
         "--output",
@@ -41,7 +41,7 @@ Output = Annotated[
     ),
     STDOUT,
 ]
-Preview = Annotated[
+_Preview = Annotated[
     str | None,
     typer.Option(
         "--preview",
@@ -50,7 +50,7 @@ Preview = Annotated[
         rich_help_panel=CONTENT,
     ),
 ]
-Compare = Annotated[
+_Compare = Annotated[
     str | None,
     typer.Option(
         "--compare",
@@ -69,10 +69,10 @@ STARTS = {"preview": "samples", "force": "density"}
 def score(
     ckpt: shared.Checkpoint,
     *,
-    method: Method = "diversity",
-    output: Output = None,
-    preview: Preview = None,
-    compare: Compare = None,
+    method: _Method = "diversity",
+    output: _Output = None,
+    preview: _Preview = None,
+    compare: _Compare = None,
     plot: shared.Plot = None,
     device: shared.Device = "auto",
     force: shared.Force = False,

@@ -39,7 +39,7 @@ class ConvNormRelu(nn.Module):
         return F.relu(self.bn(self.conv(x)))
 
 
-class ResidualBlock(nn.Module):
+class BasicBlock(nn.Module):
     """ResNet's basic block: two 3x3 convolutions beside a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -166,8 +166,8 @@ def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1
 
 def _stage(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
-        ResidualBlock(in_channels, out_channels, stride),
-        ResidualBlock(out_channels, out_channels, 1),
+        BasicBlock(in_channels, out_channels, stride),
+        BasicBlock(out_channels, out_channels, 1),
     )
 
 

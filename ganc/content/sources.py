@@ -13,12 +13,12 @@ from ganc.content.segmentation import check_segmentation, open_segmentation
 from ganc.errors import UsageError, unknown_name
 
 
-class Kind(NamedTuple):
+class MaskKind(NamedTuple):
     """One kind of mask source.
 
     Attributes:
-        check: Refuses what follows the colon, for so many samples and with or without a network,
-            as far as that costs nothing.
+        check: Gets what follows the colon, the number of samples and whether to stay offline;
+            refuses what it can at no cost.
         open: Makes the source.
     """
 
@@ -26,12 +26,12 @@ class Kind(NamedTuple):
     open: Callable[[str, MaskRequest], MaskSource]
 
 
-KINDS: dict[str, Kind] = {
-    "torchvision": Kind(
+KINDS: dict[str, MaskKind] = {
+    "torchvision": MaskKind(
         lambda name, samples, offline: check_segmentation(name, offline), open_segmentation
     ),
-    "bisenet": Kind(lambda file, samples, offline: check_bisenet(file, offline), open_bisenet),
-    "masks": Kind(lambda path, samples, offline: find_masks(path, samples), open_folder),
+    "bisenet": MaskKind(lambda file, samples, offline: check_bisenet(file, offline), open_bisenet),
+    "masks": MaskKind(lambda path, samples, offline: find_masks(path, samples), open_folder),
 }
 """What stands before the colon; any other word is a module."""
 
@@ -66,7 +66,7 @@ def open_masks(content: str, request: MaskRequest) -> MaskSource:
     return kind.open(argument, request)
 
 
-def _parse(content: str) -> tuple[Kind, str]:
+def _parse(content: str) -> tuple[MaskKind, str]:
     name, colon, argument = content.partition(":")
     if content == "bisenet":  # the one kind that needs nothing after its name
         return KINDS[name], ""
@@ -74,6 +74,6 @@ def _parse(content: str) -> tuple[Kind, str]:
         raise unknown_name("--content", content, FORMS)
     if not (name and argument):
         raise UsageError(f"--content {content} is incomplete; allowed: {', '.join(FORMS)}")
-    module = Kind(lambda function, samples, offline: find_function(name, function),
+    module = MaskKind(lambda function, samples, offline: find_function(name, function),
                   partial(open_function, name))  # fmt: skip
     return KINDS.get(name, module), argument

@@ -62,11 +62,11 @@ def upright(image: Image.Image, exif: bytes) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-Part = tuple[memoryview, memoryview | None]
+FilePart = tuple[memoryview, memoryview | None]
 """A part of a file; and, where it is metadata, what it holds."""
 
 
-def _png_chunks(data: bytes) -> Iterator[Part]:
+def _png_chunks(data: bytes) -> Iterator[FilePart]:
     """Yield each chunk, with name and content if it is metadata; from damage on the rest."""
     position, view = len(_PNG), memoryview(data)  # metadata may be long: no copies
     while position + 12 <= len(data):
@@ -87,7 +87,7 @@ def _png_chunks(data: bytes) -> Iterator[Part]:
     yield view[position:], None
 
 
-def _jpeg_segments(data: bytes) -> Iterator[Part]:
+def _jpeg_segments(data: bytes) -> Iterator[FilePart]:
     """Yield each segment before the pixels, with its content if it is metadata; then the rest."""
     position, view = 2, memoryview(data)
     while position + 4 <= len(data) and data[position] == 0xFF:

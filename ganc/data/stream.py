@@ -26,10 +26,10 @@ MAX_BROKEN = 0.01  # share of a training set that may be skipped
 
 _CHUNK = 256  # images decoded between two progress reports
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+LabelledImages = tuple[torch.Tensor, torch.Tensor]
 
 
-class Samples(Protocol):
+class SampleSet(Protocol):
     """What a stream draws from: index → (uint8 [C, H, W], float32 [D]).
 
     ``ImageDataset``, ``UsableImages`` and ``torch.utils.data.TensorDataset`` fit.
@@ -179,7 +179,7 @@ class TrainingStream:
     """
 
     def __init__(
-        self, samples: Samples, *, seed: int, batch: int, mirror: bool, stream: str = "data"
+        self, samples: SampleSet, *, seed: int, batch: int, mirror: bool, stream: str = "data"
     ) -> None:
         if len(samples) == 0 or batch < 1:
             raise UsageError(f"{len(samples)} images in batches of {batch}, allowed is 1 and more")
@@ -190,7 +190,7 @@ class TrainingStream:
         self.stream = stream
         self.coins = "mirror" + stream.removeprefix("data")
 
-    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Batch:
+    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> LabelledImages:
         """Return what one rank sees at one step.
 
         Args:
@@ -236,7 +236,7 @@ def prefetch(
     rank: int = 0,
     world: int = 1,
     threads: int = 2,
-) -> Generator[Batch, None, None]:
+) -> Generator[LabelledImages, None, None]:
     """Yield the batches of steps [start_step, stop_step), prepared ahead on threads.
 
     Closing the generator (``contextlib.closing``) drops what is ahead and ends the threads; an
@@ -248,7 +248,7 @@ def prefetch(
     Args:
         threads: Batches in preparation; one more waits finished.
     """
-    pending: deque[Future[Batch]] = deque()
+    pending: deque[Future[LabelledImages]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for step in range(start_step, stop_step):

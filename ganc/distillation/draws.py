@@ -60,8 +60,8 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class Latents:
-    """What a generator is run on, the same for teacher and student.
+class MixedLatents:
+    """Pairs of latents that a style generator mixes, the same for teacher and student.
 
     Attributes:
         z: [N, 2, D_z]; the second is mixed in from layer ``cut`` on.
@@ -75,10 +75,10 @@ class Latents:
     noise: list[Tensor]
     c: Tensor | None
 
-    def head(self, count: int) -> "Latents":
+    def head(self, count: int) -> "MixedLatents":
         """Return the first ``count`` samples."""
         c = None if self.c is None else self.c[:count]
-        return Latents(self.z[:count], self.cut[:count], [m[:count] for m in self.noise], c)
+        return MixedLatents(self.z[:count], self.cut[:count], [m[:count] for m in self.noise], c)
 
 
 def draw_inputs(
@@ -101,7 +101,7 @@ def draw_latents(
     noise_shapes: list[tuple[int, ...]],
     mixing_prob: float,
     c: Tensor | None,
-) -> Latents:
+) -> MixedLatents:
     """Draw a batch of latents, noise maps and mixing cuts.
 
     Args:
@@ -116,4 +116,4 @@ def draw_latents(
     coin, place = draws.uniform(f"{stream}.mixing", step, 2).split(1, dim=1)
     cut = 1 + (place * (num_ws - 1)).long()
     cut = torch.where(coin < mixing_prob, cut, num_ws)
-    return Latents(z.reshape(-1, 2, z_dim), cut, noise, c)
+    return MixedLatents(z.reshape(-1, 2, z_dim), cut, noise, c)

@@ -10,7 +10,7 @@ from ganc.distillation.grid import sample_grid, translation_grid
 from ganc.distillation.one_way import OneWayTrainer
 from ganc.distillation.pair_batches import open_sides
 from ganc.distillation.reals import Reals, open_reals
-from ganc.distillation.settings import Settings
+from ganc.distillation.settings import TrainingSettings
 from ganc.distillation.sngan import SnganTrainer
 from ganc.distillation.style import StyleTrainer
 from ganc.distillation.trainer import Parts, Trainer
@@ -18,7 +18,7 @@ from ganc.families import SNGAN, STYLE, TRANSLATION
 from ganc.progress import Progress, Warn
 
 
-class Kind(NamedTuple):
+class TrainingKind(NamedTuple):
     """What a run of one kind is made of.
 
     Attributes:
@@ -28,12 +28,12 @@ class Kind(NamedTuple):
     """
 
     trainer: Callable[[Parts], Trainer[Any]]
-    open_batches: Callable[[Trainer[Any], Settings, Progress, Warn], Reals]
+    open_batches: Callable[[Trainer[Any], TrainingSettings, Progress, Warn], Reals]
     grid: Callable[[Trainer[Any], Reals, int], Tensor]
 
 
 def _open_images(
-    trainer: Trainer[Any], settings: Settings, progress: Progress, warn: Warn
+    trainer: Trainer[Any], settings: TrainingSettings, progress: Progress, warn: Warn
 ) -> Reals:
     teacher = None if trainer.teacher is None else trainer.teacher.generator
     return open_reals(
@@ -52,7 +52,9 @@ def _translation_trainer(parts: Parts) -> Trainer[Any]:
     return CycleTrainer(parts) if is_cycle else OneWayTrainer(parts)
 
 
-def _open_sides(trainer: Trainer[Any], settings: Settings, progress: Progress, warn: Warn) -> Reals:
+def _open_sides(
+    trainer: Trainer[Any], settings: TrainingSettings, progress: Progress, warn: Warn
+) -> Reals:
     is_paired = isinstance(trainer, OneWayTrainer) and trainer.is_paired
     return open_sides(
         settings, trainer.student.generator, trainer.draws,
@@ -70,8 +72,8 @@ def _translations(trainer: Trainer[Any], reals: Any, seed: int) -> Tensor:
     )
 
 
-ROWS: dict[str, Kind] = {
-    STYLE: Kind(StyleTrainer, _open_images, _samples),
-    SNGAN: Kind(SnganTrainer, _open_images, _samples),
-    TRANSLATION: Kind(_translation_trainer, _open_sides, _translations),
+ROWS: dict[str, TrainingKind] = {
+    STYLE: TrainingKind(StyleTrainer, _open_images, _samples),
+    SNGAN: TrainingKind(SnganTrainer, _open_images, _samples),
+    TRANSLATION: TrainingKind(_translation_trainer, _open_sides, _translations),
 }

@@ -32,8 +32,8 @@ from ganc.distillation.options import (
 )
 from ganc.distillation.recipes import Recipe
 from ganc.distillation.run import (
-    Run,
-    Source,
+    ModelSource,
+    TrainingRun,
     check_perceptual,
     new_run,
     open_means,
@@ -43,7 +43,7 @@ from ganc.distillation.run import (
 from ganc.distillation.run_folder import Snapshot
 from ganc.distillation.schedule import Best, Schedule, resolve_schedule
 from ganc.distillation.session import Session, Watchers
-from ganc.distillation.settings import Choices, Settings, new_settings, resumed_settings
+from ganc.distillation.settings import Choices, TrainingSettings, new_settings, resumed_settings
 from ganc.errors import UsageError, unknown_name
 from ganc.files import write_error
 from ganc.models.model import Model
@@ -76,8 +76,8 @@ class DistillResult:
 
 
 def distill(
-    student: Source | None,
-    teacher: Source | None,
+    student: ModelSource | None,
+    teacher: ModelSource | None,
     out: str | Path,
     *,
     config: Mapping[str, Any] | None = None,
@@ -167,7 +167,7 @@ class StudentRequest:
         student, config, options: See ``distill``.
     """
 
-    student: Source | None
+    student: ModelSource | None
     config: Mapping[str, Any]
     options: DistillOptions
 
@@ -206,7 +206,7 @@ class StudentRequest:
         )  # fmt: skip
 
 
-def _open_teacher(source: Source | None, snapshot: Snapshot | None) -> Model | None:
+def _open_teacher(source: ModelSource | None, snapshot: Snapshot | None) -> Model | None:
     needs_one = snapshot is not None and snapshot.state["identity"]["teacher"] is not None
     if source is None and needs_one:
         raise UsageError("a teacher is needed to go on with this run", "pass --teacher CKPT")
@@ -238,7 +238,7 @@ def _settings(
     folder: Path,
     architecture: str,
     has_teacher: bool,
-) -> Settings:
+) -> TrainingSettings:
     if snapshot is None:
         return new_settings(choices, architecture, has_teacher=has_teacher)
     saved = snapshot.state["settings"]
@@ -260,12 +260,16 @@ def _check_schedule(
         )
 
 
-def _absolute(source: Source | None) -> str | None:
+def _absolute(source: ModelSource | None) -> str | None:
     return str(Path(source).resolve()) if isinstance(source, str | Path) else None
 
 
 def _train(
-    run: Run, snapshot: Snapshot | None, schedule: Schedule, watchers: Watchers, out: str | Path
+    run: TrainingRun,
+    snapshot: Snapshot | None,
+    schedule: Schedule,
+    watchers: Watchers,
+    out: str | Path,
 ) -> DistillResult:
     """Train from a run's state to the last step, with everything that has to be open meanwhile."""
     start, losses = (snapshot.step, snapshot.state["losses"]) if snapshot else (0, {})

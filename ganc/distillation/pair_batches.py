@@ -14,7 +14,7 @@ from ganc.data.stream import TrainingStream, UsableImages, prefetch, usable_imag
 from ganc.devices import sent
 from ganc.distillation.draws import Draws
 from ganc.distillation.recipes import Recipe
-from ganc.distillation.settings import Settings
+from ganc.distillation.settings import TrainingSettings
 from ganc.models.network import Translator
 from ganc.progress import Progress, Warn
 
@@ -112,7 +112,7 @@ class UnpairedBatches:
 
 
 def open_sides(
-    settings: Settings,
+    settings: TrainingSettings,
     generator: Translator,
     draws: Draws,
     *,

@@ -23,7 +23,7 @@ from ganc.distillation.reals import TEACHER, Reals
 from ganc.distillation.recipes import Recipe
 from ganc.distillation.run_folder import Snapshot
 from ganc.distillation.schedule import Schedule
-from ganc.distillation.settings import Settings
+from ganc.distillation.settings import TrainingSettings
 from ganc.distillation.trainer import Distance, Parts, Trainer
 from ganc.errors import InputError, MissingDependencyError, UsageError, WeightsError
 from ganc.families import TRANSLATION
@@ -34,7 +34,7 @@ from ganc.perceptual.distance import check_side, load_perceptual
 from ganc.progress import Progress, Warn
 from ganc.version import __version__
 
-Source = Model | str | Path
+ModelSource = Model | str | Path
 """A model, or the checkpoint that holds it."""
 
 
@@ -56,7 +56,7 @@ class Means:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """A run in progress. Only the first of several processes writes.
 
     Attributes:
@@ -70,7 +70,7 @@ class Run:
     """
 
     folder: Path
-    settings: Settings
+    settings: TrainingSettings
     trainer: Trainer[Any]
     reals: Reals
     identity: dict[str, Any]
@@ -211,20 +211,20 @@ def open_perceptual(
         raise type(error)(error.message, f"{error.hint}; or {hint}") from error
 
 
-def open_model(source: Source) -> Model:
+def open_model(source: ModelSource) -> Model:
     """Return a model as it was given, or load it."""
     return source if isinstance(source, Model) else load(source)
 
 
 def new_run(
     folder: Path,
-    settings: Settings,
+    settings: TrainingSettings,
     origin: Model,
     start: Model,
     teacher: Model | None,
     teacher_path: str | None,
     means: Means,
-) -> Run:
+) -> TrainingRun:
     """Put a run together at step 0.
 
     Args:
@@ -250,17 +250,17 @@ def new_run(
         teacher=identity["teacher"],
         **reals.record,
     )
-    return Run(folder, settings, trainer, reals, identity, provenance)
+    return TrainingRun(folder, settings, trainer, reals, identity, provenance)
 
 
 def resumed_run(
     folder: Path,
-    settings: Settings,
+    settings: TrainingSettings,
     snapshot: Snapshot,
     origin: Model | None,
     teacher: Model | None,
     means: Means,
-) -> Run:
+) -> TrainingRun:
     """Put a run together as a checkpoint has it.
 
     Args:
@@ -283,7 +283,7 @@ def resumed_run(
             f"{folder} was started with another {' and another '.join(other)} than given here",
             "pass the same ones, or start a new run with another -o",
         )
-    return Run(folder, settings, trainer, reals, identity, snapshot.student.provenance)
+    return TrainingRun(folder, settings, trainer, reals, identity, snapshot.student.provenance)
 
 
 def _data_identity(reals: Reals) -> dict[str, Any]:
@@ -301,7 +301,7 @@ def _generators(model: Model) -> Model:
 
 
 def _trainer(
-    settings: Settings, student: Model, ema: Model, teacher: Model | None, means: Means
+    settings: TrainingSettings, student: Model, ema: Model, teacher: Model | None, means: Means
 ) -> Trainer[Any]:
     device, recipe = means.execution.device, settings.recipe
     frozen = None
@@ -323,6 +323,6 @@ def _trainer(
     return kinds.ROWS[recipe.kind].trainer(parts)
 
 
-def _open_batches(settings: Settings, trainer: Trainer[Any], means: Means) -> Reals:
+def _open_batches(settings: TrainingSettings, trainer: Trainer[Any], means: Means) -> Reals:
     row = kinds.ROWS[settings.recipe.kind]
     return row.open_batches(trainer, settings, means.progress, means.warn)

@@ -8,7 +8,7 @@ from ganc import collectives, parallel
 from ganc.distillation import monitor, run_folder
 from ganc.distillation.evaluations import Evaluate, EvaluationLog, check_values
 from ganc.distillation.metrics import MetricsLog
-from ganc.distillation.run import Run
+from ganc.distillation.run import TrainingRun
 from ganc.distillation.schedule import Schedule
 from ganc.errors import ComputationError, Interrupted
 from ganc.progress import Progress
@@ -35,7 +35,7 @@ class Session:
 
     def __init__(
         self,
-        run: Run,
+        run: TrainingRun,
         schedule: Schedule,
         watchers: Watchers,
         log: MetricsLog,

@@ -69,7 +69,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """Everything that decides the losses, beside the networks and the images themselves."""
 
     recipe: Recipe
@@ -89,7 +89,7 @@ COMPARED = ("seed", "swap", "unpaired", "resize")
 """What a resumed run must keep, beside the recipe; data may move, their content is compared."""
 
 
-def new_settings(choices: Choices, architecture: str, *, has_teacher: bool) -> Settings:
+def new_settings(choices: Choices, architecture: str, *, has_teacher: bool) -> TrainingSettings:
     """Fill in the defaults.
 
     Raises:
@@ -106,7 +106,7 @@ def new_settings(choices: Choices, architecture: str, *, has_teacher: bool) -> S
             f"pass --recipe {default_recipe(architecture)}",
         )
     _check_data(choices, architecture, is_translator=kind == TRANSLATION)
-    return Settings(
+    return TrainingSettings(
         recipe=recipe,
         seed=choices.seed or 0,
         data=_data_name(choices.data or TEACHER),
@@ -141,7 +141,7 @@ def resumed_settings(
     architecture: str,
     *,
     has_teacher: bool,
-) -> Settings:
+) -> TrainingSettings:
     """Return the settings of a run that goes on.
 
     The data may have moved (its content is compared, elsewhere); all else must be as it was.
@@ -149,7 +149,7 @@ def resumed_settings(
     Raises:
         InputError: A choice differs from the run's; all differences are named.
     """
-    before = Settings(**{**saved, "recipe": recipe_from_json(saved["recipe"], where)})
+    before = TrainingSettings(**{**saved, "recipe": recipe_from_json(saved["recipe"], where)})
     kept = {n: getattr(before, n) for n in COMPARED if getattr(choices, n) is None}
     asked = dataclasses.replace(
         choices,
@@ -169,7 +169,7 @@ def resumed_settings(
     return now
 
 
-def _compared(settings: Settings) -> dict[str, Any]:
+def _compared(settings: TrainingSettings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in COMPARED}
 
 

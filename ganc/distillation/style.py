@@ -14,7 +14,7 @@ from ganc import collectives
 from ganc.adversarial import d_loss, g_loss
 from ganc.distillation import losses
 from ganc.distillation.directions import draw_offsets, leading_directions, similarity_blocks
-from ganc.distillation.draws import Latents, draw_latents
+from ganc.distillation.draws import MixedLatents, draw_latents
 from ganc.distillation.player import Player
 from ganc.distillation.reals import RealBatch
 from ganc.distillation.trainer import Losses, Parts, Terms, Trainer, network_of
@@ -163,7 +163,7 @@ class StyleTrainer(Trainer[RealBatch]):
             return self.descend_g(self._terms(own, target, step, c))
 
     @torch.no_grad()
-    def _target(self, latents: Latents, offset: Tensor | None) -> Rendered | None:
+    def _target(self, latents: MixedLatents, offset: Tensor | None) -> Rendered | None:
         if self.teacher is None or not self.recipe.distills:
             return None
         with self.phase("teacher"):
@@ -196,7 +196,7 @@ class StyleTrainer(Trainer[RealBatch]):
         self.g.descend(penalty * (self.recipe.pl_weight * self.recipe.pl_interval))
         return {"path_length": penalty.detach(), "path_length_mean": self.pl_mean}
 
-    def _latents(self, phase: str, step: int, c: Tensor | None) -> Latents:
+    def _latents(self, phase: str, step: int, c: Tensor | None) -> MixedLatents:
         return draw_latents(
             self.draws,
             f"distill.{phase}",
@@ -208,7 +208,7 @@ class StyleTrainer(Trainer[RealBatch]):
             c=c,
         )
 
-    def _ws(self, generator: StyleGenerator, latents: Latents) -> Tensor:
+    def _ws(self, generator: StyleGenerator, latents: MixedLatents) -> Tensor:
         """Map both latents and mix them at the cut: [N, num_ws, D_w]."""
         c = None if latents.c is None else latents.c.repeat(2, 1)
         first, second = generator.mapping(latents.z.transpose(0, 1).flatten(0, 1), c).chunk(2)

@@ -52,7 +52,7 @@ class Translated(NamedTuple):
     terms: Terms
 
 
-class Target(NamedTuple):
+class TeacherOutput(NamedTuple):
     """What a teacher makes of images, and its features meanwhile."""
 
     images: Tensor
@@ -132,11 +132,11 @@ class TranslationTrainer(Trainer[SideBatch]):
         return Translated(made, target.images, suffixed(terms, way))
 
     @torch.no_grad()
-    def _target(self, way: Way, images: Tensor) -> Target:
+    def _target(self, way: Way, images: Tensor) -> TeacherOutput:
         assert way.teacher is not None
         layers = way.distance.teacher_layers if way.distance else ()
         with self.phase("teacher"), watch(way.teacher, layers) as features:
-            return Target(way.teacher(images), features)
+            return TeacherOutput(way.teacher(images), features)
 
 
 def suffixed(terms: Terms, way: Way) -> Terms:

@@ -15,7 +15,7 @@ from ganc.evaluation.sampling import Batch, RunningMean
 from ganc.evaluation.task import Measurement, Task
 
 
-class Diversity(Measurement):
+class PairwiseDiversity(Measurement):
     """Mean distance over random pairs, with a 95 % interval."""
 
     def __init__(self, task: Task, name: str, network: str) -> None:
@@ -45,11 +45,11 @@ class Diversity(Measurement):
         }
 
 
-def lpips_diversity(task: Task) -> Diversity:
+def lpips_diversity(task: Task) -> PairwiseDiversity:
     """Mean LPIPS over random pairs; higher is more diverse."""
-    return Diversity(task, "lpips-diversity", task.settings.perceptual)
+    return PairwiseDiversity(task, "lpips-diversity", task.settings.perceptual)
 
 
-def perceptual_diversity(task: Task) -> Diversity:
+def perceptual_diversity(task: Task) -> PairwiseDiversity:
     """The same on EfficientNet-Lite0. Not LPIPS."""
-    return Diversity(task, "perceptual-diversity", PERCEPTUAL)
+    return PairwiseDiversity(task, "perceptual-diversity", PERCEPTUAL)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ganc.errors import ComputationError, MissingDependencyError, unknown_name
-from ganc.exporters.graph import Graph, Inputs, Run, build_graph
+from ganc.exporters.format import ExportFormat, ExportSettings, Job, Runtime, Written
+from ganc.exporters.graph import Graph, NamedInputs, Runner, build_graph
 from ganc.exporters.layouts import NVIDIA, ROSINALITY
 from ganc.exporters.onnx import ONNX
 from ganc.exporters.pt2 import TORCH
-from ganc.exporters.target import Job, Runtime, Settings, Target, Written
 from ganc.files import atomic_write, check_output
 from ganc.models.model import Model
 from ganc.perceptual.channels import SEEN
@@ -24,7 +24,7 @@ from ganc.perceptual.distance import PerceptualDistance, load_perceptual
 from ganc.progress import Progress, silent
 from ganc.timing import time_runs
 
-FORMATS: dict[str, Target] = {
+FORMATS: dict[str, ExportFormat] = {
     "onnx": ONNX,
     "torch": TORCH,
     "rosinality": ROSINALITY,
@@ -120,8 +120,8 @@ def export(
         ComputationError: The format cannot express the model, or the file gives other images, or in
             lower precision none that are finite; nothing is left behind.
     """
-    settings = Settings(format, inputs, dtype, opset, network)
-    target = resolve(settings)
+    settings = ExportSettings(format, inputs, dtype, opset, network)
+    form = resolve(settings)
     path = Path(path)
     check_output(path, force=force)
     graph = build_graph(model, inputs, network)
@@ -129,7 +129,7 @@ def export(
     steps = 2 + len(checks)
     with atomic_write(path, force=force) as temporary:
         progress("exporting", 0, steps)
-        made = _make(target, Job(model, graph, settings), temporary)
+        made = _make(form, Job(model, graph, settings), temporary)
         progress("exporting", 1, steps)
         comparison = Comparison(graph, dtype)
         for done, fresh in enumerate(checks, start=2):
@@ -165,24 +165,24 @@ class _Made(NamedTuple):
     fp32: dict[str, float] | None
 
 
-def _make(target: Target, job: Job, path: Path) -> _Made:
+def _make(form: ExportFormat, job: Job, path: Path) -> _Made:
     # Exporters and quantisers warn about their own internals. Nothing is lost with it: what they
     # could get wrong is found when the file is compared with PyTorch.
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         dtype = job.settings.dtype
         full = path if dtype == "fp32" else Path(folder) / "fp32"
-        written, fp32 = target.write(job, full), None
+        written, fp32 = form.write(job, full), None
         if dtype != "fp32":
-            latency = _latency(job.graph, target.open(full).run)
+            latency = _latency(job.graph, form.open(full).run)
             fp32 = {"bytes": full.stat().st_size, "latency": latency}
-            target.reductions[dtype](job, full, path)
-        runtime = target.open(path)
+            form.reductions[dtype](job, full, path)
+        runtime = form.open(path)
         return _Made(written, runtime, _latency(job.graph, runtime.run), fp32)
 
 
 @torch.no_grad()
-def _latency(graph: Graph, run: Run) -> float:
+def _latency(graph: Graph, run: Runner) -> float:
     """Return the median milliseconds of one image."""
     inputs = graph.draw(range(1))
     times = time_runs(
@@ -191,8 +191,8 @@ def _latency(graph: Graph, run: Run) -> float:
     return statistics.median(times)
 
 
-def resolve(settings: Settings) -> Target:
-    """Return the format's target, after checking all that can be checked without a model.
+def resolve(settings: ExportSettings) -> ExportFormat:
+    """Return the format, after checking all that can be checked without a model.
 
     Raises:
         UsageError: A name is not known, or an option does not go with the format.
@@ -200,11 +200,11 @@ def resolve(settings: Settings) -> Target:
     """
     if settings.format not in FORMATS:
         raise unknown_name("--format", settings.format, FORMATS)
-    target = FORMATS[settings.format]
-    if settings.dtype not in target.dtypes:
-        raise unknown_name("--dtype", settings.dtype, target.dtypes)
-    target.check(settings)
-    return target
+    form = FORMATS[settings.format]
+    if settings.dtype not in form.dtypes:
+        raise unknown_name("--dtype", settings.dtype, form.dtypes)
+    form.check(settings)
+    return form
 
 
 class Comparison:
@@ -227,7 +227,7 @@ class Comparison:
         self.network = _perceptual() if is_seen and dtype != "fp32" else None
 
     @torch.no_grad()
-    def add(self, run: Run, fresh: Inputs) -> None:
+    def add(self, run: Runner, fresh: NamedInputs) -> None:
         """Compare some samples.
 
         Raises:

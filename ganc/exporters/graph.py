@@ -12,11 +12,11 @@ from ganc import seeds
 from ganc.errors import unknown_name
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator, LatentGenerator, Translator
-from ganc.models.sampling import image_inputs, latent_inputs, pick_generator
+from ganc.models.sampling import latent_inputs, noise_images, pick_generator
 from ganc.models.style import StyleGenerator
 
-Inputs = dict[str, Tensor]
-Run = Callable[[Inputs], Tensor]
+NamedInputs = dict[str, Tensor]
+Runner = Callable[[NamedInputs], Tensor]
 """From inputs to images [N, C, H, W]: a generator, or an exported file in its runtime."""
 
 _TRACED_BATCH = 2  # a dynamic axis cannot be traced at 1: that size is specialised
@@ -78,10 +78,10 @@ class Graph:
     generator: ImageGenerator
     module: nn.Module
     inputs: dict[str, Input]
-    draw: Callable[[range], Inputs]
-    reference: Run
-    traced: Inputs
-    other_sizes: tuple[Inputs, ...] = ()
+    draw: Callable[[range], NamedInputs]
+    reference: Runner
+    traced: NamedInputs
+    other_sizes: tuple[NamedInputs, ...] = ()
 
     def dynamic_shapes(self) -> dict[str, dict[int, torch.export.Dim]]:
         """Return which axes may have any size, as torch's exporters want it."""
@@ -165,12 +165,12 @@ def _from_latents(generator: StyleGenerator) -> Graph:
         inputs["c"] = Input((_BATCH, generator.c_dim), "label: a class, one-hot, or a vector")
     inputs["truncation_psi"] = Input((), "1 changes nothing, 0 gives the mean w")
 
-    def draw(indices: range) -> Inputs:
+    def draw(indices: range) -> NamedInputs:
         drawn = latent_inputs(generator, indices, _SEED, noise_mode="const")
         tensors = {"z": drawn.z, "c": drawn.c, "truncation_psi": _draw_truncation(indices)}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
 
-    def reference(inputs: Inputs) -> Tensor:
+    def reference(inputs: NamedInputs) -> Tensor:
         psi = inputs["truncation_psi"].item()
         images: Tensor = generator(inputs["z"], inputs.get("c"), truncation_psi=psi)
         return images
@@ -182,12 +182,12 @@ def _from_ws(generator: StyleGenerator) -> Graph:
     meaning = "what the mapping network returns, truncation applied"
     inputs = {"ws": Input((_BATCH, generator.num_ws, generator.w_dim), meaning)}
 
-    def draw(indices: range) -> Inputs:
+    def draw(indices: range) -> NamedInputs:
         drawn = latent_inputs(generator, indices, _SEED, noise_mode="const")
         psi = _draw_truncation(indices).item()
         return {"ws": generator.mapping(drawn.z, drawn.c, truncation_psi=psi)}
 
-    def reference(inputs: Inputs) -> Tensor:
+    def reference(inputs: NamedInputs) -> Tensor:
         images: Tensor = generator.synthesis(inputs["ws"])
         return images
 
@@ -203,10 +203,10 @@ def _draw_truncation(indices: range) -> Tensor:
 def _from_z(generator: LatentGenerator) -> Graph:
     inputs = {"z": Input((_BATCH, generator.z_dim), "latent, standard normal")}
 
-    def draw(indices: range) -> Inputs:
+    def draw(indices: range) -> NamedInputs:
         return {"z": latent_inputs(generator, indices, _SEED, noise_mode="const").z}
 
-    def reference(inputs: Inputs) -> Tensor:
+    def reference(inputs: NamedInputs) -> Tensor:
         images: Tensor = generator(inputs["z"])
         return images
 
@@ -219,14 +219,14 @@ def _from_image(generator: Translator) -> Graph:
     meaning = "image, range [-1, 1]: x / 127.5 - 1 of 8 bits; channels first, RGB"
     inputs = {"x": Input((_BATCH, generator.in_channels, *sides), meaning)}
 
-    def draw(indices: range) -> Inputs:
-        return {"x": image_inputs(generator, indices, _SEED)}
+    def draw(indices: range) -> NamedInputs:
+        return {"x": noise_images(generator, indices, _SEED)}
 
-    def draw_sized(batch: int, height: int, width: int) -> Inputs:
+    def draw_sized(batch: int, height: int, width: int) -> NamedInputs:
         shape = (generator.in_channels, height, width)
         return {"x": seeds.normal(_SEED, "sizes", range(batch), shape).clamp(-1, 1)}
 
-    def reference(inputs: Inputs) -> Tensor:
+    def reference(inputs: NamedInputs) -> Tensor:
         images: Tensor = generator(inputs["x"])
         return images
 

@@ -18,15 +18,15 @@ from ganc.checkpoints import nvidia_tensors, rosinality_writer
 from ganc.checkpoints.foreign import Layout
 from ganc.checkpoints.store import load
 from ganc.errors import UsageError
-from ganc.exporters.graph import Inputs
-from ganc.exporters.target import Job, Runtime, Settings, Target, Written
+from ganc.exporters.format import ExportFormat, ExportSettings, Job, Runtime, Written
+from ganc.exporters.graph import NamedInputs
 from ganc.models.model import Model
 from ganc.models.network import Network
 
 ToLayout = Callable[[Model], Layout]
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: ExportSettings) -> None:
     if settings.opset is not None:
         raise UsageError(f"--opset goes with --format onnx, not {settings.format}",
                          "leave --opset out")  # fmt: skip
@@ -64,7 +64,7 @@ def _open(path: Path) -> Runtime:
     generator = load(path).generator
 
     @torch.no_grad()
-    def run(inputs: Inputs) -> Tensor:
+    def run(inputs: NamedInputs) -> Tensor:
         psi = inputs["truncation_psi"].item()
         images: Tensor = generator(inputs["z"], inputs.get("c"), truncation_psi=psi)
         return images
@@ -72,9 +72,9 @@ def _open(path: Path) -> Runtime:
     return Runtime(run, "PyTorch, CPU")
 
 
-ROSINALITY = Target(
+ROSINALITY = ExportFormat(
     check=_check,
     write=partial(_write, rosinality_writer.to_layout),
     open=_open,
 )
-NVIDIA = Target(check=_check, write=partial(_write, nvidia_tensors.to_layout), open=_open)
+NVIDIA = ExportFormat(check=_check, write=partial(_write, nvidia_tensors.to_layout), open=_open)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ganc.errors import ComputationError, InputError, UsageError
-from ganc.exporters.graph import Graph, Inputs
+from ganc.exporters.format import ExportFormat, ExportSettings, Job, Runtime, Written, require
+from ganc.exporters.graph import Graph, NamedInputs
 from ganc.exporters.precision import to_half, to_int8
-from ganc.exporters.target import Job, Runtime, Settings, Target, Written, require
 
 # Torch's exporter writes 18 and later sets are converted from it; ONNX Runtime 1.20 reads up to 23.
 OPSETS = range(18, 24)
@@ -25,7 +25,7 @@ _MAX_BYTES = 2**31  # of a protocol buffer, and so of an .onnx file without exte
 _UNLIMITED = 2**62
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: ExportSettings) -> None:
     if settings.opset is not None and settings.opset not in OPSETS:
         raise UsageError(
             f"--opset {settings.opset} is outside {OPSETS[0]} to {OPSETS[-1]}",
@@ -87,7 +87,7 @@ def _open(path: Path) -> Runtime:
     if session.get_providers() != _PROVIDERS:  # it replaces what it lacks without a word
         raise ComputationError(f"onnx runtime runs on {session.get_providers()}, not on the CPU")
 
-    def run(inputs: Inputs) -> Tensor:
+    def run(inputs: NamedInputs) -> Tensor:
         with _refusals():
             (images,) = session.run(["image"], {name: x.numpy() for name, x in inputs.items()})
         return torch.from_numpy(images)
@@ -114,4 +114,6 @@ def _line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-ONNX = Target(check=_check, write=_write, open=_open, reductions={"fp16": to_half, "int8": to_int8})
+ONNX = ExportFormat(
+    check=_check, write=_write, open=_open, reductions={"fp16": to_half, "int8": to_int8}
+)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ganc.exporters.target import Job
+from ganc.exporters.format import Job
 
 CALIBRATION = [range(start, start + 4) for start in range(2_000_000, 2_000_032, 4)]
 """Samples whose activations set the ranges of int8, by batch; never those that are compared."""

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ganc.errors import UsageError
-from ganc.exporters.graph import Inputs
-from ganc.exporters.target import Job, Runtime, Settings, Target, Written
+from ganc.exporters.format import ExportFormat, ExportSettings, Job, Runtime, Written
+from ganc.exporters.graph import NamedInputs
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: ExportSettings) -> None:
     if settings.opset is not None:
         raise UsageError("--opset goes with --format onnx, not torch", "leave --opset out")
 
@@ -34,11 +34,11 @@ def _write(job: Job, path: Path) -> Written:
 def _open(path: Path) -> Runtime:
     module = torch.export.load(io.BytesIO(path.read_bytes())).module()
 
-    def run(inputs: Inputs) -> Tensor:
+    def run(inputs: NamedInputs) -> Tensor:
         images: Tensor = module(**inputs)
         return images
 
     return Runtime(run, "PyTorch, CPU")
 
 
-TORCH = Target(check=_check, write=_write, open=_open)
+TORCH = ExportFormat(check=_check, write=_write, open=_open)

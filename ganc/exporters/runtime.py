@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ganc.exporters.format import ExportSettings, Job
 from ganc.exporters.graph import build_graph
 from ganc.exporters.onnx import ONNX
-from ganc.exporters.target import Job, Settings
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator
 
@@ -26,7 +26,7 @@ def prepare_onnx(generator: ImageGenerator) -> Callable[[range], Callable[[], Te
         MissingDependencyError: A package of the extra ``export`` is missing.
         ComputationError: ONNX cannot express the generator.
     """
-    settings = Settings("onnx", None, "fp32", None)
+    settings = ExportSettings("onnx", None, "fp32", None)
     ONNX.check(settings)
     model = Model(generator=generator)
     graph = build_graph(model)

@@ -132,7 +132,7 @@ def generate(
     return images
 
 
-def image_inputs(generator: Translator, indices: Sequence[int] | range, seed: int) -> Tensor:
+def noise_images(generator: Translator, indices: Sequence[int] | range, seed: int) -> Tensor:
     """Draw pictures that stand in for real ones where cost or agreement is measured.
 
     Returns:
@@ -252,12 +252,12 @@ class ImageSource(InputSource[Translator]):
 
 @dataclass(frozen=True)
 class NoiseImages(ImageSource):
-    """The stand-ins of ``image_inputs``, without end."""
+    """The stand-ins of ``noise_images``, without end."""
 
     seed: int = 0
 
     def pixels(self, generator: Translator, indices: range) -> Tensor:
-        return image_inputs(generator, indices, self.seed)
+        return noise_images(generator, indices, self.seed)
 
     def name(self, index: int) -> str:
         return f"noise image {index} of seed {self.seed}"

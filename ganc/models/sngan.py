@@ -19,11 +19,11 @@ from ganc.models.layers import shape_of
 from ganc.models.network import NOISE_MODES, LatentGenerator, Network, check_widths
 from ganc.models.spectral import SpectralConv2d, SpectralLinear, consumed_vector
 
-Step = Literal["down", "widen", "same"]
+BlockStep = Literal["down", "widen", "same"]
 """What a discriminator block does: halve the resolution, change the width alone, or neither."""
 
 
-class Plan(NamedTuple):
+class BlockPlan(NamedTuple):
     """The published networks of one resolution.
 
     Attributes:
@@ -36,15 +36,15 @@ class Plan(NamedTuple):
     bottom_width: int
     generator: tuple[int, ...]
     discriminator: tuple[int, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[BlockStep, ...]
 
 
-_DOWN4: tuple[Step, ...] = ("down",) * 4
-PLANS: dict[int, Plan] = {
-    32: Plan(4, (256,) * 4, (128,) * 4, ("down", "down", "same", "same")),
-    48: Plan(6, (512, 256, 128, 64), (64, 128, 256, 512, 1024), (*_DOWN4, "widen")),
-    64: Plan(4, (1024, 512, 256, 128, 64), (64, 128, 256, 512, 1024), (*_DOWN4, "down")),
-    128: Plan(
+_DOWN4: tuple[BlockStep, ...] = ("down",) * 4
+PLANS: dict[int, BlockPlan] = {
+    32: BlockPlan(4, (256,) * 4, (128,) * 4, ("down", "down", "same", "same")),
+    48: BlockPlan(6, (512, 256, 128, 64), (64, 128, 256, 512, 1024), (*_DOWN4, "widen")),
+    64: BlockPlan(4, (1024, 512, 256, 128, 64), (64, 128, 256, 512, 1024), (*_DOWN4, "down")),
+    128: BlockPlan(
         4, (1024, 1024, 512, 256, 128, 64), (64, 128, 256, 512, 1024, 1024),
         (*_DOWN4, "down", "same"),
     ),
@@ -206,7 +206,7 @@ class DiscriminatorBlock(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, hidden_channels: int, out_channels: int, step: Step
+        self, in_channels: int, hidden_channels: int, out_channels: int, step: BlockStep
     ) -> None:
         super().__init__()
         self.is_down = step == "down"
@@ -389,7 +389,7 @@ def _main_path(slices: Sequence[Slice]) -> tuple[Slice, ...]:
     return tuple(s for s in slices if s.role == "in" and not s.tensor.endswith("skip.weight"))
 
 
-def plan_of(img_resolution: int) -> Plan:
+def plan_of(img_resolution: int) -> BlockPlan:
     """Return the published networks of a resolution.
 
     Raises:

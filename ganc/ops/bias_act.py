@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganc.errors import ShapeError, unknown_name
-from ganc.ops import compiled
+from ganc.ops import compiled_bias_act
 
 
 class Activation(NamedTuple):
@@ -43,6 +43,7 @@ def bias_act(
     alpha: float | None = None,
     gain: float | None = None,
     clamp: float | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     """Return ``clamp(act(x + bias) * gain)``.
 
@@ -53,11 +54,13 @@ def bias_act(
         alpha: Slope of lrelu; None takes the activation's own.
         gain: None takes the activation's own, which keeps unit variance.
         clamp: Limit of the absolute value; None for none.
+        impl: "auto" takes the kernel where it can run, which is built when first needed, and plain
+            torch elsewhere; "ref" takes plain torch; "cuda" takes the kernel.
     Returns:
         Shape and dtype of x.
     Raises:
         ShapeError: bias is not one-dimensional or disagrees with x.
-        UsageError: act is not known.
+        UsageError: act or impl is not known; or impl is "cuda" and the kernel cannot run.
     Guarantees: twice differentiable; arguments unchanged.
     """
     if act not in ACTIVATIONS:
@@ -65,9 +68,9 @@ def bias_act(
     if bias is not None and bias.shape != (x.shape[dim],):
         raise ShapeError(f"bias must be [{x.shape[dim]}], got {list(bias.shape)}")
     slope = ACTIVATIONS[act].alpha if alpha is None else alpha
-    if compiled.can_run(x, bias, slope):
+    if compiled_bias_act.build_for(impl, x, bias, slope):
         factor = ACTIVATIONS[act].gain if gain is None else gain
-        return compiled.bias_act(x, bias, dim, act, slope, factor, clamp)
+        return compiled_bias_act.bias_act(x, bias, dim, act, slope, factor, clamp)
     return bias_act_ref(x, bias, dim=dim, act=act, alpha=alpha, gain=gain, clamp=clamp)
 
 

@@ -18,7 +18,8 @@ MAX_TAPS = 32
 FACTORS = (1, 2, 4)
 
 
-def can_run(
+def build_for(
+    impl: str,
     x: Tensor,
     bias: Tensor,
     up_filter: Tensor,
@@ -27,16 +28,30 @@ def can_run(
     down: int,
     padding: tuple[int, int],
 ) -> bool:
-    """Say whether the operators take these arguments, here and now; see ``Operators``."""
-    filters = (up_filter, down_filter)
-    if x.ndim != 4 or bias.shape != x.shape[1:2] or up not in FACTORS or down not in FACTORS:
-        return False
-    if any(f.ndim != 1 or len(f) > MAX_TAPS or f.requires_grad for f in filters):
-        return False
-    if any(f.device != x.device for f in filters):
-        return False
-    fine = (side * up + sum(padding) - len(up_filter) + 1 for side in x.shape[2:])
-    return all(side >= len(down_filter) for side in fine) and OPERATORS.can_take(x, bias)
+    """Build the operators if a call is for them; see ``Operators.build_for``."""
+    unfit = _unfit(x, bias, (up_filter, down_filter), (up, down), padding)
+    return OPERATORS.build_for(impl, unfit, x, bias)
+
+
+def _unfit(
+    x: Tensor,
+    bias: Tensor,
+    filters: tuple[Tensor, Tensor],
+    factors: tuple[int, int],
+    padding: tuple[int, int],
+) -> str | None:
+    """Return what the operators do not take; None if they take all."""
+    if x.ndim != 4 or bias.shape != x.shape[1:2]:
+        return "x must be [N, C, H, W] and bias [C]"
+    if any(factor not in FACTORS for factor in factors):
+        return f"up and down must be in {FACTORS}, got {factors}"
+    if any(f.ndim != 1 or len(f) > MAX_TAPS for f in filters):
+        return f"filters must be separable, of at most {MAX_TAPS} taps"
+    if any(f.requires_grad or f.device != x.device for f in filters):
+        return "filters must be constant, and on x's device"
+    lost = len(filters[0]) - 1 - sum(padding)
+    is_large = all(side * factors[0] - lost >= len(filters[1]) for side in x.shape[2:])
+    return None if is_large else "x must be larger"
 
 
 def filtered_lrelu(
@@ -77,7 +92,7 @@ def register() -> None:
         torch.library.register_autograd(f"ganc::filtered_lrelu{name}", backward, setup_context=save)
 
 
-OPERATORS = Operators(register)
+OPERATORS = Operators("filtered_lrelu", register)
 
 
 def _empty(x: Tensor, sides: list[Any]) -> Tensor:

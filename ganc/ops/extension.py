@@ -5,9 +5,9 @@ is compiled once per version of torch, toolkit and kind of GPU, into the cache. 
 the way (no compiler, another CUDA, no GPU) is said in one line on stderr, once; plain torch then
 does the work.
 
-They include c10's and ATen's headers alone, so that a bare toolkit suffices;
-``torch.utils.cpp_extension`` brings headers that it lacks, and waits for ever on the lock of a
-process that died.
+The sources include c10's and ATen's headers alone, so that a bare toolkit suffices.
+``torch.utils.cpp_extension`` is not used: it brings headers that a bare toolkit lacks, and waits
+for ever on the lock of a process that died.
 """
 
 import functools
@@ -42,12 +42,12 @@ class BuildError(GancError):
 
 
 @functools.cache
-def is_ready(device_type: str) -> bool:
-    """Say whether the operators work on a kind of device; build and load them first if need be.
+def build_or_warn(device_type: str) -> bool:
+    """Build and load the operators for a kind of device; say whether they work there.
 
     ``GANC_EXTENSION=off`` keeps them out. Any other reason is logged as a warning, once.
     """
-    reason = obstacle(device_type)
+    reason = build_obstacle(device_type)
     if reason not in (None, OFF):
         _log.warning("warning: no compiled operators, plain torch instead: %s", reason)
     return reason is None
@@ -57,16 +57,16 @@ def state(device_type: str) -> str:
     """Say in one line what computes on a kind of device, and why; builds what is missing."""
     if device_type != CUDA:
         return "plain torch; the compiled operators are for CUDA"
-    reason = obstacle(device_type)
+    reason = build_obstacle(device_type)
     return "compiled operators" if reason is None else f"plain torch; {reason}"
 
 
-def obstacle(device_type: str) -> str | None:
-    """Return what keeps the operators from a kind of device, and what helps; None if they work."""
+def build_obstacle(device_type: str) -> str | None:
+    """Build and load the operators; return what stands in the way and what helps, or None."""
     if is_off():
         return OFF
     try:
-        load(device_type)
+        build_and_load(device_type)
     except (GancError, OSError, filelock.Timeout) as error:
         hint = error.hint if isinstance(error, GancError) else None
         return f"{error} ({hint})" if hint else str(error)
@@ -78,7 +78,7 @@ def is_off() -> bool:
     return os.environ.get("GANC_EXTENSION", "") == "off"
 
 
-def load(device_type: str) -> None:
+def build_and_load(device_type: str) -> None:
     """Build what is not in the cache, and load it.
 
     Raises:
@@ -93,7 +93,7 @@ def load(device_type: str) -> None:
 
 @functools.cache
 def _load_library(kind: str) -> None:
-    path = library(kind, _architectures() if kind == CUDA else ())
+    path = built_library(kind, _architectures() if kind == CUDA else ())
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
@@ -102,14 +102,14 @@ def _load_library(kind: str) -> None:
         ) from error
 
 
-def library(kind: str, architectures: Sequence[str]) -> Path:
+def built_library(kind: str, architectures: Sequence[str]) -> Path:
     """Return a library in the cache, built if it is not there.
 
     Args:
         kind: ``CPU`` or ``CUDA``.
         architectures: Of GPUs, as in ``sm_90`` without its ``sm_``.
     Raises:
-        BuildError, filelock.Timeout, OutputError: See ``load``.
+        BuildError, filelock.Timeout, OutputError: See ``build_and_load``.
     """
     command = compiler_command(kind, architectures)
     folder = cache_subfolder("extensions")

@@ -37,6 +37,7 @@ def filtered_lrelu(
     down: int,
     padding: tuple[int, int],
     clamp: float | None = None,
+    impl: str = "auto",
 ) -> Tensor:
     """Add the bias, upsample, apply leaky ReLU (slope 0.2, gain √2, clamp), downsample.
 
@@ -47,26 +48,29 @@ def filtered_lrelu(
         up, down: Factors.
         padding: Pixels on the fine grid before and after, the same in both axes; negative crops.
         clamp: Limit of the absolute activation on the fine grid; None for none.
+        impl: "auto" takes the kernel where it can run, which is built when first needed, and plain
+            torch elsewhere; "ref" takes plain torch; "cuda" takes the kernel.
     Returns:
         [N, C, (H·up + sum(padding) − K_up − K_down + 2 − 1) // down + 1, likewise W], dtype of x;
         in the memory format of x on CUDA; channels_last where the fine grid is large, both filters
         are separable and no gradient is wanted on the CPU.
     Raises:
         ShapeError: bias or a filter is of another shape.
+        UsageError: impl is not known; or it is "cuda" and the kernel cannot run.
     Guarantees: twice differentiable; arguments unchanged; a sample does not depend on its batch.
     """
-    if compiled_filtered_lrelu.can_run(x, bias, up_filter, down_filter, up, down, padding):
+    if compiled_filtered_lrelu.build_for(impl, x, bias, up_filter, down_filter, up, down, padding):
         lrelu = ACTIVATIONS["lrelu"]
         return compiled_filtered_lrelu.filtered_lrelu(
             x, bias, up_filter, down_filter, up, down, padding, lrelu.alpha, lrelu.gain, clamp
         )
     how = _Resampling(up_filter, down_filter, up, down, padding)
-    x = bias_act(x, bias)
+    x = bias_act(x, bias, impl=impl)
     if is_cpu_inference(x, bias) and _takes_tiles(x, how):
         return _in_tiles(x, how, clamp)
-    x = upfirdn2d(x, up_filter, up=up, padding=padding, gain=up**2)
-    x = bias_act(x, act="lrelu", clamp=clamp)
-    return upfirdn2d(x, down_filter, down=down)
+    x = upfirdn2d(x, up_filter, up=up, padding=padding, gain=up**2, impl=impl)
+    x = bias_act(x, act="lrelu", clamp=clamp, impl=impl)
+    return upfirdn2d(x, down_filter, down=down, impl=impl)
 
 
 class _Resampling(NamedTuple):

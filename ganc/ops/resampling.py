@@ -21,21 +21,30 @@ MIN_CAPABILITY = (8, 0)
 _log = logging.getLogger("ganc")
 
 
-def can_run(x: Tensor, kernel: Tensor, up: int, down: int, padding: tuple[int, int]) -> bool:
-    """Say whether the operator takes these arguments, here and now; see ``Operators``."""
+def build_for(
+    impl: str, x: Tensor, kernel: Tensor, up: int, down: int, padding: tuple[int, int]
+) -> bool:
+    """Build the operator if a call is for it; see ``Operators.build_for``."""
+    return OPERATORS.build_for(impl, _unfit(x, kernel, up, down, padding), x)
+
+
+def _unfit(x: Tensor, kernel: Tensor, up: int, down: int, padding: tuple[int, int]) -> str | None:
+    """Return what the operator does not take; None if it takes all."""
     if kernel.requires_grad or not kernel.is_floating_point() or kernel.numel() == 0:
-        return False
-    if kernel.device != x.device or min(_size(x, kernel, up, down, padding)) < 1:
-        return False  # plain torch says what is wrong
+        return "kernel must be constant, of a floating type, and have taps"
+    if kernel.device != x.device:
+        return "kernel must be on x's device"
+    if min(_size(x, kernel, up, down, padding)) < 1:
+        return "x must be larger"  # in "auto" plain torch says so
     is_mapped = torch._C._functorch.is_functorch_wrapped_tensor
     if not torch.compiler.is_compiling() and is_mapped(kernel):
-        return False
-    return OPERATORS.can_take(x)
+        return "torch.func maps kernel"
+    return None
 
 
-def is_ready(device_type: str) -> bool:
-    """Say whether the kernels work on a kind of device; log once why not."""
-    reason = obstacle()
+def build_or_warn(device_type: str) -> bool:
+    """Start Triton, which builds its helper; say whether it works, and log why not."""
+    reason = build_obstacle()
     if reason not in (None, extension.OFF):
         _log.warning("warning: no Triton kernels, plain torch instead: %s", reason)
     return reason is None
@@ -45,12 +54,12 @@ def state(device_type: str) -> str:
     """Say in one line what resamples on a kind of device, and why."""
     if device_type != extension.CUDA:
         return "plain torch; the Triton kernels are for CUDA"
-    reason = obstacle()
+    reason = build_obstacle()
     return "Triton kernels" if reason is None else f"plain torch; {reason}"
 
 
-def obstacle() -> str | None:
-    """Return what keeps the kernels from the GPUs here; None if they work.
+def build_obstacle() -> str | None:
+    """Start Triton; return what keeps the kernels from the GPUs here, None if they work.
 
     Triton compiles its own helper with a C compiler when it first looks at a GPU.
     """
@@ -120,7 +129,7 @@ def register() -> torch.library.Library:
     return library
 
 
-OPERATORS = Operators(register, is_ready)
+OPERATORS = Operators("upfirdn2d", register, build_or_warn, lambda device_type: build_obstacle())
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

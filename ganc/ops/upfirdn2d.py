@@ -30,6 +30,7 @@ def upfirdn2d(
     down: int = 1,
     padding: tuple[int, int] = (0, 0),
     gain: float = 1.0,
+    impl: str = "auto",
 ) -> Tensor:
     """Insert zeros, pad, convolve every channel with ``kernel``, keep every ``down``-th pixel.
 
@@ -39,10 +40,13 @@ def upfirdn2d(
         up: Zeros are inserted so that the image grows by this factor.
         padding: Pixels before and after, the same in both axes; negative values crop.
         gain: Factor on the result; ``up ** 2`` keeps the brightness of an upsampled image.
+        impl: "auto" takes the kernel where it can run, which is built when first needed, and plain
+            torch elsewhere; "ref" takes plain torch; "cuda" takes the kernel.
     Returns:
         [N, C, (H·up + sum(padding) − K) // down + 1, likewise W], dtype of x.
     Raises:
         ShapeError: x is not four-dimensional or kernel neither one- nor two-dimensional.
+        UsageError: impl is not known; or it is "cuda" and the kernel cannot run.
     Guarantees: twice differentiable; arguments unchanged; channels do not mix.
     """
     if x.ndim != 4 or kernel.ndim not in (1, 2):
@@ -50,7 +54,7 @@ def upfirdn2d(
             "x must be [N, C, H, W] and kernel [K, K] or [K],"
             f" got {list(x.shape)}, {list(kernel.shape)}"
         )
-    if resampling.can_run(x, kernel, up, down, padding):
+    if resampling.build_for(impl, x, kernel, up, down, padding):
         return resampling.upfirdn2d(x, kernel, up=up, down=down, padding=padding, gain=float(gain))
     return upfirdn2d_ref(x, kernel, up=up, down=down, padding=padding, gain=gain)
 

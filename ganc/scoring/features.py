@@ -69,7 +69,7 @@ class FeatureScorer(Scorer):
         )
 
 
-class Activation(FeatureScorer):
+class MeanActivation(FeatureScorer):
     """Mean |feature| over samples and pixels; over the main consumers, where several read it."""
 
     def empty(self) -> State:

@@ -20,7 +20,7 @@ from ganc.scoring.content import Content
 from ganc.scoring.density.density import Density
 from ganc.scoring.density.recipe import DensityRecipe, resolve_density
 from ganc.scoring.diversity import Diversity
-from ganc.scoring.features import Activation, Asv, Style
+from ganc.scoring.features import Asv, MeanActivation, Style
 from ganc.scoring.given import GivenState
 from ganc.scoring.l1 import L1In, L1Out
 from ganc.scoring.methods import METHODS, Method
@@ -42,7 +42,7 @@ SCORERS: dict[str, type[SideScorer]] = {
     "diversity": Diversity,
     "content": Content,
     "density": Density,
-    "activation": Activation,
+    "activation": MeanActivation,
     "asv": Asv,
     "style": Style,
     "l1-in": L1In,

@@ -17,7 +17,7 @@ from ganc.distillation.loop import distill
 from ganc.errors import OutputError
 from ganc.evaluation.evaluate import evaluate
 from ganc.exporters.export import export, resolve
-from ganc.exporters.target import Settings
+from ganc.exporters.format import ExportSettings
 from ganc.models.model import Model
 from ganc.perceptual.features import load_features
 from ganc.progress import Progress, Warn, ignore, silent
@@ -103,7 +103,7 @@ def check_packages() -> None:
         MissingDependencyError: It is named, with the command that installs it.
     """
     load_features("effnet-lite0")
-    resolve(Settings("onnx", None, "fp32", None))
+    resolve(ExportSettings("onnx", None, "fp32", None))
     require_matplotlib()
 
 

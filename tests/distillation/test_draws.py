@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from ganc.distillation.draws import Draws, Latents, draw_latents
+from ganc.distillation.draws import Draws, MixedLatents, draw_latents
 
 CPU = torch.device("cpu")
 
 
-def latents(batch: int, step: int, mixing_prob: float = 0.9, seed: int = 0) -> Latents:
+def latents(batch: int, step: int, mixing_prob: float = 0.9, seed: int = 0) -> MixedLatents:
     return draw_latents(
         Draws(seed, batch, CPU), "phase", step, z_dim=3, num_ws=6,
         noise_shapes=[(1, 4, 4), (1, 8, 8)], mixing_prob=mixing_prob, c=None,

@@ -26,7 +26,7 @@ from ganc.data.stream import usable_images
 from ganc.distillation import run_folder
 from ganc.distillation.loop import DistillResult, distill
 from ganc.distillation.recipes import RECIPES
-from ganc.distillation.settings import Choices, Settings, new_settings, resumed_settings
+from ganc.distillation.settings import Choices, TrainingSettings, new_settings, resumed_settings
 from ganc.errors import CheckpointError, DataError, GancError, InputError
 from ganc.progress import ignore
 from tests.conftest import make_model
@@ -350,7 +350,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Settings)])
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(TrainingSettings)])
 def test_no_setting_changes_on_resume(name: str) -> None:
     architecture = "resnet_translator"
     saved = new_settings(Choices(**TRANSLATOR), architecture, has_teacher=True).to_json()

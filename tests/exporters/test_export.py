@@ -22,7 +22,7 @@ from ganc.errors import (
     UsageError,
 )
 from ganc.exporters import export as exporting
-from ganc.exporters import target as targets
+from ganc.exporters import format as formats
 from ganc.exporters.export import ExportResult, export
 from ganc.exporters.graph import build_graph
 from ganc.groups import slice_tensors
@@ -247,19 +247,19 @@ def fake_format(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Tensor], Tenso
     """Put a format into the table whose file gives PyTorch's images, spoilt."""
     graphs: list[Any] = []
 
-    def write(job: targets.Job, path: Path) -> targets.Written:
+    def write(job: formats.Job, path: Path) -> formats.Written:
         graphs.append(job.graph)
         path.write_bytes(b"file")
-        return targets.Written()
+        return formats.Written()
 
-    def load(path: Path) -> targets.Runtime:
+    def load(path: Path) -> formats.Runtime:
         assert path.read_bytes() == b"file"
-        return targets.Runtime(lambda inputs: spoil(graphs[-1].reference(inputs)), "fake")
+        return formats.Runtime(lambda inputs: spoil(graphs[-1].reference(inputs)), "fake")
 
-    def reduce(job: targets.Job, full: Path, path: Path) -> None:
+    def reduce(job: formats.Job, full: Path, path: Path) -> None:
         path.write_bytes(full.read_bytes())
 
-    fake = targets.Target(lambda settings: None, write, load, {"fp16": reduce})
+    fake = formats.ExportFormat(lambda settings: None, write, load, {"fp16": reduce})
     monkeypatch.setitem(exporting.FORMATS, "fake", fake)
 
 
@@ -357,7 +357,7 @@ def test_a_missing_package_is_named_before_anything_is_written(
         if name == package:
             raise ModuleNotFoundError(f"No module named '{name}'")
 
-    monkeypatch.setattr(targets.importlib, "import_module", absent)
+    monkeypatch.setattr(formats.importlib, "import_module", absent)
     with pytest.raises(MissingDependencyError, match=f"package {package}") as caught:
         export(make_model(), tmp_path / "model.onnx")
     assert caught.value.hint == "pip install 'ganc[export]'"

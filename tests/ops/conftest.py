@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ganc.ops import compiled, compiled_filtered_lrelu, extension
+from ganc.ops import compiled_bias_act, compiled_filtered_lrelu, extension
 
-FUSED = (compiled, compiled_filtered_lrelu)
+FUSED = (compiled_bias_act, compiled_filtered_lrelu)
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +21,7 @@ def operators(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = folder / "operators"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GANC_CACHE", str(folder))
-        extension.load(extension.CUDA if torch.cuda.is_available() else extension.CPU)
+        extension.build_and_load(extension.CUDA if torch.cuda.is_available() else extension.CPU)
     for module in FUSED:
         module.register()
     return folder
@@ -39,6 +39,6 @@ def poisoned() -> Iterator[None]:
 def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the functions choose their operators on the CPU, as they do on CUDA."""
     monkeypatch.setattr(extension, "CUDA", extension.CPU)
-    monkeypatch.setattr(extension, "is_ready", lambda device_type: True)
+    monkeypatch.setattr(extension, "build_or_warn", lambda device_type: True)
     for module in FUSED:
         monkeypatch.setattr(module.OPERATORS, "working", {})

@@ -15,7 +15,7 @@ from ganc.models.stylegan3 import SynthesisLayer, layer_grids
 from ganc.ops import compiled_filtered_lrelu
 from ganc.ops.filtered_lrelu import filtered_lrelu
 from tests.families import make_stylegan3
-from tests.ops.test_compiled import noise, on_devices, operators_of
+from tests.ops.test_compiled_bias_act import noise, on_devices, operators_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -37,7 +37,7 @@ LAYERS: list[How] = [
 def twin(x: Tensor, bias: Tensor, filters: list[Tensor], how: How, clamp: float | None) -> Tensor:
     """Call the composition, on the CPU in these tests."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled_filtered_lrelu, "can_run", lambda *given: False)
+        patch.setattr(compiled_filtered_lrelu, "build_for", lambda *given: False)
         return filtered_lrelu(
             x, bias, *filters, up=how["up"], down=how["down"], padding=how["padding"], clamp=clamp
         )
@@ -251,6 +251,15 @@ def test_filtered_lrelu_takes_the_operator_where_it_can() -> None:
 
 
 @pytest.mark.usefixtures("chosen")
+def test_plain_torch_is_plain_in_all_its_parts() -> None:
+    """The composition's own operators are left out as well."""
+    x, bias, taps = noise(1, 2, 24, 24), noise(2, seed=1), noise(12, seed=2)
+    layer = partial(filtered_lrelu, up=2, down=2, padding=(9, 8), impl="ref")
+    called = operators_of(layer, x.requires_grad_(), bias, taps, taps)
+    assert not [name for name in called if name.startswith("ganc.")]
+
+
+@pytest.mark.usefixtures("chosen")
 @pytest.mark.parametrize("is_rotation_equivariant", [False, True])
 def test_stylegan3s_images_and_gradients_are_the_same(is_rotation_equivariant: bool) -> None:
     generator = make_stylegan3(is_rotation_equivariant=is_rotation_equivariant).generator
@@ -260,7 +269,7 @@ def test_stylegan3s_images_and_gradients_are_the_same(is_rotation_equivariant: b
     for is_composed in (False, True):
         with pytest.MonkeyPatch.context() as patch:
             if is_composed:
-                patch.setattr(compiled_filtered_lrelu, "can_run", lambda *given: False)
+                patch.setattr(compiled_filtered_lrelu, "build_for", lambda *given: False)
             images = generator(z)
             images.square().sum().backward()
         found.append([images, *(p.grad.clone() for p in generator.parameters())])

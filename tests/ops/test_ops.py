@@ -1,5 +1,8 @@
 """Ops against torch, SciPy, closed forms, and their own derivatives."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -8,10 +11,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ganc.errors import GancError, ShapeError, UsageError
+from ganc.ops import extension, resampling
 from ganc.ops.bias_act import ACTIVATIONS, bias_act
 from ganc.ops.conv2d_resample import conv2d_down, conv2d_up
+from ganc.ops.filtered_lrelu import filtered_lrelu
 from ganc.ops.modulated_conv2d import modulated_conv2d
 from ganc.ops.upfirdn2d import downsample2d, setup_filter, upfirdn2d, upsample2d
 
@@ -168,3 +174,65 @@ def test_up_convolution_equals_zero_insertion() -> None:
 def test_bad_arguments_are_named(call: object, error: type[GancError]) -> None:
     with pytest.raises(error):
         call()  # type: ignore[operator]
+
+
+# --- who computes -------------------------------------------------------------------------------
+
+Call = Callable[..., Tensor]
+
+
+def call_bias_act(device: str = "cpu") -> Call:
+    x, bias = rand(2, 3, 8, 8).to(device), rand(3, seed=1).to(device)
+    return partial(bias_act, x, bias, act="lrelu", clamp=0.9)
+
+
+def call_upfirdn2d(device: str = "cpu") -> Call:
+    x, kernel = rand(2, 3, 8, 8).to(device), rand(4, 4, seed=1).to(device)
+    return partial(upfirdn2d, x, kernel, up=2, padding=(2, 1), gain=4.0)
+
+
+def call_filtered_lrelu(device: str = "cpu") -> Call:
+    x, bias, taps = (rand(*s).to(device) for s in ((2, 3, 8, 8), (3,), (4,)))
+    return partial(filtered_lrelu, x, bias, taps, taps, up=2, down=2, padding=(3, 2))
+
+
+every_operator = pytest.mark.parametrize(
+    ("name", "make"),
+    [("bias_act", call_bias_act), ("upfirdn2d", call_upfirdn2d),
+     ("filtered_lrelu", call_filtered_lrelu)],
+)  # fmt: skip
+
+
+@every_operator
+def test_plain_torch_is_what_the_cpu_gets_anyway(name: str, make: Callable[..., Call]) -> None:
+    call = make()
+    assert torch.equal(call(impl="ref"), call(impl="auto"))
+    assert torch.equal(call(impl="ref"), call())
+
+
+@every_operator
+def test_an_implementation_that_is_not_there_is_named(name: str, make: Callable[..., Call]) -> None:
+    with pytest.raises(UsageError, match="unknown impl `cud`; allowed: auto, ref, cuda") as raised:
+        make()(impl="cud")
+    assert raised.value.hint == "did you mean `cuda`?"
+
+
+@every_operator
+def test_a_kernel_says_why_it_cannot_run(
+    name: str,
+    make: Callable[..., Call],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(UsageError) as raised:
+        make()(impl="cuda")
+    assert str(raised.value) == f'{name}(impl="cuda") cannot run: x must be on cuda, got cpu'
+    monkeypatch.setattr(extension, "build_obstacle", lambda device_type: "there is no nvcc")
+    monkeypatch.setattr(resampling, "build_obstacle", lambda: "there is no nvcc")
+    with FakeTensorMode():
+        call = make("cuda")
+        for _ in range(2):
+            with pytest.raises(UsageError, match="cannot run: there is no nvcc"):
+                call(impl="cuda")
+        assert call(impl="ref").device.type == "cuda"
+    assert not caplog.messages, "plain torch is not taken instead"

@@ -325,7 +325,7 @@ def test_code_for_a_gpu_moves_16_bytes_at_once_where_channels_allow(
 def chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let ``upfirdn2d`` choose the operator on the CPU, as it does on CUDA."""
     monkeypatch.setattr(extension, "CUDA", extension.CPU)
-    monkeypatch.setattr(resampling, "obstacle", lambda: None)
+    monkeypatch.setattr(resampling, "build_obstacle", lambda: None)
     monkeypatch.setattr(resampling.OPERATORS, "working", {})
 
 
@@ -420,7 +420,7 @@ def test_tensors_without_data_have_the_layout_of_the_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On a pretended GPU, as when a model is traced for one."""
-    monkeypatch.setattr(resampling, "obstacle", lambda: None)
+    monkeypatch.setattr(resampling, "build_obstacle", lambda: None)
     monkeypatch.setattr(resampling.OPERATORS, "working", {})
     with FakeTensorMode():
         x = torch.empty(2, 3, 8, 9, device="cuda", dtype=torch.bfloat16)
@@ -473,8 +473,8 @@ def test_what_stands_in_the_way_is_one_line(
         monkeypatch.setitem(sys.modules, "triton", None)  # as if it was not installed
     monkeypatch.setattr(resampling.OPERATORS, "working", {})
     with caplog.at_level(logging.WARNING, logger="ganc"):
-        assert not resampling.OPERATORS.work_on(extension.CUDA)
-        assert not resampling.OPERATORS.work_on(extension.CUDA)
+        assert not resampling.OPERATORS.build_on(extension.CUDA)
+        assert not resampling.OPERATORS.build_on(extension.CUDA)
     assert len(caplog.messages) == 1
     assert "plain torch instead" in caplog.text
     assert found in caplog.text
@@ -486,6 +486,6 @@ def test_whoever_wants_plain_torch_gets_it_in_silence(
 ) -> None:
     monkeypatch.setenv("GANC_EXTENSION", "off")
     monkeypatch.setattr(resampling.OPERATORS, "working", {})
-    assert not resampling.OPERATORS.work_on(extension.CUDA)
+    assert not resampling.OPERATORS.build_on(extension.CUDA)
     assert not caplog.messages
     assert extension.OFF in resampling.state(extension.CUDA)

@@ -11,13 +11,13 @@ namespace {
 
 constexpr int64_t kGrain = 16384;  // elements below which a thread is not worth its start
 
-// Elements begin … stop of one bias (kBias 1), of consecutive ones (2) or of none (0). The rule's
-// activation is a constant here where kAct names one, so that the loop becomes vector code.
+// Elements begin … stop of one bias (kBias 1), of consecutive ones (2) or of none (0). An
+// activation that kAct names is a constant here, so that the loop becomes vector code.
 template <int kOrder, Act kAct, int kBias, typename T>
 void row(int64_t begin, int64_t stop, Rule<at::opmath_type<T>> rule, const T* a, const T* dy,
          const T* ref, const T* bias, T* out) {
   using Math = at::opmath_type<T>;
-  if constexpr (kAct != Act::swish) rule.act = kAct;
+  if constexpr (kAct != Act::of_rule) rule.act = kAct;
   const Math same = kBias == 1 ? static_cast<Math>(*bias) : Math(0);
   for (int64_t i = begin; i < stop; ++i) {
     const Math b = kBias == 2 ? static_cast<Math>(bias[i - begin]) : same;
@@ -55,7 +55,7 @@ void run(const Walk& walk, const Rule<at::opmath_type<T>>& rule, const T* a, con
     case Act::lrelu:
       return walk_all<kOrder, Act::lrelu>(walk, rule, a, dy, ref, bias, out);
     default:
-      return walk_all<kOrder, Act::swish>(walk, rule, a, dy, ref, bias, out);
+      return walk_all<kOrder, Act::of_rule>(walk, rule, a, dy, ref, bias, out);
   }
 }
 

@@ -28,15 +28,15 @@ __device__ inline Pack<T, kWidth> load(const T* from, int64_t i) {
   return reinterpret_cast<const Pack<T, kWidth>*>(from)[i];
 }
 
-// kAct is the activation where it is known when compiling, or swish for "as the rule says": the
-// switch over activations would otherwise cost more than the memory.
+// kAct is the activation, or Act::of_rule. One that is known when compiling needs no switch over
+// activations, which would cost more than the memory.
 template <int kOrder, Act kAct, typename T, int kWidth, typename Index>
 __global__ void __launch_bounds__(kThreads)
     kernel(Index count, Index step, Index channels, Rule<at::opmath_type<T>> rule,
            const T* __restrict__ a, const T* __restrict__ dy, const T* __restrict__ ref,
            const T* __restrict__ bias, T* __restrict__ out) {
   using Math = at::opmath_type<T>;
-  if constexpr (kAct != Act::swish) rule.act = kAct;
+  if constexpr (kAct != Act::of_rule) rule.act = kAct;
   const Index stride = Index(gridDim.x) * kThreads;
   for (Index i = Index(blockIdx.x) * kThreads + threadIdx.x; i < count; i += stride) {
     const auto va = load<T, kWidth>(a, i);
@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads)
            const T* __restrict__ dy, const T* __restrict__ ref, const T* __restrict__ bias,
            T* __restrict__ out, at::opmath_type<T>* __restrict__ sums) {
   using Math = at::opmath_type<T>;
-  if constexpr (kAct != Act::swish) rule.act = kAct;
+  if constexpr (kAct != Act::of_rule) rule.act = kAct;
   const int64_t plane = int64_t(blockIdx.x) * vectors;
   const uint32_t begin = blockIdx.y * part, end = min(begin + part, vectors);
   const Math b = bias ? static_cast<Math>(bias[blockIdx.x % channels]) : Math(0);
@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kThreads)
             const T* __restrict__ dy, const T* __restrict__ ref, const T* __restrict__ bias,
             T* __restrict__ out, at::opmath_type<T>* __restrict__ sums) {
   using Math = at::opmath_type<T>;
-  if constexpr (kAct != Act::swish) rule.act = kAct;
+  if constexpr (kAct != Act::of_rule) rule.act = kAct;
   const uint32_t lanes = kThreads / vectors;  // rows that a block walks side by side
   const uint32_t column = threadIdx.x % vectors, lane = threadIdx.x / vectors;
   Math b[kWidth], sum[kWidth];
@@ -192,18 +192,18 @@ void part(const Walk& walk, const Rule<at::opmath_type<T>>& rule, const Pointers
   const bool regular =
       !p.bias || (walk.step == 1 ? walk.channels : walk.step) % kWidth == 0;
   if (!regular || !p.aligned() || walk.numel < kWidth) {
-    return start<kOrder, Act::swish, T, 1, uint32_t>(walk, rule, p);
+    return start<kOrder, Act::of_rule, T, 1, uint32_t>(walk, rule, p);
   }
   const int64_t whole = walk.numel / kWidth * kWidth;
   const Walk vectors{whole, walk.step, walk.channels};
   switch (rule.act) {
     case Act::linear: start<kOrder, Act::linear, T, kWidth, uint32_t>(vectors, rule, p); break;
     case Act::lrelu: start<kOrder, Act::lrelu, T, kWidth, uint32_t>(vectors, rule, p); break;
-    default: start<kOrder, Act::swish, T, kWidth, uint32_t>(vectors, rule, p);
+    default: start<kOrder, Act::of_rule, T, kWidth, uint32_t>(vectors, rule, p);
   }
   if (whole < walk.numel) {  // only without bias: with one, rows are whole vectors
     const Walk rest{walk.numel - whole, 1, 1};
-    start<kOrder, Act::swish, T, 1, uint32_t>(rest, rule, p.from(whole));
+    start<kOrder, Act::of_rule, T, 1, uint32_t>(rest, rule, p.from(whole));
   }
 }
 
@@ -212,7 +212,7 @@ void run(const Walk& walk, const Rule<at::opmath_type<T>>& rule, const Pointers<
   const int64_t period = walk.step * walk.channels;
   if (walk.numel == 0) return;
   if (period > kMostIndexed) {
-    return start<kOrder, Act::swish, T, 1, int64_t>(walk, rule, p);
+    return start<kOrder, Act::of_rule, T, 1, int64_t>(walk, rule, p);
   }
   const int64_t most = kMostIndexed / period * period;
   for (int64_t offset = 0; offset < walk.numel; offset += most) {
@@ -287,7 +287,7 @@ at::Tensor run_sums(const Walk& walk, const Rule<at::opmath_type<T>>& rule, cons
   switch (rule.act) {
     case Act::linear: return start_sums<Act::linear, T>(walk, rule, p, options);
     case Act::lrelu: return start_sums<Act::lrelu, T>(walk, rule, p, options);
-    default: return start_sums<Act::swish, T>(walk, rule, p, options);
+    default: return start_sums<Act::of_rule, T>(walk, rule, p, options);
   }
 }
 

@@ -22,7 +22,8 @@
 
 namespace ganc {
 
-enum class Act : int { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish };
+// of_rule is for template arguments alone: the activation stands in the rule, known when running.
+enum class Act : int { linear, relu, lrelu, tanh, sigmoid, elu, selu, softplus, swish, of_rule };
 
 constexpr std::string_view kActs[] = {"linear", "relu", "lrelu",    "tanh", "sigmoid",
                                       "elu",    "selu", "softplus", "swish"};

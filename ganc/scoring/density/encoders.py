@@ -78,11 +78,11 @@ class Encoder:
     encode: Callable[[range], Tensor]
 
 
-class Kind(NamedTuple):
+class EncoderKind(NamedTuple):
     """One form of name.
 
     Attributes:
-        check: Refuses what follows the colon, as far as that costs nothing.
+        check: Gets what follows the colon; refuses what it can at no cost.
         open: Makes the function that describes images, and tells its SHA-256 and protocol.
     """
 
@@ -129,7 +129,7 @@ def rgb(images: Tensor) -> Tensor:
     return as_colour(own)[:, :3]
 
 
-def _parse(name: str) -> tuple[Kind, str]:
+def _parse(name: str) -> tuple[EncoderKind, str]:
     if name in NAMED:
         return NAMED[name], name
     kind, colon, argument = name.partition(":")
@@ -239,12 +239,12 @@ def _nothing(argument: str) -> None:
     """Accept a name that needs no file."""
 
 
-RESNET50 = Kind(_check_file, _open_resnet50)
-FUNCTION = Kind(_find_function, _open_function)
-NAMED: dict[str, Kind] = {
-    "trained": Kind(_nothing, _open_trained),
-    **{name: Kind(_nothing, _open_features) for name in FEATURE_NETWORKS},
-    "discriminator": Kind(_nothing, _open_discriminator),
+RESNET50 = EncoderKind(_check_file, _open_resnet50)
+FUNCTION = EncoderKind(_find_function, _open_function)
+NAMED: dict[str, EncoderKind] = {
+    "trained": EncoderKind(_nothing, _open_trained),
+    **{name: EncoderKind(_nothing, _open_features) for name in FEATURE_NETWORKS},
+    "discriminator": EncoderKind(_nothing, _open_discriminator),
 }
 """What a name without a colon stands for."""
 

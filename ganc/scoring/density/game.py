@@ -21,7 +21,7 @@ from torch import Tensor
 from ganc import parallel, seeds
 from ganc.adversarial import d_loss, g_loss
 from ganc.scoring.density.gates import GatedNetwork
-from ganc.scoring.density.inputs import Feed, TrainingInputs
+from ganc.scoring.density.inputs import InputBatch, TrainingInputs
 from ganc.scoring.density.judge import Judge
 from ganc.scoring.density.neighbours import Neighbourhoods
 from ganc.scoring.density.recipe import DensityRecipe
@@ -138,11 +138,13 @@ class Game:
     def _describe(self, centers: list[int]) -> Tensor:
         return self.neighbourhoods.features[np.asarray(centers)].to(self.device)
 
-    def _judge(self, feed: Feed, images: Tensor, centers: Tensor, gates: Tensor | None) -> Tensor:
+    def _judge(
+        self, feed: InputBatch, images: Tensor, centers: Tensor, gates: Tensor | None
+    ) -> Tensor:
         logits: Tensor = self.judge(seen(feed, images), feed.labels, centers, gates)
         return logits
 
 
-def seen(feed: Feed, images: Tensor) -> Tensor:
+def seen(feed: InputBatch, images: Tensor) -> Tensor:
     """Return what a discriminator sees of images: of pairs, the condition in front."""
     return images if feed.condition is None else torch.cat([feed.condition, images], dim=1)

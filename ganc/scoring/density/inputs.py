@@ -22,7 +22,7 @@ from ganc.models.sampling import latent_inputs
 from ganc.scoring.request import ScoreRequest
 
 
-class Feed(NamedTuple):
+class InputBatch(NamedTuple):
     """Some inputs on a generator's device.
 
     Attributes:
@@ -50,11 +50,11 @@ class TrainingInputs(ABC):
     where: str
 
     @abstractmethod
-    def feed(self, indices: Sequence[int], device: torch.device) -> Feed:
+    def feed(self, indices: Sequence[int], device: torch.device) -> InputBatch:
         """Bring some inputs to a device."""
 
 
-class LatentInputs(TrainingInputs):
+class TrainingLatents(TrainingInputs):
     """The first ``count`` latents of a seed, with their labels and noise."""
 
     def __init__(self, generator: LatentGenerator, request: ScoreRequest) -> None:
@@ -64,7 +64,7 @@ class LatentInputs(TrainingInputs):
         self.content_hash = hashlib.sha256(key.encode()).hexdigest()
         self.where = f"the latents of seed {request.seed}"
 
-    def feed(self, indices: Sequence[int], device: torch.device) -> Feed:
+    def feed(self, indices: Sequence[int], device: torch.device) -> InputBatch:
         generator = self.generator
         drawn = latent_inputs(
             generator, indices, self.request.seed, noise_mode=self.request.noise_mode
@@ -76,10 +76,10 @@ class LatentInputs(TrainingInputs):
             )
             return images
 
-        return Feed(run, None, drawn.c)
+        return InputBatch(run, None, drawn.c)
 
 
-class ImageInputs(TrainingInputs):
+class TrainingImages(TrainingInputs):
     """The images that a translator was trained to translate.
 
     Args:
@@ -98,7 +98,7 @@ class ImageInputs(TrainingInputs):
         self.content_hash = hashlib.sha256(key.encode()).hexdigest()
         self.where = str(images.dataset.source.path)
 
-    def feed(self, indices: Sequence[int], device: torch.device) -> Feed:
+    def feed(self, indices: Sequence[int], device: torch.device) -> InputBatch:
         pixels = torch.stack([self.images[i][0][self.channels] for i in indices])
         x, generator = to_float(pixels.to(device)), self.generator
 
@@ -106,7 +106,7 @@ class ImageInputs(TrainingInputs):
             images: Tensor = generator(x)
             return images
 
-        return Feed(run, x if self.is_shown else None, None)
+        return InputBatch(run, x if self.is_shown else None, None)
 
 
 def open_training_inputs(
@@ -114,9 +114,9 @@ def open_training_inputs(
 ) -> TrainingInputs:
     """Open the inputs of one side of a model, at most ``request.samples`` where those are latents.
 
-    A translator takes them from ``request.data``: a plain set of inputs, pairs side by side, or
-    both sides' folders, of which a discriminator of pairs sees the input; what it was to make of
-    them is not looked at, its own images are.
+    A translator takes them from ``request.data``: a set of inputs, pairs side by side, or the
+    folders of both sides. The other half of a pair is not looked at: the manifold is made of the
+    translator's own images. A discriminator of pairs sees the input in front of them.
 
     Raises:
         UsageError: Images are given to a generator that takes latents, or none to a translator.
@@ -125,7 +125,7 @@ def open_training_inputs(
     if isinstance(generator, LatentGenerator):
         if request.data is not None or request.data_b is not None:
             raise UsageError("--data goes with translators, the model starts from latents")
-        return LatentInputs(generator, request)
+        return TrainingLatents(generator, request)
     assert isinstance(generator, Translator)
     if request.data is None:
         raise UsageError(
@@ -135,7 +135,7 @@ def open_training_inputs(
     is_b = (network == "generator_b") != request.swap
     dataset, channels = _open_images(network, generator, request, is_b=is_b)
     images = usable_images(dataset, warn=request.warn, progress=request.progress)
-    return ImageInputs(generator, images, channels, is_shown=judges_pairs)
+    return TrainingImages(generator, images, channels, is_shown=judges_pairs)
 
 
 def _open_images(

@@ -77,7 +77,7 @@ class Training:
         return F.interpolate(images, size=size, mode="bilinear", antialias=True)
 
 
-class Network(nn.Module):
+class EncoderNetwork(nn.Module):
     """Images [N, 3, H, W] in [-1, 1] → descriptions [N, 128]."""
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ def train(
     seed: int,
     device: torch.device,
     progress: Progress,
-) -> Network:
+) -> EncoderNetwork:
     """Train the network on images, and leave it frozen and in eval mode.
 
     Args:
@@ -164,7 +164,9 @@ def nt_xent(z: Tensor, temperature: float) -> Tensor:
 
 
 @torch.no_grad()
-def check_spread(network: Network, shown: Tensor, training: Training, device: torch.device) -> None:
+def check_spread(
+    network: EncoderNetwork, shown: Tensor, training: Training, device: torch.device
+) -> None:
     """Refuse a network that describes all images alike.
 
     The spread is the deviation of a description's entries over the images, each description of unit
@@ -181,7 +183,7 @@ def check_spread(network: Network, shown: Tensor, training: Training, device: to
                        f" {training.least_spread}")  # fmt: skip
 
 
-def sha256(network: Network) -> str:
+def sha256(network: EncoderNetwork) -> str:
     """Return a hash over the network's tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
@@ -201,7 +203,7 @@ def _collect(images: Callable[[range], Tensor], count: int, training: Training) 
     )
 
 
-def _new_networks(seed: int, device: torch.device) -> tuple[Network, nn.Module]:
+def _new_networks(seed: int, device: torch.device) -> tuple[EncoderNetwork, nn.Module]:
     """Return the network and the head that only training sees, in training mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.torch_seed(seed, "density.encoder.weights"))
@@ -209,7 +211,7 @@ def _new_networks(seed: int, device: torch.device) -> tuple[Network, nn.Module]:
             nn.Linear(DIM, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU(),
             nn.Linear(HIDDEN, HIDDEN, bias=False),
         )  # fmt: skip
-        return Network().to(device), head.to(device)
+        return EncoderNetwork().to(device), head.to(device)
 
 
 def _rate(step: int, training: Training) -> float:

@@ -18,7 +18,7 @@ from ganc.progress import silent
 from ganc.scores import Scores
 from ganc.scoring.density.game import Game
 from ganc.scoring.density.gates import GatedNetwork
-from ganc.scoring.density.inputs import Feed, TrainingInputs
+from ganc.scoring.density.inputs import InputBatch, TrainingInputs
 from ganc.scoring.density.judge import Judge
 from ganc.scoring.density.learner import Learner
 from ganc.scoring.density.neighbours import Neighbourhoods, nearest
@@ -124,9 +124,9 @@ class Pictures(TrainingInputs):
         self.x = pictures(count, generator.in_channels, generator.img_resolution)
         self.content_hash, self.where = "pictures", "the pictures"
 
-    def feed(self, indices: Sequence[int], device: torch.device) -> Feed:
+    def feed(self, indices: Sequence[int], device: torch.device) -> InputBatch:
         x = self.x[list(indices)].to(device)
-        return Feed(lambda: self.generator(x), x if self.is_shown else None, None)
+        return InputBatch(lambda: self.generator(x), x if self.is_shown else None, None)
 
 
 def make_search(

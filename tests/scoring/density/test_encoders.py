@@ -457,7 +457,7 @@ def test_trained_neighbours_show_the_same_shape(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(self_supervised, "Training", functools.partial(Training, steps=80))
     images, shapes = planted()
     found = open_encoder(request("trained", images)).encode(range(160))
-    untrained = self_supervised.Network().eval()(images)
+    untrained = self_supervised.EncoderNetwork().eval()(images)
     own, pixels = share_of_own(found, shapes), share_of_own(images, shapes)
     assert pixels < 0.65
     assert share_of_own(untrained, shapes) < 0.65

@@ -15,7 +15,7 @@ from ganc.data.images import to_float
 from ganc.errors import DataError, InputError, UsageError
 from ganc.models.model import Model
 from ganc.scores import Scores
-from ganc.scoring.density.inputs import Feed, TrainingInputs, open_training_inputs
+from ganc.scoring.density.inputs import InputBatch, TrainingInputs, open_training_inputs
 from ganc.scoring.request import ScoreRequest
 from ganc.scoring.score import score
 from tests.conftest import Outcome, make_model
@@ -153,7 +153,7 @@ def test_latents_are_drawn_by_their_number() -> None:
     inputs = open_training_inputs("generator", generator, request, judges_pairs=False)
     assert inputs.count == 9
 
-    def images(feed: Feed) -> Tensor:
+    def images(feed: InputBatch) -> Tensor:
         with torch.no_grad():
             return feed.run()
 

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ganc.ops import compiled, extension
+from ganc.errors import UsageError
+from ganc.ops import compiled_bias_act, extension
 from ganc.ops.bias_act import ACTIVATIONS, bias_act, bias_act_ref
 
 pytestmark = [
@@ -32,7 +33,7 @@ pytestmark = [
 
 def run(x: Tensor, bias: Tensor | None, act: str, dim: int = 1, clamp: float | None = None,
         gain: float = 1.3, alpha: float = 0.2) -> Tensor:  # fmt: skip
-    return compiled.bias_act(x, bias, dim, act, alpha, gain, clamp)
+    return compiled_bias_act.bias_act(x, bias, dim, act, alpha, gain, clamp)
 
 
 def twin(x: Tensor, bias: Tensor | None, act: str, dim: int = 1, clamp: float | None = None,
@@ -230,7 +231,7 @@ def test_derivatives(device: str, act: str, clamp: float | None, has_bias: bool)
         )
     for own, expected in zip(found[0][0], found[1][0], strict=True):
         torch.testing.assert_close(own, expected)
-    if act not in compiled.STRAIGHT:
+    if act not in compiled_bias_act.STRAIGHT:
         for own, expected in zip(found[0][1], found[1][1], strict=True):
             torch.testing.assert_close(own, expected)
     else:
@@ -317,6 +318,22 @@ def test_bias_act_takes_the_operator_where_it_can() -> None:
 
 
 @pytest.mark.usefixtures("chosen")
+def test_who_computes_is_for_the_caller_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extension, "build_obstacle", lambda device_type: None)
+    x, bias = noise(2, 3, 4, 4), noise(3, seed=1)
+    layer = partial(bias_act, act="lrelu")
+    assert operators_of(partial(layer, impl="cuda"), x, bias) == ["ganc.bias_act.default"]
+    assert "ganc.bias_act.default" not in operators_of(partial(layer, impl="ref"), x, bias)
+    for found, unfit in (
+        ("alpha must be 0 or more, got -0.1", {"alpha": -0.1}),
+        ("all tensors must be of x's type and device", {"bias": bias.float()}),
+        ("x must be of a floating type, got torch.int64", {"x": x.long()}),
+    ):
+        with pytest.raises(UsageError, match=f"cannot run: {found}"):
+            layer(**{"x": x, "bias": bias, "impl": "cuda", **unfit})
+
+
+@pytest.mark.usefixtures("chosen")
 def test_a_compiler_meets_plain_torch_until_the_operators_are_there() -> None:
     x, bias = noise(2, 3, 4, 4), noise(3, seed=1)
     graphs: list[str] = []
@@ -354,7 +371,7 @@ def test_the_cuda_side_compiles_links_and_loads(
     if shutil.which("nvcc") is None or torch.version.cuda is None:
         pytest.skip("there is no nvcc, or torch is built without CUDA")
     monkeypatch.setenv("GANC_CACHE", str(tmp_path))
-    path = extension.library(extension.CUDA, ["90"])
+    path = extension.built_library(extension.CUDA, ["90"])
     torch.ops.load_library(str(path))
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     passes = ("", "_grad", "_tangent")
@@ -395,7 +412,7 @@ def machine_code(library: Path) -> dict[str, str]:
 
 def build(folder: str) -> None:
     os.environ["GANC_CACHE"] = folder
-    extension.library(extension.CPU, ())
+    extension.built_library(extension.CPU, ())
 
 
 def test_processes_that_start_together_build_once(tmp_path: Path) -> None:
@@ -426,7 +443,7 @@ def test_a_builder_that_was_killed_holds_nobody_up(tmp_path: Path) -> None:
     )
     compiler.chmod(0o755)
     environment = {**os.environ, "CXX": str(compiler), "GANC_CACHE": str(tmp_path)}
-    code = "from ganc.ops import extension; extension.library('cpu', ())"
+    code = "from ganc.ops import extension; extension.built_library('cpu', ())"
     first = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
     while not list(tmp_path.glob("extensions/*/*.so")):
         assert first.poll() is None
@@ -447,14 +464,14 @@ def test_what_stands_in_the_way_is_one_line(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("GANC_CACHE", str(tmp_path))
     monkeypatch.setenv(variable, value)
-    extension.is_ready.cache_clear()
+    extension.build_or_warn.cache_clear()
     extension._load_library.cache_clear()
     try:
         with caplog.at_level(logging.WARNING, logger="ganc"):
-            assert not extension.is_ready(extension.CPU)
-            assert not extension.is_ready(extension.CPU)
+            assert not extension.build_or_warn(extension.CPU)
+            assert not extension.build_or_warn(extension.CPU)
     finally:
-        extension.is_ready.cache_clear()
+        extension.build_or_warn.cache_clear()
         extension._load_library.cache_clear()
     assert len(caplog.messages) == 1
     assert "plain torch instead" in caplog.text

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ganc.errors import MissingDependencyError
-from ganc.exporters.graph import Graph, Input, Run
+from ganc.exporters.graph import Graph, Input, Runner
 from ganc.models.model import Model
 from ganc.version import __version__
 
 
 @dataclass(frozen=True)
-class Settings:
+class ExportSettings:
     """How to export.
 
     Attributes:
         format: A name in ``ganc.exporters.export.FORMATS``.
         inputs: What the file takes, a name in ``ganc.exporters.graph.GRAPHS``; None: the default.
-        dtype: Precision of the weights, one of the target's.
+        dtype: Precision of the weights, one of the format's.
         opset: ONNX operator set; None takes the format's own default.
         network: Which of the model's generators.
     """
@@ -38,7 +38,7 @@ class Job:
 
     model: Model
     graph: Graph
-    settings: Settings
+    settings: ExportSettings
 
     def metadata(self) -> dict[str, str]:
         """Return what the file says about itself; everything but names and versions is JSON."""
@@ -90,11 +90,11 @@ class Runtime(NamedTuple):
         provider: What runs it, as found after loading.
     """
 
-    run: Run
+    run: Runner
     provider: str
 
 
-class Target(NamedTuple):
+class ExportFormat(NamedTuple):
     """A file format.
 
     Attributes:
@@ -104,7 +104,7 @@ class Target(NamedTuple):
         reductions: Lower precisions → what makes a second file of the float32 file.
     """
 
-    check: Callable[[Settings], None]
+    check: Callable[[ExportSettings], None]
     write: Callable[[Job, Path], Written]
     open: Callable[[Path], Runtime]
     reductions: Mapping[str, Callable[[Job, Path, Path], None]] = {}

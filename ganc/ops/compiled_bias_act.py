@@ -17,10 +17,15 @@ STRAIGHT = ("linear", "relu", "lrelu")
 """Activations whose slope shows in their output, and whose second derivative is zero."""
 
 
-def can_run(x: Tensor, bias: Tensor | None, alpha: float) -> bool:
-    """Say whether the operators take these arguments, here and now; see ``Operators``."""
+def build_for(impl: str, x: Tensor, bias: Tensor | None, alpha: float) -> bool:
+    """Build the operators if a call is for them; see ``Operators.build_for``."""
+    unfit = None
+    if alpha < 0:
+        unfit = f"alpha must be 0 or more, got {alpha}"
+    elif x.ndim == 0:
+        unfit = "x must have a dimension"
     others = () if bias is None else (bias,)
-    return alpha >= 0 and x.ndim > 0 and OPERATORS.can_take(x, *others)
+    return OPERATORS.build_for(impl, unfit, x, *others)
 
 
 def bias_act(
@@ -51,11 +56,11 @@ def register() -> None:
     )
 
 
-OPERATORS = Operators(register)
+OPERATORS = Operators("bias_act", register)
 
 
 def _fake(first: Tensor, *others: Any) -> Tensor:
-    # Results lie as the tensor that is walked does: x, or for derivatives what they refer to.
+    # A result has the layout of the tensor that is walked: x, or what derivatives call ref.
     tensors = [first, *(other for other in others if isinstance(other, Tensor) and other.ndim > 1)]
     walked = tensors[-1] if tensors[-1].shape == first.shape else first
     return torch.empty_like(walked)
