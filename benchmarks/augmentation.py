@@ -22,10 +22,10 @@ import ganc
 from ganc.data.dataset import open_dataset
 from ganc.data.grid import save_grid
 from ganc.data.images import to_float
-from ganc.distillation.augment import Augmentation
 from ganc.distillation.draws import Draws
 from ganc.distillation.evaluations import EvalRequest
 from ganc.distillation.recipes import resolve_recipe
+from ganc.distillation.trainers.augment import Augmentation
 from ganc.models.stylegan2 import Generator
 from ganc.models.stylegan2_discriminator import Discriminator
 

@@ -45,12 +45,12 @@ from torch import Tensor, nn
 import ganc
 from ganc.distillation.draws import Draws, MixedLatents
 from ganc.distillation.execution import Execution, PhaseTimes
-from ganc.distillation.losses import path_lengths
 from ganc.distillation.networks import starting_model
 from ganc.distillation.reals import RealBatch
 from ganc.distillation.recipes import Recipe, resolve_recipe
-from ganc.distillation.style import StyleTrainer, style_generator
 from ganc.distillation.trainer import Distance, Parts, ema_beta
+from ganc.distillation.trainers.losses import path_lengths
+from ganc.distillation.trainers.style import StyleTrainer, style_generator
 from ganc.models import stylegan2, stylegan3
 from ganc.models.model import Model
 from ganc.models.style import StyleGenerator

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ganc.checkpoints.store import load as load
     from ganc.checkpoints.store import save as save
     from ganc.diagnosis import doctor as doctor
-    from ganc.distillation.loop import distill as distill
+    from ganc.distillation.distill import distill as distill
     from ganc.evaluation.evaluate import evaluate as evaluate
     from ganc.exporters.export import export as export
     from ganc.models.model import Model as Model
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
     from ganc.scoring.compare import compare_scores as compare_scores
     from ganc.scoring.score import score as score
     from ganc.showcase.pipeline import demo as demo
-    from ganc.weights import fetch_weights as fetch_weights
-    from ganc.weights import list_weights as list_weights
-    from ganc.weights_check import verify_weights as verify_weights
+    from ganc.weights.check import verify_weights as verify_weights
+    from ganc.weights.manage import fetch_weights as fetch_weights
+    from ganc.weights.manage import list_weights as list_weights
 
 _PUBLIC = {
     "compare_scores": "ganc.scoring.compare",
     "demo": "ganc.showcase.pipeline",
-    "distill": "ganc.distillation.loop",
+    "distill": "ganc.distillation.distill",
     "doctor": "ganc.diagnosis",
     "evaluate": "ganc.evaluation.evaluate",
     "export": "ganc.exporters.export",
-    "fetch_weights": "ganc.weights",
+    "fetch_weights": "ganc.weights.manage",
     "info": "ganc.checkpoints.describe",
-    "list_weights": "ganc.weights",
+    "list_weights": "ganc.weights.manage",
     "load": "ganc.checkpoints.store",
     "sample": "ganc.sampling",
     "save": "ganc.checkpoints.store",
     "score": "ganc.scoring.score",
     "prune": "ganc.pruning.plan",
-    "verify_weights": "ganc.weights_check",
+    "verify_weights": "ganc.weights.check",
     "Model": "ganc.models.model",
     "Scores": "ganc.scores",
 }

@@ -144,11 +144,11 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _settled(message: str, follows: bool) -> str | None:
-    """Return what this one of several processes has to say; see ``ganc.parallel.settle``."""
+    """Return what this one of several processes has to say; see ``ganc.launch.settle``."""
     # torchrun ends the others as soon as one has ended: a line and a code that are due stay.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    from ganc.parallel import settle
+    from ganc.launch import settle
 
     return settle(message, follows=follows)
 

@@ -1,11 +1,11 @@
-"""What processes at one task exchange: means, batches, decisions.
+"""What processes at one task exchange: sums, means, batches, decisions; who they are.
 
-``torch.distributed`` carries everything; a process that is alone keeps what it has. Who the
-processes are, and how they meet, is ``parallel``'s.
+``torch.distributed`` carries everything; a process that is alone keeps what it has. How they meet
+is ``launch``'s.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +15,37 @@ from torch import Tensor
 
 PATIENCE = timedelta(days=2)
 """How long processes wait for one that works alone; see ``patience``."""
+
+
+def rank() -> int:
+    """Return this process's number; 0 reports and writes."""
+    return dist.get_rank() if _is_running() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if _is_running() else 1
+
+
+def all_sum(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the sum of each tensor over all processes: the same bits in each of them.
+
+    Args:
+        tensors: The same names and shapes in every process; they stay as they are.
+    Returns:
+        New tensors; of a process that is alone the given ones.
+    """
+    if not _is_running():
+        return dict(tensors)
+    return all_sum_({name: tensor.clone() for name, tensor in tensors.items()})
+
+
+def all_sum_(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Do as ``all_sum``, in place: no second set of tensors is alive."""
+    if _is_running():
+        for tensor in tensors.values():
+            dist.all_reduce(tensor)
+    return dict(tensors)
 
 
 def average(tensors: Sequence[Tensor]) -> None:

@@ -12,11 +12,11 @@ from ganc.errors import ComputationError
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
 from ganc.ops import extension, resampling
-from ganc.perceptual.cache import weights_target
-from ganc.perceptual.published import WEIGHTS
 from ganc.sampling import sample
 from ganc.user_cache import cache_folder
 from ganc.version import __version__
+from ganc.weights.cache import weights_target
+from ganc.weights.published import WEIGHTS
 
 OPTIONAL = {
     "export": ("onnx", "onnxscript", "onnxruntime"),

@@ -12,10 +12,9 @@ LAYERS: list[set[str]] = [
     {"__main__"},
     {"cli"},
     {"commands"},
-    {"diagnosis", "showcase", "weights_check"},
-    {"weights"},
+    {"diagnosis", "showcase"},
     {"report", "scoring", "pruning", "distillation", "evaluation", "exporters", "sampling"},
-    {"data", "perceptual", "content", "scores"},
+    {"content", "data", "perceptual", "scores", "weights"},
     {"checkpoints", "models"},
     {"groups"},
     {"adversarial"},
@@ -26,8 +25,8 @@ LAYERS: list[set[str]] = [
         "devices",
         "families",
         "files",
+        "launch",
         "options",
-        "parallel",
         "safetensors_file",
         "seeds",
         "standard_streams",
@@ -37,7 +36,7 @@ LAYERS: list[set[str]] = [
     {"errors", "progress", "version"},
 ]
 # Within these rows modules know each other; everywhere else siblings are strangers.
-OPEN_ROWS = ({"checkpoints", "models"}, {"data", "perceptual", "content", "scores"})
+OPEN_ROWS = ({"checkpoints", "models"}, {"content", "data", "perceptual", "scores", "weights"})
 
 
 def unit(module: str) -> str:

@@ -21,9 +21,9 @@ from ganc.checkpoints.store import load, save
 from ganc.devices import exact_float32
 from ganc.diagnosis import doctor
 from ganc.distillation import kinds
+from ganc.distillation.distill import distill
 from ganc.distillation.draws import Draws
 from ganc.distillation.execution import Execution
-from ganc.distillation.loop import distill
 from ganc.distillation.pair_batches import SideBatch
 from ganc.distillation.reals import RealBatch
 from ganc.distillation.recipes import resolve_recipe

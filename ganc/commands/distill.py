@@ -142,10 +142,11 @@ def distill(
         }  # fmt: skip
         document = {"command": "distill", "settings": resolved}
         return shared.emit(document, as_json, lambda: _settings_tables(resolved))
+    from ganc.collectives import rank
     from ganc.commands._training_view import training_view
     from ganc.devices import resolve_device
-    from ganc.distillation.loop import distill as run
-    from ganc.parallel import process_group, rank
+    from ganc.distillation.distill import distill as run
+    from ganc.launch import process_group
 
     with process_group(resolve_device(device)) as own_device:
         is_first = rank() == 0

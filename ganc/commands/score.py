@@ -86,7 +86,7 @@ def score(
     Example: ganc score faces.safetensors --method diversity --samples 1000
     """
     from ganc.devices import resolve_device
-    from ganc.parallel import launched_rank, process_group
+    from ganc.launch import launched_rank, process_group
     from ganc.scoring.score import resolve, score_parts
 
     stem = "stdin" if ckpt == "-" else Path(ckpt).stem

@@ -71,10 +71,10 @@ def _action(
     if action == "fetch" and chosen is None:
         raise UsageError("ganc weights fetch needs a NAME", "all fetches everything")
     if action == "verify":
-        from ganc.weights_check import verify_weights
+        from ganc.weights.check import verify_weights
 
         return lambda progress: verify_weights(chosen, progress=progress)
-    from ganc.weights import fetch_weights, list_weights
+    from ganc.weights.manage import fetch_weights, list_weights
 
     if action == "list":
         return lambda progress: list_weights(chosen, progress=progress)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ganc.content.pixels import to_rgb_uint8
 from ganc.content.request import MaskRequest
 from ganc.errors import WeightsError
-from ganc.perceptual.cache import check_weights, load_strictly, read_tensors, weights_path
-from ganc.perceptual.probe import probe
+from ganc.weights.cache import check_weights, load_strictly, read_tensors, weights_path
+from ganc.weights.probe import probe
 
 NUM_LABELS = 19
 LEFT_OUT = (0, 16)

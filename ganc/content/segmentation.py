@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ganc.content.pixels import to_rgb_uint8
 from ganc.content.request import MaskRequest
 from ganc.errors import unknown_name
-from ganc.perceptual.cache import check_weights, load_strictly, read_tensors, weights_path
-from ganc.perceptual.probe import probe
 from ganc.progress import Progress, silent
+from ganc.weights.cache import check_weights, load_strictly, read_tensors, weights_path
+from ganc.weights.probe import probe
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ganc import parallel
+from ganc import collectives
 from ganc.distillation.metrics import cut_back
 from ganc.distillation.run_folder import EVALUATIONS
 from ganc.distillation.schedule import Best
@@ -69,7 +69,7 @@ class EvaluationLog:
     def __init__(self, folder: Path, start: int) -> None:
         self._path = folder / EVALUATIONS
         self.lines: list[dict[str, Any]] = []
-        if parallel.rank() == 0 and self._path.exists():
+        if collectives.rank() == 0 and self._path.exists():
             cut_back(self._path, start)
             self.lines = [json.loads(line) for line in self._path.read_text().splitlines()]
 

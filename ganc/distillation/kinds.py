@@ -5,15 +5,15 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ganc.distillation.cyclegan import CycleTrainer
 from ganc.distillation.grid import sample_grid, translation_grid
-from ganc.distillation.one_way import OneWayTrainer
 from ganc.distillation.pair_batches import open_sides
 from ganc.distillation.reals import Reals, open_reals
 from ganc.distillation.settings import TrainingSettings
-from ganc.distillation.sngan import SnganTrainer
-from ganc.distillation.style import StyleTrainer
 from ganc.distillation.trainer import Parts, Trainer
+from ganc.distillation.trainers.cyclegan import CycleTrainer
+from ganc.distillation.trainers.one_way import OneWayTrainer
+from ganc.distillation.trainers.sngan import SnganTrainer
+from ganc.distillation.trainers.style import StyleTrainer
 from ganc.families import SNGAN, STYLE, TRANSLATION
 from ganc.progress import Progress, Warn
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganc import collectives, parallel
+from ganc import collectives
 from ganc.data.images import to_uint8
 from ganc.distillation.events import EventFile
 from ganc.distillation.run_folder import METRICS
@@ -33,7 +33,7 @@ class MetricsLog:
         self._path = folder / METRICS
         self._events: EventFile | None = None
         self._pending: list[tuple[int, int, float, dict[str, Tensor]]] = []
-        if parallel.rank() == 0:
+        if collectives.rank() == 0:
             cut_back(self._path, start)
             self._events = EventFile(folder, start)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ganc import parallel
+from ganc import collectives
 from ganc.checkpoints.store import load
 from ganc.content.request import MaskRequest, MaskSource
 from ganc.content.sources import open_masks
@@ -91,7 +91,7 @@ class TrainingRun:
             losses: Last known values.
             evaluations: Say which checkpoints are the best.
         """
-        if parallel.rank():
+        if collectives.rank():
             return
         trainer = self.trainer
         state = {
@@ -117,7 +117,7 @@ class TrainingRun:
 
     def export(self, step: int) -> None:
         """Write the running average as the student, with the discriminators."""
-        if parallel.rank():
+        if collectives.rank():
             return
         run_folder.export_student(self.folder, self.result(step))
 
@@ -137,7 +137,7 @@ class TrainingRun:
 
     def sample(self, step: int, log: MetricsLog) -> None:
         """Write the teacher | student grid of a step."""
-        if parallel.rank():
+        if collectives.rank():
             return
         samples = self.folder / run_folder.SAMPLES
         samples.mkdir(exist_ok=True)
@@ -314,7 +314,7 @@ def _trainer(
         teacher=frozen,
         recipe=recipe,
         draws=Draws(
-            settings.seed, recipe.batch, device, parallel.rank(), parallel.world_size()
+            settings.seed, recipe.batch, device, collectives.rank(), collectives.world_size()
         ),
         perceptual=means.perceptual and means.execution.compiled(means.perceptual),
         masks=means.masks,

@@ -21,7 +21,7 @@ import filelock
 import safetensors.torch
 from torch import Tensor
 
-from ganc import collectives, parallel
+from ganc import collectives
 from ganc.checkpoints import native
 from ganc.checkpoints.store import load
 from ganc.errors import CheckpointError, InputError, OutputError
@@ -74,7 +74,7 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: Another process works in it, or it cannot be created.
     """
-    if parallel.rank():
+    if collectives.rank():
         collectives.barrier()
         yield
         return
@@ -277,7 +277,7 @@ def prepare(folder: Path, recipe: Mapping[str, Any], start: int) -> None:
     and those of a future that ``--resume PATH`` gave up. Left there they would be "latest" again.
     The resolved recipe is written for people to read.
     """
-    if parallel.rank():
+    if collectives.rank():
         return
     for path in (folder / CHECKPOINTS).glob(f"{_TEMPORARY}*"):
         shutil.rmtree(path)

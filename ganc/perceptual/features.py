@@ -14,11 +14,11 @@ from cleanfid.resize import build_resizer
 from ganc.data.images import to_uint8
 from ganc.errors import ShapeError, UsageError, WeightsError, unknown_name
 from ganc.perceptual import effnet
-from ganc.perceptual.cache import weights_path
 from ganc.perceptual.channels import SEEN, as_colour
-from ganc.perceptual.probe import KNOWN_FEATURES, probe
-from ganc.perceptual.published import WEIGHTS
 from ganc.progress import Progress, silent
+from ganc.weights.cache import weights_path
+from ganc.weights.probe import KNOWN_FEATURES, probe
+from ganc.weights.published import WEIGHTS
 
 
 class FeatureNetwork(torch.nn.Module):

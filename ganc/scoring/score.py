@@ -127,7 +127,7 @@ def score(
 ) -> Scores:
     """Score every channel of the generator, of a CycleGAN both; the model is untouched.
 
-    Started by ``torchrun`` (see ``parallel.process_group``), the processes share the batches out
+    Started by ``torchrun`` (see ``launch.process_group``), the processes share the batches out
     and all return the same scores.
 
     Args:

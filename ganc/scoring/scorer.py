@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ganc import parallel
+from ganc import collectives
 from ganc.errors import UsageError
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator
@@ -176,11 +176,11 @@ def run(scorer: Scorer, request: ScoreRequest) -> Run:
     """
     ranges = scorer.batches()
     sums = [scorer.empty() for _ in range(2 if request.until_stable else 1)]
-    processes = parallel.world_size()
+    processes = collectives.world_size()
     phase = "scoring" if scorer.network == "generator" else f"scoring {scorer.network}"
     next_look = agreed = 0
     for first in range(0, len(ranges), processes):
-        own = first + parallel.rank()
+        own = first + collectives.rank()
         if own < len(ranges):
             scorer.add(sums[own % len(sums)], own, ranges[own])
         done = min(first + processes, len(ranges))
@@ -201,14 +201,14 @@ def _finish(scorer: Scorer, sums: Sequence[State], samples: int) -> dict[str, Te
     for other in others:
         for name, tensor in other.items():
             total[name] += tensor
-    return scorer.finish(parallel.all_sum_(total), samples)
+    return scorer.finish(collectives.all_sum_(total), samples)
 
 
 def _agree(
     scorer: Scorer, halves: Sequence[State], ranges: Sequence[range], prune_ratio: float
 ) -> bool:
     counts = [sum(map(len, ranges[parity::2])) for parity in (0, 1)]
-    sums = map(parallel.all_sum, halves)
+    sums = map(collectives.all_sum, halves)
     even, odd = (scorer.finish(s, count) for s, count in zip(sums, counts, strict=True))
     if not any(values.any() for values in even.values()):
         return False  # where nothing was measured yet, there is nothing to agree on

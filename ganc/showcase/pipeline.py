@@ -13,7 +13,7 @@ import torch
 from ganc.checkpoints.store import load, save
 from ganc.data.grid import save_grid, zoom_for
 from ganc.devices import resolve_device
-from ganc.distillation.loop import distill
+from ganc.distillation.distill import distill
 from ganc.errors import OutputError
 from ganc.evaluation.evaluate import evaluate
 from ganc.exporters.export import export, resolve

@@ -17,7 +17,7 @@ from ganc.content.sources import check_masks, open_masks
 from ganc.errors import WeightsError
 from tests.conftest import GOLDEN
 from tests.content.weights import random_faces
-from tests.perceptual.weights import install
+from tests.weights.random_weights import install
 
 CASE = "bisenet_faces"
 

@@ -115,7 +115,7 @@ def test_segmentation_is_torchvisions_own(monkeypatch: pytest.MonkeyPatch) -> No
     from torchvision.models import segmentation
 
     from tests.content.weights import random_tensors
-    from tests.perceptual.weights import install
+    from tests.weights.random_weights import install
 
     network = segmentation.deeplabv3_resnet50(
         weights=None, weights_backbone=None, num_classes=21, aux_loss=True

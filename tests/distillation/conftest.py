@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ganc.checkpoints.native import build_model
-from ganc.distillation.loop import DistillResult, distill
+from ganc.distillation.distill import DistillResult, distill
 from ganc.groups import slice_tensors
 from ganc.models.model import Model
 from tests.conftest import make_model

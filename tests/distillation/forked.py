@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 
 import ganc.commands.distill
-import ganc.distillation.loop
+import ganc.distillation.distill
 import ganc.evaluation.evaluate  # noqa: F401  (as above: in the server, not in every child)
 from ganc import cli
 from tests.conftest import Outcome

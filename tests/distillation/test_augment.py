@@ -13,11 +13,11 @@ import torchvision.transforms.functional as tv
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from ganc.distillation.augment import Augmentation, Colour, Geometry
+from ganc.distillation.distill import DistillResult
 from ganc.distillation.draws import Draws
-from ganc.distillation.loop import DistillResult
-from ganc.distillation.losses import r1_penalty
 from ganc.distillation.recipes import Recipe, resolve_recipe
+from ganc.distillation.trainers.augment import Augmentation, Colour, Geometry
+from ganc.distillation.trainers.losses import r1_penalty
 from ganc.models.model import Model
 from ganc.ops.affine_warp import affine_warp
 from tests.conftest import make_model

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ganc.distillation.batch_norm import GlobalBatchNorm, global_batch_norm
+from ganc.distillation.trainers.batch_norm import GlobalBatchNorm, global_batch_norm
 from ganc.models import translation
 from tests.families import make_sngan, make_unet
 
@@ -20,8 +20,8 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 PROGRAM = """
 import sys, torch
 from torch import nn
-from ganc import collectives, parallel
-from ganc.distillation.batch_norm import global_batch_norm
+from ganc import collectives, launch
+from ganc.distillation.trainers.batch_norm import global_batch_norm
 
 def network():
     torch.manual_seed(1)
@@ -46,11 +46,11 @@ def batch():
 SPLIT = (
     PROGRAM
     + """
-with parallel.process_group():
+with launch.process_group():
     net = network()
     global_batch_norm(net)
-    x, goal = (part[parallel.rank()::2].clone() for part in batch())
-    torch.save(run(net, x.requires_grad_(True), goal), f"{sys.argv[1]}/{parallel.rank()}.pt")
+    x, goal = (part[collectives.rank()::2].clone() for part in batch())
+    torch.save(run(net, x.requires_grad_(True), goal), f"{sys.argv[1]}/{collectives.rank()}.pt")
 """
 )
 

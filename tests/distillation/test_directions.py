@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from ganc.distillation.directions import draw_offsets, leading_directions, similarity_blocks
+from ganc.distillation.trainers.directions import (
+    draw_offsets,
+    leading_directions,
+    similarity_blocks,
+)
 from ganc.models.model import Model
 
 

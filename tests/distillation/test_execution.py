@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ganc.distillation.distill import DistillResult
 from ganc.distillation.execution import Execution, PhaseTimes
-from ganc.distillation.loop import DistillResult
 from ganc.distillation.recipes import resolve_recipe
 from ganc.errors import UsageError
 from ganc.models.model import Model

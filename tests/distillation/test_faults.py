@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ganc.checkpoints.store import save
 from ganc.data.stream import usable_images
 from ganc.distillation import run_folder
-from ganc.distillation.loop import DistillResult, distill
+from ganc.distillation.distill import DistillResult, distill
 from ganc.distillation.recipes import RECIPES
 from ganc.distillation.settings import Choices, TrainingSettings, new_settings, resumed_settings
 from ganc.errors import CheckpointError, DataError, GancError, InputError

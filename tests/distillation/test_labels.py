@@ -13,9 +13,9 @@ from torch import Tensor
 from ganc import seeds
 from ganc.data.grid import make_grid
 from ganc.data.images import to_uint8
+from ganc.distillation.distill import DistillResult
 from ganc.distillation.draws import Draws
 from ganc.distillation.grid import side_by_side
-from ganc.distillation.loop import DistillResult
 from ganc.distillation.reals import open_reals
 from ganc.distillation.recipes import resolve_recipe
 from ganc.errors import DataError, InputError

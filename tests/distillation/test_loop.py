@@ -15,12 +15,12 @@ from PIL import Image
 
 from ganc.checkpoints.store import load, save
 from ganc.distillation import run_folder
+from ganc.distillation.distill import DistillResult
 from ganc.distillation.evaluations import EvalRequest
-from ganc.distillation.loop import DistillResult
 from ganc.distillation.monitor import TrainingStatus
-from ganc.distillation.player import Player
 from ganc.distillation.schedule import Best
-from ganc.distillation.style import StyleTrainer
+from ganc.distillation.trainers.player import Player
+from ganc.distillation.trainers.style import StyleTrainer
 from ganc.errors import (
     ComputationError,
     DataError,
@@ -139,7 +139,7 @@ def test_resume_finds_everything_by_itself(
     paths = {k: tmp_path / f"{k}.safetensors" for k in ("teacher", "student")}
     train("whole", steps=4)
     train(steps=2, seed=0, **paths)
-    from ganc.distillation.loop import distill
+    from ganc.distillation.distill import distill
 
     with pytest.raises(UsageError, match="--steps 1 is less than the 2 that the run has done"):
         distill(None, None, tmp_path / "run", resume="latest", steps=1, device="cpu")

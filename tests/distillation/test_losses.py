@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganc import adversarial
-from ganc.distillation import losses
+from ganc.distillation.trainers import losses
 
 
 def test_adversarial_losses_at_zero_logits_are_multiples_of_log_2() -> None:

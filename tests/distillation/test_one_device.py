@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ganc.distillation import kinds, style
+from ganc.distillation import kinds
 from ganc.distillation.draws import Draws
 from ganc.distillation.execution import Execution
 from ganc.distillation.pair_batches import SideBatch
 from ganc.distillation.reals import RealBatch, TeacherSamples
 from ganc.distillation.recipes import resolve_recipe
+from ganc.distillation.trainers import style
 from ganc.models.model import Model
 from ganc.models.style import StyleGenerator
 from ganc.pruning.plan import prune

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from PIL import Image
 
 from ganc.checkpoints.store import load, save
-from ganc.distillation import losses, run_folder
+from ganc.distillation import run_folder
+from ganc.distillation.trainers import losses
 from ganc.models.model import Model
 from tests.conftest import Outcome, make_model
 from tests.distillation import forked

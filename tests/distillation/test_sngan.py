@@ -13,11 +13,11 @@ from ganc.checkpoints.store import load, save
 from ganc.data.dataset import open_dataset
 from ganc.data.images import to_float
 from ganc.data.stream import TrainingStream, usable_images
+from ganc.distillation.distill import distill
 from ganc.distillation.draws import Draws
-from ganc.distillation.loop import distill
 from ganc.distillation.reals import RealBatch, TeacherSamples, open_reals
 from ganc.distillation.recipes import RECIPES, Recipe, resolve_recipe
-from ganc.distillation.sngan import SnganTrainer
+from ganc.distillation.trainers.sngan import SnganTrainer
 from ganc.models.model import Model
 from ganc.models.network import LatentGenerator
 from ganc.models.sngan import Discriminator, discriminator_widths

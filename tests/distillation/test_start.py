@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ganc.checkpoints.store import load, save
-from ganc.distillation.loop import DistillResult, distill
+from ganc.distillation.distill import DistillResult, distill
 from ganc.distillation.networks import check_pair, new_generator, starting_model
 from ganc.errors import InputError, UsageError, WeightsError
 from ganc.models.model import Model

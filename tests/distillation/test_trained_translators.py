@@ -10,7 +10,7 @@ from ganc.checkpoints.store import load
 from ganc.data.grid import save_image
 from ganc.data.images import to_float
 from ganc.data.pairs import open_pairs
-from ganc.distillation.loop import distill
+from ganc.distillation.distill import distill
 from ganc.distillation.networks import new_generator
 from ganc.models.model import Model
 from ganc.pruning.plan import prune

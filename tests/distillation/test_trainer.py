@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from ganc.distillation.execution import Execution
-from ganc.distillation.losses import latent_direction
 from ganc.distillation.networks import check_pair, starting_model
-from ganc.distillation.player import Player
 from ganc.distillation.reals import RealBatch
 from ganc.distillation.recipes import RECIPES, Recipe, resolve_recipe
-from ganc.distillation.style import StyleTrainer
 from ganc.distillation.trainer import ema_beta
+from ganc.distillation.trainers.losses import latent_direction
+from ganc.distillation.trainers.player import Player
+from ganc.distillation.trainers.style import StyleTrainer
 from ganc.errors import InputError
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator

@@ -17,17 +17,17 @@ from torch import Tensor, nn
 
 from ganc.checkpoints.store import load, save
 from ganc.distillation import kinds
+from ganc.distillation.distill import distill
 from ganc.distillation.draws import Draws
-from ganc.distillation.dropout import DropoutDraws, KeyedDropout, key_dropout
 from ganc.distillation.execution import Execution
-from ganc.distillation.features import FeatureDistance, watch
-from ganc.distillation.loop import distill
 from ganc.distillation.networks import new_student, starting_model
-from ganc.distillation.one_way import OneWayTrainer
 from ganc.distillation.pair_batches import SideBatch
-from ganc.distillation.pool import ImagePool
 from ganc.distillation.recipes import resolve_recipe
-from ganc.distillation.translation import TranslationTrainer
+from ganc.distillation.trainers.dropout import DropoutDraws, KeyedDropout, key_dropout
+from ganc.distillation.trainers.features import FeatureDistance, watch
+from ganc.distillation.trainers.one_way import OneWayTrainer
+from ganc.distillation.trainers.pool import ImagePool
+from ganc.distillation.trainers.translation import TranslationTrainer
 from ganc.errors import DataError, InputError, UsageError
 from ganc.models import patchgan, resnet_translator
 from ganc.models.model import Model
@@ -514,8 +514,8 @@ def test_translators_options_are_theirs(tmp_path: Path, student: Model, teacher:
 
 WORKER = """
 import sys
-from ganc.distillation.loop import distill
-from ganc.parallel import process_group
+from ganc.distillation.distill import distill
+from ganc.launch import process_group
 task, path, data, out = sys.argv[1:]
 overrides = {"batch": 4, "pool_size": 5, "feature_weight": 1.0, "l1_weight": 1.0}
 with process_group():

@@ -18,7 +18,7 @@ from ganc.models.sampling import Latents, iterate_samples
 from ganc.perceptual.distance import load_perceptual
 from ganc.perceptual.features import load_features
 from tests.conftest import make_model
-from tests.perceptual.weights import install, published_trunk, random_lpips, save_inception
+from tests.weights.random_weights import install, published_trunk, random_lpips, save_inception
 
 from .witnesses import colours, write_images
 

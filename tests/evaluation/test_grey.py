@@ -16,7 +16,7 @@ from tests.conftest import make_model
 from tests.evaluation.witnesses import write_images
 from tests.families import in_colour, make_resnet
 from tests.labelled import write_labelled
-from tests.perceptual.weights import install, published_trunk, random_lpips
+from tests.weights.random_weights import install, published_trunk, random_lpips
 
 REPEATED = {"channels": "1, repeated to 3"}
 SETS = ["fd", "kd", "precision", "recall", "density", "coverage"]

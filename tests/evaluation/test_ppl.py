@@ -22,7 +22,7 @@ from ganc.models.style import StyleGenerator
 from ganc.perceptual.distance import PerceptualDistance
 from tests.conftest import GOLDEN, make_model
 from tests.families import make_resnet, make_sngan, make_stylegan3
-from tests.perceptual.weights import random_lpips
+from tests.weights.random_weights import random_lpips
 
 
 class Identity(nn.Module):

@@ -11,7 +11,7 @@ from ganc import seeds
 from ganc.errors import MissingDependencyError, ShapeError, UsageError, WeightsError
 from ganc.perceptual import effnet
 from ganc.perceptual.features import FEATURE_NETWORKS, FeatureNetwork, load_features
-from ganc.perceptual.probe import KNOWN_FEATURES
+from ganc.weights.probe import KNOWN_FEATURES
 
 from .weights import install, save_inception
 

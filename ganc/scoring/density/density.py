@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ganc import parallel
+from ganc import collectives
 from ganc.errors import InputError, UsageError
 from ganc.families import family_of, task_form
 from ganc.models.model import Model
@@ -83,10 +83,10 @@ class Density(SideScorer):
         )
         k = recipe.neighbours or neighbours.default_neighbours(self.inputs.count)
         neighbours.check_count(self.inputs.count, k, self.inputs.where)
-        if recipe.centers * recipe.images < parallel.world_size():
+        if recipe.centers * recipe.images < collectives.world_size():
             raise UsageError(
                 f"a step of {recipe.centers * recipe.images} images is less than one for each of"
-                f" {parallel.world_size()} processes",
+                f" {collectives.world_size()} processes",
                 "raise --set images=N",
             )
         self.identity = self._identity(k)
@@ -244,7 +244,7 @@ class Density(SideScorer):
             batch=self._encoder_batch(), progress=request.progress,
         )  # fmt: skip
         hoods = neighbours.of_first_process(hoods)
-        if request.neighbourhoods is not None and parallel.rank() == 0:
+        if request.neighbourhoods is not None and collectives.rank() == 0:
             path = Path(request.neighbourhoods)
             others = neighbours.load(path) if path.exists() else {}
             neighbours.save(path, {**others, self.network: hoods}, force=True)

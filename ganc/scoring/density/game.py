@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ganc import parallel, seeds
+from ganc import collectives, seeds
 from ganc.adversarial import d_loss, g_loss
 from ganc.scoring.density.gates import GatedNetwork
 from ganc.scoring.density.inputs import InputBatch, TrainingInputs
@@ -130,7 +130,7 @@ class Game:
 
     def _parts(self, draw: Draw) -> Iterator[tuple[Draw, float]]:
         """Yield what this process makes at once, and its share of the step."""
-        own = range(parallel.rank(), len(draw.centers), parallel.world_size())
+        own = range(collectives.rank(), len(draw.centers), collectives.world_size())
         for start in range(0, len(own), self.batch):
             positions = own[start : start + self.batch]
             yield draw.part(positions), len(positions) / len(draw.centers)

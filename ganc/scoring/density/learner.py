@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ganc import parallel
+from ganc import collectives
 from ganc.scoring.density.agent import EMBEDDING_DIM, Decision, new_agent, sample_gates
 from ganc.scoring.density.budget import budget_loss
 from ganc.scoring.density.gates import GatedNetwork
@@ -99,7 +99,7 @@ class Learner:
         }
         if leaf is not None and leaf.grad is not None:
             gradients["gates"] = leaf.grad
-        parallel.all_sum_(gradients)
+        collectives.all_sum_(gradients)
         found: dict[str, Tensor] = {}
         if gates is not None and self.agent is not None and self.target is not None:
             macs = self.network.macs(gates)

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ganc import parallel
+from ganc import collectives
 from ganc.errors import InputError
 from ganc.files import atomic_write
 from ganc.progress import Progress, silent
@@ -137,11 +137,13 @@ def build(
 
 def of_first_process(hoods: Neighbourhoods) -> Neighbourhoods:
     """Return the first process's in all of them: encoders may differ by roundings."""
-    if parallel.world_size() == 1:
+    if collectives.world_size() == 1:
         return hoods
     tensors = {"n": hoods.neighbours, "r": hoods.radii, "f": hoods.features}
-    own = {name: tensor if parallel.rank() == 0 else tensor * 0 for name, tensor in tensors.items()}
-    shared = parallel.all_sum(own)
+    own = {
+        name: tensor if collectives.rank() == 0 else tensor * 0 for name, tensor in tensors.items()
+    }
+    shared = collectives.all_sum(own)
     return Neighbourhoods(shared["n"], shared["r"], shared["f"], hoods.identity)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ganc.checkpoints import torch_file
 from ganc.errors import WeightsError
 from ganc.files import read_error
-from ganc.perceptual.probe import probe
+from ganc.weights.probe import probe
 
 DIM = 2048
 SIDE = 224

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ganc import collectives, parallel
+from ganc import collectives
 from ganc.errors import ComputationError, InputError, Interrupted
 from ganc.files import atomic_write
 from ganc.progress import Progress
@@ -89,14 +89,14 @@ class Search:
             fixed = self._gates(generator, judge, step, "d")[0].detach()
             gates, leaf = self._gates(judge, generator, step, "d")
             judge.clear()
-            found |= parallel.all_sum_(game.judge_step(draw, fixed, leaf))
+            found |= collectives.all_sum_(game.judge_step(draw, fixed, leaf))
             moved = judge.descend(gates, leaf)
             found |= {f"discriminator_{name}": value for name, value in moved.items()}
         fixed = self._gates(judge, generator, step, "g")[1]
         gates, leaf = self._gates(generator, judge, step, "g")
         generator.clear()
         fixed = None if fixed is None else fixed.detach()
-        found |= parallel.all_sum_(game.generator_step(draw, leaf, fixed))
+        found |= collectives.all_sum_(game.generator_step(draw, leaf, fixed))
         moved = generator.descend(gates, leaf)
         return found | {f"generator_{name}": value for name, value in moved.items()}
 
@@ -130,7 +130,7 @@ class Search:
     def save(self) -> None:
         """Write the state, where there is a file for it; only the first process does."""
         self._is_saved = self.state is not None
-        if self.state is None or parallel.rank():
+        if self.state is None or collectives.rank():
             return
         tensors = self.generator.state() | self.discriminator.state()
         metadata = {

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from ganc import parallel
+from ganc import collectives
 from ganc.files import atomic_write
 
 
@@ -16,7 +16,7 @@ class StepLog:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path = None if parallel.rank() else path
+        self.path = None if collectives.rank() else path
 
     def add(self, network: str, step: int, numbers: Mapping[str, float]) -> None:
         """Write the losses of a step."""

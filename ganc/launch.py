@@ -1,7 +1,8 @@
-"""Several processes at one task, started by ``torchrun``: who is who, sums, and who speaks.
+"""Several processes at one task, started by ``torchrun``: how they meet, part, and who speaks.
 
 Nothing home-made: ``torch.distributed`` carries everything. A process that was started alone is a
-world of one, in which every function here does nothing.
+world of one, in which every function here does nothing; what a group exchanges is in
+``collectives``.
 """
 
 import contextlib
@@ -10,12 +11,11 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from ganc.errors import InputError, PeerError, UsageError
 
@@ -28,16 +28,6 @@ LINGER_SEC = 1.0
 _CPU = torch.device("cpu")
 
 
-def rank() -> int:
-    """Return this process's number; 0 reports and writes."""
-    return dist.get_rank() if _is_running() else 0
-
-
-def world_size() -> int:
-    """Return the number of processes."""
-    return dist.get_world_size() if _is_running() else 1
-
-
 def launched_rank() -> int:
     """Return the number that ``torchrun`` gave this process, in a group or not; 0 if alone."""
     return int(os.environ["RANK"]) if is_launched() else 0
@@ -46,27 +36,6 @@ def launched_rank() -> int:
 def is_launched() -> bool:
     """Tell whether ``torchrun`` started this process."""
     return dist.is_available() and dist.is_torchelastic_launched()
-
-
-def all_sum(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the sum of each tensor over all processes: the same bits in each of them.
-
-    Args:
-        tensors: The same names and shapes in every process; they stay as they are.
-    Returns:
-        New tensors; of a process that is alone the given ones.
-    """
-    if not _is_running():
-        return dict(tensors)
-    return all_sum_({name: tensor.clone() for name, tensor in tensors.items()})
-
-
-def all_sum_(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Do as ``all_sum``, in place: no second set of tensors is alive."""
-    if _is_running():
-        for tensor in tensors.values():
-            dist.all_reduce(tensor)
-    return dict(tensors)
 
 
 @contextlib.contextmanager
@@ -98,7 +67,7 @@ def process_group(
         board = _join(own, timeout)
         yield own
         dist.barrier()  # nobody writes what another, still at its start, finds in its way
-        board.set(str(rank()), json.dumps(["", False]))
+        board.set(str(dist.get_rank()), json.dumps(["", False]))
     except RuntimeError as error:
         if _is_connection_lost(error):
             raise PeerError(
@@ -219,8 +188,8 @@ def _roll_call(board: dist.Store, timeout: timedelta) -> None:
 def _try(device: torch.device) -> None:
     probe = torch.ones(1, device=device)
     dist.all_reduce(probe)
-    if probe.item() != world_size():
-        raise RuntimeError(f"{world_size()} ones add up to {probe.item():g} on {device}")
+    if probe.item() != dist.get_world_size():
+        raise RuntimeError(f"{dist.get_world_size()} ones add up to {probe.item():g} on {device}")
 
 
 def _within(timeout: timedelta, call: Callable[[], None]) -> None:
@@ -254,7 +223,3 @@ def _is_connection_lost(error: RuntimeError) -> bool:
 
 def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0].strip().rstrip(".")
-
-
-def _is_running() -> bool:
-    return dist.is_available() and dist.is_initialized()

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from ganc import collectives, parallel
+from ganc import collectives
 
 
 class GlobalBatchNorm(nn.BatchNorm2d):
@@ -22,11 +22,11 @@ class GlobalBatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or parallel.world_size() == 1:
+        if not self.training or collectives.world_size() == 1:
             return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         mean, var = _global_statistics(wide)
-        self._follow(mean, var, count=x.numel() // x.shape[1] * parallel.world_size())
+        self._follow(mean, var, count=x.numel() // x.shape[1] * collectives.world_size())
         y = (wide - _per_channel(mean)) * _per_channel(torch.rsqrt(var + self.eps))
         if self.affine:
             y = y * _per_channel(self.weight) + _per_channel(self.bias)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ganc.adversarial import d_loss, g_loss
-from ganc.distillation.losses import pixel_l1
 from ganc.distillation.pair_batches import SideBatch
-from ganc.distillation.player import Player
 from ganc.distillation.trainer import Losses
-from ganc.distillation.translation import Translated, TranslationTrainer
+from ganc.distillation.trainers.losses import pixel_l1
+from ganc.distillation.trainers.player import Player
+from ganc.distillation.trainers.translation import Translated, TranslationTrainer
 from ganc.errors import UsageError
 from ganc.families import task_form
 from ganc.models.translation import judges_pairs

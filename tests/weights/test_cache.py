@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ganc.errors import OutputError, UsageError, WeightsError
-from ganc.perceptual import download as download_module
-from ganc.perceptual.cache import (
+from ganc.weights import download as download_module
+from ganc.weights.cache import (
     cache_folder,
     check_weights,
     install_weights,
@@ -18,8 +18,8 @@ from ganc.perceptual.cache import (
     read_tensors,
     weights_path,
 )
-from ganc.perceptual.published import WEIGHTS, WeightsFile
-from tests.perceptual.host import CONTENT, Host, cut, serving, stall, status
+from ganc.weights.published import WEIGHTS, WeightsFile
+from tests.weights.host import CONTENT, Host, cut, serving, stall, status
 
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 UNPUBLISHED = [name for name, row in WEIGHTS.items() if not row.sha256]
@@ -126,8 +126,8 @@ def test_two_threads_fetch_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> 
 
 PROCESS = """
 import sys
-from ganc.perceptual.cache import weights_path
-from ganc.perceptual.published import WEIGHTS, WeightsFile
+from ganc.weights.cache import weights_path
+from ganc.weights.published import WEIGHTS, WeightsFile
 WEIGHTS["vgg16"] = WeightsFile("vgg.pth", sys.argv[1], sys.argv[2], 0)
 print(weights_path("vgg16").stat().st_size)
 """

@@ -18,10 +18,10 @@ import torch
 
 from ganc.errors import WeightsError, unknown_name
 from ganc.files import atomic_write, file_sha256, move_into_place, write_error
-from ganc.perceptual.download import DownloadError, discard, download
-from ganc.perceptual.published import WEIGHTS
 from ganc.progress import Progress, silent
 from ganc.user_cache import cache_folder, cache_subfolder
+from ganc.weights.download import DownloadError, discard, download
+from ganc.weights.published import WEIGHTS
 
 
 def is_offline(offline: bool) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 from ganc.errors import UsageError, WeightsError, unknown_name
 from ganc.files import file_sha256
 from ganc.perceptual import effnet
-from ganc.perceptual.cache import (
+from ganc.progress import Progress, silent
+from ganc.weights.cache import (
     cache_folder,
     install_weights,
     known_sha256,
@@ -15,9 +16,8 @@ from ganc.perceptual.cache import (
     weights_path,
     weights_target,
 )
-from ganc.perceptual.probe import KNOWN_FEATURES
-from ganc.perceptual.published import WEIGHTS, WeightsFile
-from ganc.progress import Progress, silent
+from ganc.weights.probe import KNOWN_FEATURES
+from ganc.weights.published import WEIGHTS, WeightsFile
 
 PACKAGED = "effnet-lite0"
 """Carried by a Python package: listed and verified with the others, but never fetched."""

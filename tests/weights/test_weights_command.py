@@ -11,16 +11,16 @@ import pytest
 import torch
 
 import ganc as package
-from ganc.perceptual import download as download_module
 from ganc.perceptual import effnet
-from ganc.perceptual.cache import weights_target
 from ganc.perceptual.distance import load_perceptual, probe_distance
-from ganc.perceptual.published import WEIGHTS, WeightsFile
-from ganc.weights import NAMES
-from ganc.weights_check import SELF_TESTS
+from ganc.weights import download as download_module
+from ganc.weights.cache import weights_target
+from ganc.weights.check import SELF_TESTS
+from ganc.weights.manage import NAMES
+from ganc.weights.published import WEIGHTS, WeightsFile
 from tests.conftest import Outcome
-from tests.perceptual.host import CONTENT, Host, cut, serving, status
-from tests.perceptual.weights import install, published_trunk, random_lpips
+from tests.weights.host import CONTENT, Host, cut, serving, status
+from tests.weights.random_weights import install, published_trunk, random_lpips
 
 Ganc = Callable[..., Outcome]
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

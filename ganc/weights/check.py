@@ -1,6 +1,6 @@
 """Whether weights work: the SHA-256 of each file, then the self-test of its network.
 
-Apart from ``ganc.weights`` because it imports every network, which looking and fetching need not.
+Apart from ``ganc.weights.manage`` because it imports every network, which looking and fetching need not.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,12 +9,12 @@ from typing import Any
 from ganc.content.bisenet import load_bisenet, probe_bisenet
 from ganc.content.segmentation import load_segmentation, probe_segmentation
 from ganc.errors import WeightsError
-from ganc.perceptual.cache import weights_path
 from ganc.perceptual.distance import load_perceptual, probe_distance
 from ganc.perceptual.features import load_features, probe_features
-from ganc.perceptual.published import WEIGHTS
 from ganc.progress import Progress, silent
-from ganc.weights import NAMES, PACKAGED, check_names, is_there, list_weights
+from ganc.weights.cache import weights_path
+from ganc.weights.manage import NAMES, PACKAGED, check_names, is_there, list_weights
+from ganc.weights.published import WEIGHTS
 
 SELF_TESTS: dict[str, Callable[[], float]] = {
     "inception": lambda: probe_features(load_features("inception", offline=True)),

@@ -14,7 +14,7 @@ import lpips
 import pytest
 import torch
 
-from ganc.perceptual.published import WEIGHTS, WeightsFile
+from ganc.weights.published import WEIGHTS, WeightsFile
 
 TRUNK_OF = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}
 

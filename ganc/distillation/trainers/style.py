@@ -12,12 +12,16 @@ from torch import Tensor
 
 from ganc import collectives
 from ganc.adversarial import d_loss, g_loss
-from ganc.distillation import losses
-from ganc.distillation.directions import draw_offsets, leading_directions, similarity_blocks
 from ganc.distillation.draws import MixedLatents, draw_latents
-from ganc.distillation.player import Player
 from ganc.distillation.reals import RealBatch
 from ganc.distillation.trainer import Losses, Parts, Terms, Trainer, network_of
+from ganc.distillation.trainers import losses
+from ganc.distillation.trainers.directions import (
+    draw_offsets,
+    leading_directions,
+    similarity_blocks,
+)
+from ganc.distillation.trainers.player import Player
 from ganc.errors import UsageError
 from ganc.families import STYLE
 from ganc.models.style import StyleGenerator

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ganc.adversarial import d_loss, g_loss
-from ganc.distillation.batch_norm import global_batch_norm
-from ganc.distillation.player import Player
 from ganc.distillation.reals import RealBatch
 from ganc.distillation.trainer import Losses, Parts, Terms, Trainer, network_of
+from ganc.distillation.trainers.batch_norm import global_batch_norm
+from ganc.distillation.trainers.player import Player
 from ganc.families import SNGAN
 from ganc.models.model import Model
 from ganc.models.network import LatentGenerator

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ganc.adversarial import d_loss, g_loss
-from ganc.distillation.losses import pixel_l1
 from ganc.distillation.pair_batches import SideBatch
-from ganc.distillation.player import Player
-from ganc.distillation.pool import ImagePool
 from ganc.distillation.trainer import Losses, Terms
-from ganc.distillation.translation import TranslationTrainer, Way, suffixed
+from ganc.distillation.trainers.losses import pixel_l1
+from ganc.distillation.trainers.player import Player
+from ganc.distillation.trainers.pool import ImagePool
+from ganc.distillation.trainers.translation import TranslationTrainer, Way, suffixed
 from ganc.families import task_form
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ganc.errors import WeightsError
-from ganc.perceptual.probe import probe, probe_images
+from ganc.weights.probe import probe, probe_images
 
 
 def mean_colours(images: Tensor) -> Tensor:

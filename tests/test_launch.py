@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ganc import parallel
+from ganc import collectives, launch
 from ganc.checkpoints.store import save
 from ganc.errors import InputError, UsageError
 from tests.conftest import make_model
@@ -27,7 +27,7 @@ ENDLESS = ("score", "model.safetensors", "--method", "activation", "--samples", 
 # `ganc`, but that something happens to one process: argv is its rank, the place, and what happens.
 FAILING = """
 import os, signal, sys, time
-import ganc.parallel, ganc.scoring.scorer
+import ganc.launch, ganc.scoring.scorer
 from ganc import cli, errors
 
 rank, place, what = sys.argv[1:4]
@@ -40,7 +40,7 @@ def fail(*arguments):
 
 if os.environ["RANK"] == rank:
     if place == "start":
-        ganc.parallel._join = fail
+        ganc.launch._join = fail
     else:
         ganc.scoring.scorer.run = fail
 cli.main()
@@ -110,12 +110,12 @@ def closed_port() -> int:
 MEETING = """
 import sys
 from datetime import timedelta
-from ganc import cli, parallel
+from ganc import cli, collectives, launch
 
-parallel.GRACE = timedelta(seconds=1)
+launch.GRACE = timedelta(seconds=1)
 
 def meet():
-    with parallel.process_group(timeout=timedelta(seconds=float(sys.argv[1]))):
+    with launch.process_group(timeout=timedelta(seconds=float(sys.argv[1]))):
         print("met")
 
 cli.app.registered_commands.clear()
@@ -178,11 +178,11 @@ def test_waiting_ends_when_it_is_told_to(board: Board) -> None:
 
 def test_alone_it_does_nothing() -> None:
     tensors = {"a": torch.ones(2)}
-    with parallel.process_group() as device:
+    with launch.process_group() as device:
         assert device == torch.device("cpu")
-        assert (parallel.rank(), parallel.world_size(), parallel.launched_rank()) == (0, 1, 0)
-        assert parallel.all_sum(tensors)["a"] is tensors["a"]
-        assert parallel.all_sum_(tensors)["a"].tolist() == [1, 1]
+        assert (collectives.rank(), collectives.world_size(), launch.launched_rank()) == (0, 1, 0)
+        assert collectives.all_sum(tensors)["a"] is tensors["a"]
+        assert collectives.all_sum_(tensors)["a"].tolist() == [1, 1]
 
 
 def launched(monkeypatch: pytest.MonkeyPatch, local: int, per_machine: int, devices: int) -> None:
@@ -194,20 +194,20 @@ def launched(monkeypatch: pytest.MonkeyPatch, local: int, per_machine: int, devi
 
 def test_every_process_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     launched(monkeypatch, 3, 4, 4)
-    assert parallel.own_device(torch.device("cuda")) == torch.device("cuda:3")
-    assert parallel.own_device(torch.device("cpu")) == torch.device("cpu")
+    assert launch.own_device(torch.device("cuda")) == torch.device("cuda:3")
+    assert launch.own_device(torch.device("cpu")) == torch.device("cpu")
     with pytest.raises(UsageError, match="--device cuda:1 names one device for 4 processes"):
-        parallel.own_device(torch.device("cuda:1"))
+        launch.own_device(torch.device("cuda:1"))
     launched(monkeypatch, 3, 4, 2)
     with pytest.raises(InputError, match="no CUDA device: there are 2") as caught:
-        parallel.own_device(torch.device("cuda"))
+        launch.own_device(torch.device("cuda"))
     assert "--nproc-per-node 2" in str(caught.value.hint)
     launched(monkeypatch, 0, 1, 2)
-    assert parallel.own_device(torch.device("cuda:1")) == torch.device("cuda:1")
+    assert launch.own_device(torch.device("cuda:1")) == torch.device("cuda:1")
 
 
 def test_a_call_that_never_returns_is_given_up() -> None:
     with pytest.raises(TimeoutError, match=r"more than 0\.05 s"):
-        parallel._within(timedelta(seconds=0.05), lambda: time.sleep(1))
+        launch._within(timedelta(seconds=0.05), lambda: time.sleep(1))
     with pytest.raises(ZeroDivisionError):
-        parallel._within(timedelta(seconds=5), lambda: print(1 // 0))
+        launch._within(timedelta(seconds=5), lambda: print(1 // 0))

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from ganc.errors import OutputError
-from ganc.perceptual import download as module
-from ganc.perceptual.download import DownloadError, discard, download
 from ganc.progress import silent
-from tests.perceptual.host import (
+from ganc.weights import download as module
+from ganc.weights.download import DownloadError, discard, download
+from tests.weights.host import (
     CONTENT,
     Host,
     cut,
@@ -93,7 +93,7 @@ def test_attempts_that_get_far_are_not_counted(
 def test_killed_process_leaves_a_part_that_goes_on(host: Host, part: Path, killed_at: int) -> None:
     host.faults = [stall(killed_at)]
     text = (
-        "import sys, time; from pathlib import Path; from ganc.perceptual import download as d\n"
+        "import sys, time; from pathlib import Path; from ganc.weights import download as d\n"
         "d.download(sys.argv[1], Path(sys.argv[2]), 'x', lambda *_: None); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", text, host.url, str(part)]) as process:

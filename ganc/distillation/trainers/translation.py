@@ -10,12 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ganc.distillation.batch_norm import global_batch_norm
-from ganc.distillation.dropout import DropoutDraws, key_dropout
-from ganc.distillation.features import FeatureDistance, watch
 from ganc.distillation.pair_batches import SideBatch
-from ganc.distillation.player import Player
 from ganc.distillation.trainer import Terms, Trainer
+from ganc.distillation.trainers.batch_norm import global_batch_norm
+from ganc.distillation.trainers.dropout import DropoutDraws, key_dropout
+from ganc.distillation.trainers.features import FeatureDistance, watch
+from ganc.distillation.trainers.player import Player
 from ganc.families import TRANSLATION
 from ganc.models.network import Network, Translator
 

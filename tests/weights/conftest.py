@@ -1,0 +1,1 @@
+from tests.perceptual.conftest import cache as cache
