@@ -91,7 +91,8 @@ def eval_(
     Example: ganc eval student.safetensors --teacher faces.pt --data faces.zip --metrics l1,fd
     """
     names = None if metrics is None else [name.strip() for name in metrics.split(",")]
-    from ganc.evaluation.evaluate import evaluate, plan_of
+    from ganc.evaluation.evaluate import evaluate
+    from ganc.evaluation.plan import plan_of
     from ganc.exporters.runtime import prepare_onnx
     from ganc.report.entry import short_names
     from ganc.report.report import check_report, write_report

@@ -4,8 +4,8 @@ import copy
 import math
 import platform
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack, overload
 
@@ -18,10 +18,10 @@ from ganc.data.inputs import ImageInputs, open_source
 from ganc.data.label_tables import data_labels
 from ganc.devices import exact_float32, resolve_device
 from ganc.errors import ComputationError, InputError, UsageError
-from ganc.evaluation.metrics import METRICS, check_metrics, of_teacher
+from ganc.evaluation.metrics import METRICS, of_teacher
 from ganc.evaluation.options import RECORDED, EvalOptions, EvalSettings
 from ganc.evaluation.partners import open_targets
-from ganc.evaluation.requirements import Requirement, check_of_teacher, parse_requirement
+from ganc.evaluation.plan import Plan, plan_of
 from ganc.evaluation.sampling import Sampler, iterate_batches
 from ganc.evaluation.segmentation import open_labels, open_segmenter
 from ganc.evaluation.task import SAMPLING, Measurement, Networks, Prepare, Task
@@ -32,78 +32,8 @@ from ganc.options import options_of
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.version import __version__
 
-DEFAULT_METRICS = ("macs", "params", "latency")
-DEFAULT_WITH_TEACHER = (*DEFAULT_METRICS, "l1", "psnr")
-
 Result = dict[str, Any]
 """JSON data: what was measured of one model, and how."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What an evaluation measures.
-
-    Attributes:
-        metrics: Of the model: those asked for and those that a requirement speaks of.
-        teacher_metrics: Of the teacher, as a requirement's bound.
-        requirements: To be checked at the end.
-    """
-
-    metrics: list[str]
-    teacher_metrics: list[str]
-    requirements: list[Requirement]
-
-    @property
-    def of_teacher(self) -> set[str]:
-        """Names of the teacher's values that a requirement speaks of."""
-        return {row.value_name for row in self.requirements if row.of_teacher}
-
-
-def make_plan(
-    metrics: Iterable[str] | None,
-    require: Iterable[str],
-    *,
-    has_teacher: bool,
-    has_data: bool,
-    has_target: bool = False,
-    has_labels: bool = False,
-) -> Plan:
-    """Check everything that can be checked without opening a file.
-
-    Args:
-        metrics: Names; None takes cheap ones that always work, or, where ``require`` is given,
-            just what that needs.
-        require: Conditions, see ``requirements``.
-    Raises:
-        UsageError: A name is unknown, a condition does not parse, or there is no teacher, or no
-            real images, for what needs them.
-    """
-    requirements = [parse_requirement(text) for text in require]
-    if metrics is None and not requirements:
-        metrics = DEFAULT_WITH_TEACHER if has_teacher else DEFAULT_METRICS
-    wanted = [*(metrics or ()), *(requirement.metric for requirement in requirements)]
-    names = check_metrics(wanted, has_teacher=has_teacher, has_data=has_data,
-                          has_target=has_target, has_labels=has_labels)  # fmt: skip
-    relative = [requirement for requirement in requirements if requirement.of_teacher]
-    for requirement in relative:
-        check_of_teacher(requirement, has_teacher=has_teacher, has_data=has_data)
-    teacher_names = list(dict.fromkeys(requirement.metric for requirement in relative))
-    return Plan(names, teacher_names, requirements)
-
-
-def plan_of(
-    metrics: Iterable[str] | None,
-    require: Iterable[str],
-    options: EvalOptions,
-    *,
-    has_teacher: bool,
-) -> Plan:
-    """Return ``make_plan`` of what the options bring along."""
-    return make_plan(
-        metrics, require, has_teacher=has_teacher, has_data=options.data is not None,
-        has_target=options.target is not None,
-        has_labels=options.labels is not None and options.segmenter is not None,
-    )  # fmt: skip
 
 
 class EvalArguments(EvalSettings, total=False):
@@ -149,7 +79,7 @@ def evaluate(
     Args:
         model: To be measured, or name → model; models are left as they are, also where another
             device is asked for.
-        metrics: Names in ``METRICS``; None takes cheap ones (see ``make_plan``).
+        metrics: Names in ``METRICS``; None takes cheap ones (see ``plan.make_plan``).
         teacher: What ``l1``, ``psnr``, ``lpips`` and ``perceptual`` compare with, and, without
             ``data``, ``fid`` and ``fd`` as well. It may be one of several models: its own result
             then has the metrics that do not compare with it, and no requirements.
@@ -169,14 +99,12 @@ def evaluate(
         values. Of several models a list of such results, in their order, with the name as
         "checkpoint".
     Raises:
-        UsageError: See ``make_plan`` and ``EvalOptions``; or a translator lacks the images that a
-            metric needs; or there is no model beside the teacher.
+        UsageError: See ``plan.make_plan`` and ``EvalOptions``; or a translator lacks the images
+            that a metric needs; or there is no model beside the teacher.
         InputError: Teacher, inputs or data do not fit the model; images or weights are missing or
             broken.
         ComputationError: A sample or a value is not finite.
     """
-    if not isinstance(model, Model):
-        _check_models(model, teacher)
     options = options_of(EvalOptions, settings)
     plan = plan_of(metrics, require, options, has_teacher=teacher is not None)
     open_task = partial(
@@ -212,6 +140,7 @@ def _evaluate_several(
     open_task: Callable[[Model, Model | None], Task],
 ) -> list[Result]:
     """Measure the teacher first, if it is one of the models: requirements speak of its values."""
+    _check_models(models, teacher)
     found: dict[str, Result] = {}
     for name, model in sorted(models.items(), key=lambda item: item[1] is not teacher):
         if model is teacher:
