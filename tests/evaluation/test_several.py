@@ -251,7 +251,7 @@ def test_a_report_that_cannot_be_is_known_before_anything_is_measured(
 ) -> None:
     path = tmp_path / "report.html"
     check_report(path, models)
-    with pytest.raises(InputError, match="sngan has .*'c_dim': 0.*, faces .*'c_dim': 3"):
+    with pytest.raises(InputError, match=r"sngan has .*'c_dim': 0.*, faces .*'c_dim': 3"):
         check_report(path, {**models, "sngan": make_sngan()})
     path.write_text("mine")
     with pytest.raises(InputError, match="exists already"):
