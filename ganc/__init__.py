@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from ganc.checkpoints.store import save as save
     from ganc.diagnosis import doctor as doctor
     from ganc.distillation.distill import distill as distill
+    from ganc.evaluation.comparison import compare_results as compare_results
     from ganc.evaluation.evaluate import evaluate as evaluate
     from ganc.exporters.export import export as export
     from ganc.models.model import Model as Model
     from ganc.pruning.plan import prune as prune
+    from ganc.report.report import write_report as write_report
     from ganc.sampling import sample as sample
     from ganc.scores import Scores as Scores
     from ganc.scoring.compare import compare_scores as compare_scores
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from ganc.weights.manage import list_weights as list_weights
 
 _PUBLIC = {
+    "compare_results": "ganc.evaluation.comparison",
     "compare_scores": "ganc.scoring.compare",
     "demo": "ganc.showcase.pipeline",
     "distill": "ganc.distillation.distill",
@@ -48,6 +51,7 @@ _PUBLIC = {
     "score": "ganc.scoring.score",
     "prune": "ganc.pruning.plan",
     "verify_weights": "ganc.weights.check",
+    "write_report": "ganc.report.report",
     "Model": "ganc.models.model",
     "Scores": "ganc.scores",
 }

@@ -32,6 +32,7 @@ LAYERS: list[set[str]] = [
         "standard_streams",
         "stop",
         "timing",
+        "values",
     },
     {"errors", "progress", "version"},
 ]

@@ -65,13 +65,15 @@ ROWS = {
     "params": "parameters",
     "latency": "latency at batch 1, ms",
     "latency-batch8": "latency at batch 8, ms",
-    "fd": "fd to real images (effnet-lite0, lower is better)",
-    "perceptual-diversity": "perceptual diversity (higher is better)",
+    "fd": "fd to real images (effnet-lite0, {better} is better)",
+    "perceptual-diversity": "perceptual diversity ({better} is better)",
 }
 
 
 def _tables(result: dict[str, Any]) -> list["Table"]:
     from rich.table import Table
+
+    from ganc.values import VALUES
 
     table = Table(title="teacher, pruned, distilled", title_justify="left")
     table.add_column("")
@@ -79,7 +81,7 @@ def _tables(result: dict[str, Any]) -> list["Table"]:
         table.add_column(name, justify="right")
     for metric, label in ROWS.items():
         values = [shared.format_value(row.get(metric)) for row in result["models"].values()]
-        table.add_row(label, *values)
+        table.add_row(label.format(better=VALUES[metric].better), *values)
     made = {key: result["outputs"][key] for key in ("report", "images", "distilled", "onnx")}
     seconds = {step: f"{value:.0f} s" for step, value in result["seconds"].items()}
     return [table, shared.key_values(made), shared.key_values({"time": seconds})]

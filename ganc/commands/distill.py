@@ -174,17 +174,18 @@ EVAL_DEFAULTS: dict[str, Any] = {"metrics": ["fd"], "samples": 1000, "input": No
 
 
 def _parse_best(text: str) -> "Best":
-    """Parse fd or precision:3; the table of metrics knows the direction."""
+    """Parse fd or precision:3; the table of values knows the direction."""
     from ganc.distillation.schedule import Best
     from ganc.errors import UsageError, unknown_name
     from ganc.evaluation.metrics import METRICS
+    from ganc.values import VALUES
 
     metric, colon, count = text.partition(":")
     if colon and not count.isdecimal():
         raise UsageError(f"--keep-best {text} is no request; allowed: METRIC or METRIC:K")
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
-    return Best(metric, int(count or 1), METRICS[metric].is_higher_better)
+    return Best(metric, int(count or 1), VALUES[metric].is_higher_better)
 
 
 def _eval_settings(

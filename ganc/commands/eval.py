@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ganc.commands import _report
 from ganc.commands import _shared as shared
 from ganc.commands._dash import EXTRA_STDOUT, STDIN
 from ganc.commands._options import blocks_of, with_options
@@ -16,59 +15,68 @@ from ganc.options import OUTPUT
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ganc.models.model import Model
+
 Result = dict[str, Any]
-"""What ``ganc.evaluate`` returns, with the checkpoint's path."""
+"""What ``ganc.evaluate`` returns for a model, with the checkpoint's path."""
+
+Checkpoints = Annotated[
+    list[str],
+    typer.Argument(metavar="CKPT…", help=f"Checkpoints, ours or foreign; one {STDIN.help}."),
+    STDIN,
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        help="Names with commas between them; default: macs,params,latency and, with a teacher,"
+        " l1,psnr; with --require just what that needs.",
+    ),
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option("--teacher", help=f"Checkpoint to compare with; {STDIN.help}."),
+    STDIN,
+]
+Require = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require",
+        help="Condition, exit 1 if it is not met: 'fd<=80', 'macs<=4.1G', 'fd<=1.2*teacher'."
+        " Repeatable.",
+    ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="JSON",
+        help=f"Earlier result (--json) to compare with, if alike; {STDIN.help}.",
+        rich_help_panel=OUTPUT,
+    ),
+    STDIN,
+]
+Report = Annotated[
+    str | None,
+    typer.Option(
+        "--report",
+        metavar="HTML",
+        help=f"Write a page with images and plots, too; {EXTRA_STDOUT.help}.",
+        rich_help_panel=OUTPUT,
+    ),
+    EXTRA_STDOUT,
+]
 
 
 @with_options(blocks_of(EvalOptions, {"require": "data", "device": "samples", "as_json": "seed"}))
 def eval_(
-    ckpts: Annotated[
-        list[str],
-        typer.Argument(metavar="CKPT…", help=f"Checkpoints, ours or foreign; one {STDIN.help}."),
-        STDIN,
-    ],
+    ckpts: Checkpoints,
     *,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            "--metrics",
-            help="Names with commas between them; default: macs,params,latency and, with a teacher,"
-            " l1,psnr; with --require just what that needs.",
-        ),
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option("--teacher", help=f"Checkpoint to compare with; {STDIN.help}."),
-        STDIN,
-    ] = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--require",
-            help="Condition, exit 1 if it is not met: 'fd<=80', 'macs<=4.1G', 'fd<=1.2*teacher'."
-            " Repeatable.",
-        ),
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            "--against",
-            metavar="JSON",
-            help=f"Earlier result (--json) to compare with, if alike; {STDIN.help}.",
-            rich_help_panel=OUTPUT,
-        ),
-        STDIN,
-    ] = None,
-    report: Annotated[
-        str | None,
-        typer.Option(
-            "--report",
-            metavar="HTML",
-            help=f"Write a page with images and plots, too; {EXTRA_STDOUT.help}.",
-            rich_help_panel=OUTPUT,
-        ),
-        EXTRA_STDOUT,
-    ] = None,
+    metrics: Metrics = None,
+    teacher: Teacher = None,
+    require: Require = None,
+    against: Against = None,
+    report: Report = None,
     device: shared.Device = "auto",
     as_json: shared.Json = False,
     quiet: shared.Quiet = False,
@@ -83,10 +91,11 @@ def eval_(
     Example: ganc eval student.safetensors --teacher faces.pt --data faces.zip --metrics l1,fd
     """
     names = None if metrics is None else [name.strip() for name in metrics.split(",")]
-    from ganc.evaluation.comparison import check_settings, compare_results, read_result
-    from ganc.evaluation.evaluate import evaluate, plan_of
-    from ganc.evaluation.metrics import of_teacher
+    from ganc.evaluation.evaluate import evaluate
+    from ganc.evaluation.plan import plan_of
     from ganc.exporters.runtime import prepare_onnx
+    from ganc.report.entry import short_names
+    from ganc.report.report import check_report, write_report
 
     _check_distinct(ckpts, teacher, has_report=report is not None)
     options = EvalOptions(**settings)
@@ -101,50 +110,23 @@ def eval_(
         }  # fmt: skip
         shared.emit_settings("eval", resolved, as_json)
         return 0
-    earlier, before = None, "stdin" if against == "-" else str(against)
-    if against is not None:
-        earlier = read_result(shared.opened(against))
-        check_settings(plan.metrics, options, earlier, before)
-    warn = shared.warner(quiet)
+    earlier = None if against is None else _read_earlier(against, plan.metrics, options)
     with shared.progress_bar(quiet) as progress, shared.destination(report) as page:
-        common: dict[str, Any] = {
-            "device": device, "to_onnx": prepare_onnx, "progress": progress, "warn": warn,
-            **settings,
-        }  # fmt: skip
-        models = {ckpt: shared.load_model(ckpt, quiet) for ckpt in ckpts}
-        judge = None if teacher is None else shared.load_model(teacher, quiet)
-        shows_teacher = judge is not None and (len(ckpts) > 1 or report is not None)
-        shown = {teacher: judge, **models} if teacher and judge and shows_teacher else models
+        models, judge = _load(ckpts, teacher, quiet, has_report=report is not None)
+        shown = {name: models[ckpt] for ckpt, name in short_names(models).items()}
         if page is not None:
-            _report.check(page, shown, teacher, options.network, force=force)
-        teachers: Result | None = None
-        if shows_teacher:
-            alone = of_teacher(plan.metrics, has_data=options.data is not None)
-            teachers = {"checkpoint": teacher, **evaluate(shown[str(teacher)], alone, **common)}
-        results: dict[str, Result] = {}
-        for ckpt, model in models.items():
-            found = evaluate(
-                model, names, teacher=judge, require=require or (),
-                teacher_values=None if teachers is None else teachers["metrics"], **common,
-            )  # fmt: skip
-            results[ckpt] = {"checkpoint": ckpt, **found}
-            if earlier is not None:
-                rows = compare_results(found, earlier, before)
-                results[ckpt]["against"] = {"result": against, "values": rows}
+            check_report(page, shown, network=options.network, force=force)
+        measured = evaluate(
+            models, names, teacher=judge, require=require or (), device=device,
+            to_onnx=prepare_onnx, progress=progress, warn=shared.warner(quiet), **settings,
+        )  # fmt: skip
+        own, results = measured[: -len(ckpts)], measured[-len(ckpts) :]
+        if earlier is not None:
+            _compare(results, earlier, str(against))
         if page is not None:
-            measured = results if teachers is None else {str(teacher): teachers, **results}
-            _report.write(
-                page, shown, measured, teacher, data=settings["data"], input=settings["input"],
-                resize=options.resize, network=options.network, seed=options.seed, device=device,
-                force=force, progress=progress,
-            )  # fmt: skip
-    all_results = list(results.values())
-    document = all_results[0] if len(ckpts) == 1 else {"results": all_results, "teacher": teachers}
-    if report is not None:
-        document = {**document, "report": report}
-    if report != "-":
-        shared.emit(document, as_json, lambda: _tables(all_results, teachers))
-    met = [row["met"] for result in all_results for row in result["requirements"]]
+            write_report(measured, page, shown, force=force, device=device, progress=progress)
+    _print(results, own[0] if own else None, report, as_json)
+    met = [row["met"] for result in results for row in result["requirements"]]
     return 0 if all(met) else EXIT_REQUIREMENT
 
 
@@ -166,15 +148,61 @@ def _check_distinct(ckpts: list[str], teacher: str | None, *, has_report: bool) 
             )
 
 
+def _read_earlier(against: str, metrics: list[str], options: EvalOptions) -> Result:
+    """Read an earlier result, which has to be measured as this one will be."""
+    from ganc.evaluation.comparison import check_settings, read_result
+
+    earlier = read_result(shared.opened(against))
+    check_settings(metrics, options, earlier, _where(against))
+    return earlier
+
+
+def _where(against: str) -> str:
+    """Return what errors call an earlier result."""
+    return "stdin" if against == "-" else against
+
+
+def _load(
+    ckpts: list[str], teacher: str | None, quiet: bool, *, has_report: bool
+) -> tuple[dict[str, "Model"], "Model | None"]:
+    """Return the models of the table, the teacher first where it has a column, and the teacher."""
+    models = {ckpt: shared.load_model(ckpt, quiet) for ckpt in ckpts}
+    if teacher is None:
+        return models, None
+    judge = shared.load_model(teacher, quiet)
+    return ({teacher: judge, **models} if len(ckpts) > 1 or has_report else models), judge
+
+
+def _compare(results: list[Result], earlier: Result, against: str) -> None:
+    """Put an earlier result beside each new one."""
+    from ganc.evaluation.comparison import compare_results
+
+    for result in results:
+        rows = compare_results(result, earlier, _where(against))
+        result["against"] = {"result": against, "values": rows}
+
+
+def _print(
+    results: list[Result], teacher: Result | None, report: str | None, as_json: bool
+) -> None:
+    document = results[0] if len(results) == 1 else {"results": results, "teacher": teacher}
+    if report is not None:
+        document = {**document, "report": report}
+    if report != "-":
+        shared.emit(document, as_json, lambda: _tables(results, teacher))
+
+
 REQUIREMENT = {"expr": "required", "value": "value", "bound": "bound", "met": "met"}
 COMPARISON = {"name": "", "value": "now", "before": "before", "difference": "difference"}
 """Key of a row → its heading."""
 
 
 def _tables(results: list[Result], teacher: Result | None) -> Iterator["Table"]:
+    from ganc.report.entry import short_names
+
     everything = [*([teacher] if teacher else []), *results]
-    names = _report.short_names([str(result["checkpoint"]) for result in everything])
-    yield _values({names[str(result["checkpoint"])]: result for result in everything})
+    names = short_names([result["checkpoint"] for result in everything])
+    yield _values({names[result["checkpoint"]]: result for result in everything})
     for result in results:
         of = "" if len(results) == 1 else f" of {names[result['checkpoint']]}"
         if result["requirements"]:

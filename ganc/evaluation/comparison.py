@@ -34,6 +34,13 @@ def read_result(source: str | os.PathLike[str] | BinaryIO) -> dict[str, Any]:
         raise InputError(
             f"{path} is not JSON", "write it with `ganc eval CKPT --json > result.json`"
         ) from error
+    _check_result(content, path)
+    document: dict[str, Any] = content
+    return document
+
+
+def _check_result(content: Any, path: str) -> None:
+    """Refuse what is not one result; raises InputError."""
     if isinstance(content, dict) and "results" in content:
         raise InputError(
             f"{path} holds {len(content['results'])} results, expected one",
@@ -45,7 +52,6 @@ def read_result(source: str | os.PathLike[str] | BinaryIO) -> dict[str, Any]:
             f"{path} is not a result of ganc eval: it has no metrics with protocols",
             "write it with `ganc eval CKPT --json > result.json`",
         )
-    return content
 
 
 def check_settings(
@@ -60,15 +66,25 @@ def check_settings(
 
 
 def compare_results(
-    result: Mapping[str, Any], earlier: Mapping[str, Any], where: str
+    result: Mapping[str, Any],
+    earlier: Mapping[str, Any] | str | os.PathLike[str],
+    where: str | None = None,
 ) -> list[dict[str, Any]]:
     """Return a row per value that both have: name, value, before, difference.
 
     Args:
-        where: What errors call the earlier result.
+        result: What ``ganc.evaluate`` returned for one model.
+        earlier: Likewise, or the path of the JSON file that it was written to.
+        where: What errors call the earlier result; None: its path, or "the earlier result".
     Raises:
-        InputError: They share no value, or one was measured in another way.
+        InputError: The earlier result cannot be read, one of them is no result of one model, they
+            share no value, or one was measured in another way.
     """
+    if isinstance(earlier, str | os.PathLike):
+        where, earlier = where or str(earlier), read_result(earlier)
+    where = where or "the earlier result"
+    _check_result(result, "the result")
+    _check_result(earlier, where)
     metric_of = value_names()
     shared = [name for name in result["metrics"] if name in earlier["metrics"]]
     if not shared:

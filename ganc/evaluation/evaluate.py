@@ -1,12 +1,13 @@
-"""``ganc.evaluate``: metrics of a model, alone, against its teacher, against real images."""
+"""``ganc.evaluate``: metrics of models, alone, against their teacher, against real images."""
 
 import copy
 import math
 import platform
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Unpack, overload
 
 import numpy as np
 import PIL
@@ -17,10 +18,10 @@ from ganc.data.inputs import ImageInputs, open_source
 from ganc.data.label_tables import data_labels
 from ganc.devices import exact_float32, resolve_device
 from ganc.errors import ComputationError, InputError, UsageError
-from ganc.evaluation.metrics import METRICS, check_metrics
+from ganc.evaluation.metrics import METRICS, of_teacher
 from ganc.evaluation.options import RECORDED, EvalOptions, EvalSettings
 from ganc.evaluation.partners import open_targets
-from ganc.evaluation.requirements import Requirement, check_of_teacher, parse_requirement
+from ganc.evaluation.plan import Plan, plan_of
 from ganc.evaluation.sampling import Sampler, iterate_batches
 from ganc.evaluation.segmentation import open_labels, open_segmenter
 from ganc.evaluation.task import SAMPLING, Measurement, Networks, Prepare, Task
@@ -31,79 +32,34 @@ from ganc.options import options_of
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.version import __version__
 
-DEFAULT_METRICS = ("macs", "params", "latency")
-DEFAULT_WITH_TEACHER = (*DEFAULT_METRICS, "l1", "psnr")
+Result = dict[str, Any]
+"""JSON data: what was measured of one model, and how."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What an evaluation measures.
+class EvalArguments(EvalSettings, total=False):
+    """The keywords of ``evaluate``."""
 
-    Attributes:
-        metrics: Of the model: those asked for and those that a requirement speaks of.
-        teacher_metrics: Of the teacher, as a requirement's bound.
-        requirements: To be checked at the end.
-    """
-
-    metrics: list[str]
-    teacher_metrics: list[str]
-    requirements: list[Requirement]
-
-    @property
-    def of_teacher(self) -> set[str]:
-        """Names of the teacher's values that a requirement speaks of."""
-        return {row.value_name for row in self.requirements if row.of_teacher}
+    teacher: Model | None
+    require: Sequence[str]
+    device: str | torch.device
+    teacher_values: Mapping[str, float] | None
+    to_onnx: Prepare | None
+    progress: Progress
+    warn: Warn
 
 
-def make_plan(
-    metrics: Iterable[str] | None,
-    require: Iterable[str],
-    *,
-    has_teacher: bool,
-    has_data: bool,
-    has_target: bool = False,
-    has_labels: bool = False,
-) -> Plan:
-    """Check everything that can be checked without opening a file.
-
-    Args:
-        metrics: Names; None takes cheap ones that always work, or, where ``require`` is given,
-            just what that needs.
-        require: Conditions, see ``requirements``.
-    Raises:
-        UsageError: A name is unknown, a condition does not parse, or there is no teacher, or no
-            real images, for what needs them.
-    """
-    requirements = [parse_requirement(text) for text in require]
-    if metrics is None and not requirements:
-        metrics = DEFAULT_WITH_TEACHER if has_teacher else DEFAULT_METRICS
-    wanted = [*(metrics or ()), *(requirement.metric for requirement in requirements)]
-    names = check_metrics(wanted, has_teacher=has_teacher, has_data=has_data,
-                          has_target=has_target, has_labels=has_labels)  # fmt: skip
-    relative = [requirement for requirement in requirements if requirement.of_teacher]
-    for requirement in relative:
-        check_of_teacher(requirement, has_teacher=has_teacher, has_data=has_data)
-    teacher_names = list(dict.fromkeys(requirement.metric for requirement in relative))
-    return Plan(names, teacher_names, requirements)
-
-
-def plan_of(
-    metrics: Iterable[str] | None,
-    require: Iterable[str],
-    options: EvalOptions,
-    *,
-    has_teacher: bool,
-) -> Plan:
-    """Return ``make_plan`` of what the options bring along."""
-    return make_plan(
-        metrics, require, has_teacher=has_teacher, has_data=options.data is not None,
-        has_target=options.target is not None,
-        has_labels=options.labels is not None and options.segmenter is not None,
-    )  # fmt: skip
-
-
+@overload
 def evaluate(
-    model: Model,
+    model: Model, metrics: Sequence[str] | None = None, **arguments: Unpack[EvalArguments]
+) -> Result: ...
+@overload
+def evaluate(
+    model: Mapping[str, Model],
+    metrics: Sequence[str] | None = None,
+    **arguments: Unpack[EvalArguments],
+) -> list[Result]: ...
+def evaluate(
+    model: Model | Mapping[str, Model],
     metrics: Sequence[str] | None = None,
     *,
     teacher: Model | None = None,
@@ -114,21 +70,23 @@ def evaluate(
     progress: Progress = silent,
     warn: Warn = ignore,
     **settings: Unpack[EvalSettings],
-) -> dict[str, Any]:
-    """Measure a model.
+) -> Result | list[Result]:
+    """Measure a model, or several in the same way.
 
     Sample i depends only on (seed, i), of a translator on the i-th input; student and teacher share
     all inputs. All metrics share one pass over the samples, and nothing grows with their number.
 
     Args:
-        model: To be measured; it is left as it is, also where another device is asked for.
-        metrics: Names in ``METRICS``; None takes cheap ones (see ``make_plan``).
+        model: To be measured, or name → model; models are left as they are, also where another
+            device is asked for.
+        metrics: Names in ``METRICS``; None takes cheap ones (see ``plan.make_plan``).
         teacher: What ``l1``, ``psnr``, ``lpips`` and ``perceptual`` compare with, and, without
-            ``data``, ``fid`` and ``fd`` as well.
+            ``data``, ``fid`` and ``fd`` as well. It may be one of several models: its own result
+            then has the metrics that do not compare with it, and no requirements.
         require: Conditions such as ``fd<=1.2*teacher`` (see ``requirements``).
         device: Where networks and models run.
         teacher_values: What is known of the teacher from an earlier call with the same settings;
-            requirements that need other values measure it.
+            requirements that need other values measure it, once for several models.
         to_onnx: How ``latency-onnx`` brings a generator into ONNX Runtime
             (``ganc.exporters.runtime.prepare_onnx``).
         progress: Told how far each pass is.
@@ -138,20 +96,71 @@ def evaluate(
         JSON data: "metrics" {name: number}, "settings" (the protocol of every number), and
         "requirements" [{expr, value, bound, met}] with the "teacher_metrics" they refer to. After
         several repeats also "std" {name: sample standard deviation} and "repeats", each one's
-        values.
+        values. Of several models a list of such results, in their order, with the name as
+        "checkpoint".
     Raises:
-        UsageError: See ``make_plan`` and ``EvalOptions``; or a translator lacks the images that a
-            metric needs.
+        UsageError: See ``plan.make_plan`` and ``EvalOptions``; or a translator lacks the images
+            that a metric needs; or there is no model beside the teacher.
         InputError: Teacher, inputs or data do not fit the model; images or weights are missing or
             broken.
         ComputationError: A sample or a value is not finite.
     """
     options = options_of(EvalOptions, settings)
     plan = plan_of(metrics, require, options, has_teacher=teacher is not None)
-    task = _open_task(model, teacher, options, resolve_device(device), to_onnx, progress, warn)
+    open_task = partial(
+        _open_task, settings=options, device=resolve_device(device), to_onnx=to_onnx,
+        progress=progress, warn=warn,
+    )  # fmt: skip
+    known = teacher_values or {}
+    if isinstance(model, Model):
+        return _evaluate(open_task(model, teacher), plan, known)
+    return _evaluate_several(model, teacher, plan, known, open_task)
+
+
+def _check_models(models: Any, teacher: Model | None) -> None:
+    """Refuse what is neither a model nor models by name.
+
+    Raises:
+        UsageError: It is something else, or there is nothing to measure.
+    """
+    if not isinstance(models, Mapping):
+        raise UsageError(
+            f"evaluate takes a model, or a dict of models by name, got a {type(models).__name__}"
+        )
+    if all(model is teacher for model in models.values()):
+        beside = " beside the teacher" if models else ""
+        raise UsageError(f"evaluate needs at least one model{beside}, got none")
+
+
+def _evaluate_several(
+    models: Mapping[str, Model],
+    teacher: Model | None,
+    plan: Plan,
+    known: Mapping[str, float],
+    open_task: Callable[[Model, Model | None], Task],
+) -> list[Result]:
+    """Measure the teacher first, if it is one of the models: requirements speak of its values."""
+    _check_models(models, teacher)
+    found: dict[str, Result] = {}
+    for name, model in sorted(models.items(), key=lambda item: item[1] is not teacher):
+        if model is teacher:
+            task = open_task(model, None)
+            alone = of_teacher(plan.metrics, has_data=task.dataset is not None)
+            result = _evaluate(task, Plan(alone, [], []), {})
+            known = {**known, **result["metrics"]}
+        else:
+            result = _evaluate(open_task(model, teacher), plan, known)
+            known = {**known, **result["teacher_metrics"]}
+        found[name] = {"checkpoint": name, **result}
+    return [found[name] for name in models]
+
+
+def _evaluate(task: Task, plan: Plan, teacher_values: Mapping[str, float]) -> Result:
+    """Measure the task's model, and what requirements ask of its teacher and nobody knows."""
+    options = task.settings
     chosen = range(options.seed, options.seed + options.repeats)
     values, protocols = _measure_repeatedly(task, plan.metrics, chosen)
-    known = {n: v for n, v in (teacher_values or {}).items() if n in plan.of_teacher}
+    known = {name: value for name, value in teacher_values.items() if name in plan.of_teacher}
     if known.keys() < plan.of_teacher:
         runs, _ = _measure_repeatedly(task.of_teacher(), plan.teacher_metrics, chosen)
         known = _means(runs)

@@ -48,13 +48,11 @@ class Metric(NamedTuple):
         start: Makes the measurement for a task.
         needs: What must be there beside the model.
         extras: Values that come with it, beside the one under its own name.
-        is_higher_better: The direction of the value under its own name.
     """
 
     start: Callable[[Task], Measurement]
     needs: Needs = "nothing"
     extras: tuple[str, ...] = ()
-    is_higher_better: bool = False
 
 
 METRICS: dict[str, Metric] = {
@@ -64,25 +62,22 @@ METRICS: dict[str, Metric] = {
     "latency": Metric(latency.Eager, extras=latency.extras("latency")),
     "latency-compile": Metric(latency.compiled, extras=latency.extras("latency-compile")),
     "latency-onnx": Metric(latency.onnx, extras=latency.extras("latency-onnx")),
-    "speedup": Metric(latency.Speedup, "teacher", is_higher_better=True),
+    "speedup": Metric(latency.Speedup, "teacher"),
     "memory": Metric(memory.Memory, extras=memory.EXTRAS),
     "l1": Metric(paired.l1, "teacher"),
-    "psnr": Metric(paired.psnr, "teacher", is_higher_better=True),
+    "psnr": Metric(paired.psnr, "teacher"),
     "lpips": Metric(paired.lpips, "teacher"),
     "perceptual": Metric(paired.perceptual, "teacher"),
-    "lpips-diversity": Metric(
-        diversity.lpips_diversity, extras=("lpips-diversity-ci95",), is_higher_better=True
-    ),
+    "lpips-diversity": Metric(diversity.lpips_diversity, extras=("lpips-diversity-ci95",)),
     "perceptual-diversity": Metric(
         diversity.perceptual_diversity,
         extras=("perceptual-diversity-ci95",),
-        is_higher_better=True,
     ),
     "l1-target": Metric(target.l1_target, "target"),
-    "psnr-target": Metric(target.psnr_target, "target", is_higher_better=True),
+    "psnr-target": Metric(target.psnr_target, "target"),
     "lpips-target": Metric(target.lpips_target, "target"),
     "perceptual-target": Metric(target.perceptual_target, "target"),
-    "miou": Metric(miou.MeanIoU, "labels", extras=("miou-accuracy",), is_higher_better=True),
+    "miou": Metric(miou.MeanIoU, "labels", extras=("miou-accuracy",)),
     "projection": Metric(projection.projection, "data", extras=("projection-psnr",)),
     "perceptual-projection": Metric(
         projection.perceptual_projection, "data", extras=("perceptual-projection-psnr",)
@@ -94,10 +89,7 @@ METRICS: dict[str, Metric] = {
     "fd": Metric(frechet.fd, "reference"),
     "kid": Metric(sets.kid, "reference"),
     "kd": Metric(sets.kd, "reference"),
-    **{
-        name: Metric(partial(sets.Manifold, name=name), "reference", is_higher_better=True)
-        for name in MANIFOLD
-    },
+    **{name: Metric(partial(sets.Manifold, name=name), "reference") for name in MANIFOLD},
 }
 
 

@@ -1,9 +1,10 @@
 """What a report is made of: models with what was measured of them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from ganc.errors import InputError, UsageError
@@ -73,3 +74,19 @@ def _interface(entry: Entry) -> dict[str, int]:
     generator = entry.generator
     own = ("z_dim", "c_dim") if isinstance(generator, LatentGenerator) else ("in_channels",)
     return {name: getattr(generator, name) for name in (*own, "img_resolution", "img_channels")}
+
+
+def short_names(paths: Collection[str]) -> dict[str, str]:
+    """Return path → file name without its ending; with ending and folders where names are alike."""
+    whole = {path: Path(path) for path in paths if path != "-"}
+    shortest = [
+        {path: full.stem for path, full in whole.items()},
+        {path: full.name for path, full in whole.items()},
+        *(
+            {path: "/".join(full.parts[-depth:]) for path, full in whole.items()}
+            for depth in (2, 3)
+        ),
+        {path: path for path in whole},
+    ]
+    names = next(names for names in shortest if len(set(names.values())) == len(names))
+    return {path: names.get(path, "stdin") for path in paths}

@@ -1,192 +1,128 @@
-"""``write_report``: an evaluation of one or several models as one self-contained HTML page."""
+"""``ganc.write_report``: what ``ganc.evaluate`` found of one or several models, as an HTML page."""
 
-import base64
-import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from importlib import resources
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import torch
 
-from ganc.devices import resolve_device
-from ganc.files import atomic_write, check_output
+from ganc.data.dataset import open_dataset
+from ganc.data.inputs import ImageInputs, open_inputs
+from ganc.data.label_tables import data_labels
+from ganc.errors import UsageError
 from ganc.models.labels import LabelTable
-from ganc.models.sampling import ImageSource, Latents
-from ganc.models.style import StyleGenerator
+from ganc.models.model import Model
+from ganc.models.network import ImageGenerator, LatentGenerator, Translator
 from ganc.progress import Progress, silent
-from ganc.report import plots, tables
 from ganc.report.entry import Entry, in_order
-from ganc.report.pictures import interpolation_gallery, samples_gallery
-from ganc.report.plots import Point, colour, require_matplotlib
-from ganc.report.summary import summarise
-from ganc.report.values import INTERVAL, VALUES, short
-from ganc.version import __version__
+from ganc.report.page import check_page, write_page
+
+Result = Mapping[str, Any]
+"""What ``ganc.evaluate`` returns for a model."""
+
+TITLE_NAMES = 4
+"""The first so many models make the title."""
 
 
-def check_report(path: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Refuse what ``write_report`` could not write, before the slow part.
+def check_report(
+    path: str | os.PathLike[str],
+    models: Mapping[str, Model],
+    *,
+    network: str = "generator",
+    force: bool = False,
+) -> None:
+    """Refuse, before anything is measured, a report that could not be written.
 
+    Args:
+        path, models, force: See ``write_report``.
+        network: Which generator of each model is to be measured: a name in ``GENERATORS``.
     Raises:
-        OutputError: See ``ganc.files.check_output``.
-        MissingDependencyError: matplotlib is not installed.
+        UsageError, InputError: The models cannot stand on one page, see ``entry.in_order``.
+        OutputError, MissingDependencyError: See ``page.check_page``.
     """
-    check_output(Path(path), force=force)
-    require_matplotlib()
+    check_page(path, force=force)
+    blank = {"settings": {"network": network}}
+    in_order([Entry(name, model, blank) for name, model in models.items()])
 
 
 def write_report(
+    results: Result | Sequence[Result],
     path: str | os.PathLike[str],
-    entries: Sequence[Entry],
+    models: Mapping[str, Model],
     *,
-    title: str,
     force: bool = False,
-    inputs: ImageSource | None = None,
-    labels: LabelTable | None = None,
-    seed: int = 0,
     device: str | torch.device = "auto",
     progress: Progress = silent,
 ) -> None:
-    """Write an evaluation as one HTML page that needs nothing beside itself.
+    """Write what was measured as one HTML page that needs nothing beside itself.
+
+    Its images are made for it, with the seed and the truncation that the results name, from the
+    inputs and with the labels of the files that they name. The result that others were measured
+    against, if it is among them, is the teacher's.
 
     Args:
+        results: What ``ganc.evaluate`` returned for models of one kind, or JSON made of it.
         path: Where to write, atomically.
-        entries: Models of one kind, with what was measured; any order.
-        title: Heading of the page.
+        models: What the page calls a model → the model; in the order of the results.
         force: Replace ``path`` if it exists.
-        inputs: What translators are shown on; without it their page has no images.
-        labels: What samples of conditional models draw their labels from; None: uniform classes.
-        seed: Of the latents that the images start from; truncation is the evaluation's, noise the
-            stored constants.
         device: Where the images are made.
         progress: Told how many models have made theirs.
     Raises:
-        OutputError, MissingDependencyError: See ``check_report``.
-        UsageError, InputError: The entries cannot stand on one page, see ``in_order``; an input
-            cannot be read.
+        UsageError: Results and models do not belong together.
+        InputError: The images that the results name are not there any more.
+        UsageError, InputError, OutputError, MissingDependencyError: See ``check_report``.
     Guarantees: the same arguments give the same bytes on one machine.
     """
-    check_report(path, force=force)
-    models = in_order(entries)
-    psi = models[0].result["settings"]["truncation_psi"]
-    latents = Latents(seed, "const", psi, labels=labels)
-    where = resolve_device(device)
-    samples = samples_gallery(models, latents, inputs, device=where, progress=progress)
-    interpolation = interpolation_gallery(models, latents, device=where, progress=progress)
-    page = _page(
-        _numbers(models) | _plots(models) | {
-            "title": title, "samples": samples, "interpolation": interpolation, "seed": seed,
-            "through_w": isinstance(models[0].generator, StyleGenerator),
-        }
-    )  # fmt: skip
-    with atomic_write(Path(path), force=force) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-
-
-def _numbers(models: Sequence[Entry]) -> dict[str, Any]:
-    """Return what the template writes of the models and their numbers."""
-    among = tables.competitors(models)
-    colours = {entry.name: colour(index) for index, entry in enumerate(models)}
-    return {
-        "models": [
-            {"name": entry.name, "is_teacher": entry.is_teacher, "colour": colours[entry.name]}
-            for entry in models
-        ],
-        "colours": colours,
-        "summary": summarise(models),
-        "columns": tables.metric_columns(models),
-        "competing": "of the students" if len(among) < len(models) else "value of a column",
-        "spread": _spread_note(models),
-        "widths": tables.width_bars(models),
-        "requirements": tables.requirements(models),
-        "settings": tables.settings(models),
-        "protocols": tables.protocols(models),
-        "histories": tables.histories(models),
-    }
-
-
-def _spread_note(models: Sequence[Entry]) -> str:
-    if any(entry.result.get("std") for entry in models):
-        return "±: standard deviation over the repeats."
-    if any(name.endswith(INTERVAL) for entry in models for name in entry.metrics):
-        return "±: half the 95 % interval of the mean."
-    return ""
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A plot, and the same in words for those who do not see it."""
-
-    name: str
-    better: str
-    svg: str
-    text: str
-
-
-def _plots(models: Sequence[Entry]) -> dict[str, Any]:
-    """Return the plots for which there are numbers; one model alone has no trade-off to show."""
-    if len(models) < 2:
-        return {"scatters": [], "precision_recall": None}
-    qualities = [name for name, shown in VALUES.items() if shown.is_quality]
-    drawn = [_against_macs(models, name) for name in qualities if _count(models, name) > 1]
-    has_both = all(_count(models, name) for name in ("precision", "recall"))
-    return {"scatters": drawn, "precision_recall": _precision_recall(models) if has_both else None}
-
-
-def _count(models: Sequence[Entry], name: str) -> int:
-    return sum(name in entry.metrics for entry in models)
-
-
-def _against_macs(models: Sequence[Entry], name: str) -> Plot:
-    points = [
-        Point(entry.name, entry.generator.macs(), entry.metrics[name], index,
-              tables.deviation(entry, name))
-        for index, entry in enumerate(models) if name in entry.metrics
-    ]  # fmt: skip
-    text = f"{name} against multiply-accumulates per image: " + _in_words(points)
-    svg = plots.against_macs(points, name)
-    return Plot(name, VALUES[name].better, svg, text)
-
-
-def _precision_recall(models: Sequence[Entry]) -> Plot:
-    points = [
-        Point(entry.name, entry.metrics["recall"], entry.metrics["precision"], index)
-        for index, entry in enumerate(models) if entry.metrics.keys() >= {"precision", "recall"}
-    ]  # fmt: skip
-    svg = plots.precision_recall(points)
-    return Plot("precision and recall", "higher", svg, "recall, precision: " + _in_words(points))
-
-
-def _in_words(points: Sequence[Point]) -> str:
-    return "; ".join(f"{point.name} {short(point.x)}, {short(point.y)}" for point in points)
-
-
-def _page(context: dict[str, Any]) -> str:
-    """Fill the template, which escapes everything but what it marks as safe: our own markup."""
-    read = partial(_own_file, folder=resources.files("ganc.report"))
-    style, script = read("style.css"), read("script.js")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    return environment.from_string(read("page.html")).render(
-        context, style=style, script=script, policy=_policy(script),
-        version=__version__,
+    found = [results] if isinstance(results, Mapping) else list(results)
+    entries = _entries(found, models)
+    generator, settings = entries[0].generator, entries[0].result["settings"]
+    write_page(
+        path, entries, title=" · ".join(entry.name for entry in entries[:TITLE_NAMES]), force=force,
+        inputs=_inputs(settings["input"], generator), labels=_labels(settings["data"], generator),
+        seed=settings["seed"], device=device, progress=progress,
     )  # fmt: skip
 
 
-def _own_file(name: str, *, folder: Any) -> str:
-    text: str = (folder / name).read_text(encoding="utf-8")
-    return text
+def _entries(results: Sequence[Result], models: Mapping[str, Model]) -> list[Entry]:
+    """Lay results beside their models.
+
+    Raises:
+        UsageError: They do not belong together, or cannot stand on one page; likewise InputError.
+    """
+    if len(results) != len(models):
+        raise UsageError(
+            f"a report takes a model for each result, got {len(results)} results and"
+            f" {len(models)} models",
+            "pass the models that were evaluated, by name",
+        )
+    teachers = [result["settings"]["teacher"] for result in results]
+    entries = []
+    for (name, model), result in zip(models.items(), results, strict=True):
+        measured = result["settings"]["model"]
+        if measured["content_hash"] != model.content_hash():
+            raise UsageError(
+                f"the result in the place of `{name}` is another model's",
+                "pass the models in the order of the results",
+            )
+        is_teacher = result["settings"]["teacher"] is None and measured in teachers
+        entries.append(Entry(name, model, result, is_teacher))
+    return in_order(entries)
 
 
-def _policy(script: str) -> str:
-    """Return a content security policy: no network, and no script but our own."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        "default-src 'none'; img-src data:; style-src 'unsafe-inline';"
-        f" script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
+def _inputs(used: Mapping[str, Any] | None, generator: ImageGenerator) -> ImageInputs | None:
+    """Open again what a translator's results were measured on."""
+    if used is None:
+        return None
+    assert isinstance(generator, Translator)  # others have been measured on latents
+    return open_inputs(used["path"], generator, resize=used["resize"])
+
+
+def _labels(used: Mapping[str, Any] | None, generator: ImageGenerator) -> LabelTable | None:
+    """Return the labels that samples had which were compared with real images."""
+    if used is None or not isinstance(generator, LatentGenerator) or not generator.c_dim:
+        return None
+    dataset = open_dataset(
+        used["path"], resolution=generator.img_resolution, channels=generator.img_channels,
+        resize=used["resize"],
+    )  # fmt: skip
+    return data_labels(dataset, generator.c_dim)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from ganc.report.entry import Entry
 from ganc.report.tables import times
-from ganc.report.values import VALUES, best, short
+from ganc.report.values import best, short
+from ganc.values import VALUES
 
 
 def summarise(entries: Sequence[Entry]) -> list[str]:
@@ -33,7 +34,7 @@ def main_quality(entries: Sequence[Entry]) -> str | None:
 
 def front(entries: Sequence[Entry], name: str) -> list[Entry]:
     """Return the models that no other one equals or beats in both quality and cost."""
-    sign = 1 if VALUES[name].better == "lower" else -1
+    sign = -1 if VALUES[name].is_higher_better else 1
     points = {entry.name: (sign * entry.metrics[name], entry.generator.macs()) for entry in entries}
 
     def is_beaten(entry: Entry) -> bool:
@@ -61,7 +62,7 @@ def _best_quality(entries: Sequence[Entry], students: Sequence[Entry], name: str
     numbers = {entry.name: entry.metrics[name] for entry in students}
     winners = best(name, numbers) or set(numbers)
     winner = next(entry for entry in students if entry.name in winners)
-    side = "lowest" if VALUES[name].better == "lower" else "highest"
+    side = "highest" if VALUES[name].is_higher_better else "lowest"
     among = f"has the {side} {name} of the students" if len(students) > 1 else f"has {name}"
     teacher = entries[0] if entries[0].is_teacher else None
     if teacher is None:

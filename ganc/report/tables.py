@@ -6,7 +6,8 @@ from typing import Any
 
 from ganc.report.entry import Entry
 from ganc.report.plots import colour
-from ganc.report.values import INTERVAL, VALUES, best, plain, short
+from ganc.report.values import INTERVAL, best, plain, short
+from ganc.values import VALUES
 
 LONGEST_LIST = 12
 """Longer lists of a provenance (kept channels) are counted instead of shown."""

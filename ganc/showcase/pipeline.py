@@ -23,8 +23,8 @@ from ganc.perceptual.features import load_features
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.pruning.plan import prune
 from ganc.report.entry import Entry
+from ganc.report.page import write_page
 from ganc.report.plots import require_matplotlib
-from ganc.report.report import write_report
 from ganc.sampling import sample
 from ganc.scoring.score import score
 
@@ -186,7 +186,7 @@ class _Demo:
             Entry(name, model, {"checkpoint": OUTPUTS[name], **results[name]}, name == "teacher")
             for name, model in models.items()
         ]
-        write_report(
+        write_page(
             self.folder / OUTPUTS["report"], entries, title="ganc demo: a small face generator",
             seed=self.settings.seed, device=self.device, progress=self.progress,
         )  # fmt: skip

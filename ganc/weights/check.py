@@ -1,6 +1,6 @@
 """Whether weights work: the SHA-256 of each file, then the self-test of its network.
 
-Apart from ``ganc.weights.manage`` because it imports every network, which looking and fetching need not.
+Apart from ``manage`` because it imports every network, which looking and fetching need not.
 """
 
 from collections.abc import Callable, Sequence

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ganc.checkpoints.store import save
-from ganc.commands._report import short_names
+from ganc.report.entry import short_names
 from tests.conftest import Outcome, make_model
 from tests.families import make_sngan
 from tests.test_cli import assert_one_line

@@ -3,7 +3,7 @@
 import pytest
 
 from ganc.errors import UsageError
-from ganc.evaluation.evaluate import make_plan
+from ganc.evaluation.plan import make_plan
 from ganc.evaluation.requirements import parse_requirement
 
 

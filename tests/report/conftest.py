@@ -9,7 +9,7 @@ import pytest
 from ganc.models.model import Model
 from ganc.pruning.plan import prune
 from ganc.report.entry import Entry
-from ganc.report.report import write_report
+from ganc.report.page import write_page
 from ganc.scoring.score import score
 from tests.conftest import make_model
 
@@ -54,7 +54,7 @@ def write(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     def run(*arguments: Any, **options: Any) -> Path:
         path = tmp_path_factory.mktemp("report") / "report.html"
-        write_report(path, *arguments, title=NASTY, device="cpu", **options)
+        write_page(path, *arguments, title=NASTY, device="cpu", **options)
         return path
 
     return run
