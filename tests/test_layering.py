@@ -25,6 +25,7 @@ LAYERS: list[set[str]] = [
         "collectives",
         "devices",
         "files",
+        "optimizer_state",
         "options",
         "parallel",
         "safetensors_file",

@@ -13,7 +13,7 @@ from ganc.distillation.recipes import KINDS, STYLE, TRANSLATION
 from ganc.errors import InputError, UsageError, unknown_name
 from ganc.models import patchgan, sngan, stylegan2_discriminator
 from ganc.models.model import ARCHITECTURES, Model
-from ganc.models.network import ImageGenerator, Network, Translator
+from ganc.models.network import IMAGE_SIZES, ImageGenerator, Network, Translator
 from ganc.models.style import StyleGenerator
 from ganc.models.translation import judges_pairs
 from ganc.progress import Warn
@@ -31,8 +31,6 @@ SIZES: dict[str, dict[str, Any]] = {
 
 PAIRED = {"unet_translator": True, "resnet_translator": False}
 """Translators → whether they learn from pairs (pix2pix) where nothing else says so."""
-
-_COMPARED = ("z_dim", "c_dim", "w_dim", "in_channels", "img_resolution", "img_channels")
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
@@ -55,9 +53,10 @@ def check_pair(student: Model, teacher: Model) -> None:
             "import both directions of both, or one of each",
         )
     own, other = student.generator, teacher.generator
+    compared = (*own.input_sizes, "w_dim", *IMAGE_SIZES)  # w: both may share a mapping network
     differences = [
         f"{name} is {getattr(own, name)}, the teacher's {getattr(other, name)}"
-        for name in _COMPARED
+        for name in compared
         if getattr(own, name, None) != getattr(other, name, None)
     ]
     if differences:
@@ -285,7 +284,7 @@ def new_discriminator(name: str, model: Model, seed: int, *, is_paired: bool = F
             "base_width": next(iter(generator.config["widths"].values())),
         }  # fmt: skip
         return _new(patchgan.Discriminator, config, seed, name)
-    sizes = {n: getattr(generator, n) for n in ("img_resolution", "img_channels")}
+    sizes = {n: getattr(generator, n) for n in IMAGE_SIZES}
     if kind != STYLE:
         return _new(sngan.Discriminator, sizes, seed, name)
     config = {"c_dim": generator.c_dim, **sizes, "conv_clamp": generator.config["conv_clamp"]}

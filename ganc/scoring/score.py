@@ -1,7 +1,6 @@
 """The table of importance methods, and the one function that runs them, alone or mixed."""
 
 import contextlib
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 from ganc.devices import exact_float32, resolve_device
 from ganc.errors import UsageError, unknown_name
 from ganc.models.model import Model
-from ganc.options import options_of
+from ganc.options import flag_of, options_of
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.scores import Scores
 from ganc.scoring import content as content_method
@@ -160,7 +159,7 @@ def score(
 def _compute(model: Model, part: Part, content_hash: str) -> Scores:
     row, request = METHODS[part.name], part.request
     sides = sides_of(model, request, with_discriminator=row.is_two_sided)
-    own = [_own_copy(side, request.device) for side in sides]
+    own = [side.copy_on(request.device) for side in sides]
     # A GPU is to keep the channels that a CPU keeps; a search that learns is to be quick instead.
     with contextlib.nullcontext() if row.is_two_sided else exact_float32():
         return _measure(part, own, content_hash)
@@ -195,14 +194,6 @@ def scored_widths(model: Model, part: Part) -> dict[str, int]:
         for group in network.groups()
         if group.prunable and group.name not in kept
     }
-
-
-def _own_copy(side: Model, device: torch.device) -> Model:
-    """Return networks of the method's own; the caller's keep gradients, mode and device."""
-    own = copy.deepcopy(side).to(device)
-    for _, network in own.networks():
-        network.eval()
-    return own
 
 
 def with_defaults(part: Part, architecture: str) -> Part:
@@ -253,8 +244,8 @@ def _check_settings(
     known = {*ALWAYS, *(option for name in names for option in METHODS[name].options)}
     for name, value in settings.items():
         if name not in known and value is not None and value != getattr(plain, name):
-            flag = "set" if name == "density" else name.replace("_", "-")
-            raise UsageError(f"method {method} takes no --{flag}")
+            flag = "--set" if name == "density" else flag_of(name)
+            raise UsageError(f"method {method} takes no {flag}")
     for name in names if settings.get("discriminator") else ():
         if "discriminator" not in METHODS[name].options:
             raise UsageError(
