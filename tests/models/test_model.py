@@ -53,6 +53,6 @@ def test_one_network_is_copied_alone() -> None:
 
 def test_interfaces_are_the_sizes_of_inputs_and_images() -> None:
     style = make_model(c_dim=2).generator
-    assert style.interface() == {"z_dim": 16, "c_dim": 2, "img_resolution": 16, "img_channels": 3}
+    assert style.interface() == {"z_dim": 6, "c_dim": 2, "img_resolution": 16, "img_channels": 3}
     translator = make_unet().generator
     assert translator.interface() == {"in_channels": 1, "img_resolution": 16, "img_channels": 3}
