@@ -4,7 +4,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -54,22 +54,30 @@ def device_name(device: torch.device) -> str:
 
 
 @contextmanager
-def exact_float32() -> Iterator[None]:
-    """Multiply float32 exactly on CUDA too, where torch by itself convolves with TF32.
+def fp32_precision(precision: Literal["ieee", "tf32"]) -> Iterator[None]:
+    """Choose how CUDA multiplies float32: exactly, or with TF32, factors of 10-bit mantissas.
 
-    Differences between nearly equal images drown in products of 10-bit mantissas. The switches
-    belong to the process: they are what they were afterwards.
+    torch by itself takes TF32 for convolutions and not for matrix products. Its switches belong to
+    the process: they are what they were afterwards.
     """
     cudnn: Any = torch.backends.cudnn  # whose `conv` the stubs do not know
     switches = (torch.backends.cuda.matmul, cudnn.conv)
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
-            switch.fp32_precision = "ieee"
+            switch.fp32_precision = precision
         yield
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.fp32_precision = value
+
+
+def exact_float32() -> AbstractContextManager[None]:
+    """Multiply float32 exactly on CUDA too.
+
+    Differences between nearly equal images drown in products of 10-bit mantissas.
+    """
+    return fp32_precision("ieee")
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -52,6 +52,11 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def flag_of(name: str) -> str:
+    """Return how an option is written on a command line where it names no flag of its own."""
+    return "--" + name.replace("_", "-")
+
+
 def options_of(kind: type[Options], settings: Mapping[str, Any]) -> Options:
     """Return a function's keywords as its options.
 
@@ -109,7 +114,7 @@ def text(default: str, meaning: str, choices: tuple[str, ...], kinds: tuple[str,
 
 
 def check_numbers(
-    allowed: Fields, given: Mapping[str, Any], what: str, option: str = "--{flag} {value}"
+    allowed: Fields, given: Mapping[str, Any], what: str, option: str = "{flag} {value}"
 ) -> dict[str, Any]:
     """Return values for some fields, each of its field's type.
 
@@ -133,7 +138,7 @@ def check_numbers(
 
 def _problem(field: "dataclasses.Field[Any]", value: Any, option: str) -> str | None:
     """Say what is wrong with a value, or None."""
-    flag = option.format(name=field.name, flag=field.name.replace("_", "-"), value=value)
+    flag = option.format(name=field.name, flag=flag_of(field.name), value=value)
     if "choices" in field.metadata:
         choices = field.metadata["choices"]
         is_allowed = value in choices if choices else isinstance(value, str) and value

@@ -1,6 +1,5 @@
 """``ganc.sample``: images to look at, from latents or from other images."""
 
-import copy
 import os
 from collections.abc import Sequence
 
@@ -77,7 +76,7 @@ def sample(
             "pass --input IMG|DIR",
         )
     count = num if source.count is None else min(num, source.count)
-    own = copy.deepcopy(generator).to(resolve_device(device)).eval()
+    own = generator.copy_on(resolve_device(device))
     return torch.cat([images.cpu() for images in iterate_samples(own, source, count, batch=batch)])
 
 

@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
         "families",
         "files",
         "launch",
+        "optimizer_state",
         "options",
         "safetensors_file",
         "seeds",

@@ -15,7 +15,7 @@ from ganc.commands._options import parameters_of
 from ganc.distillation.options import DistillOptions, DistillSettings
 from ganc.errors import UsageError
 from ganc.evaluation.options import EvalOptions, EvalSettings
-from ganc.options import options_of, parse_count
+from ganc.options import flag_of, options_of, parse_count
 from ganc.pruning.options import PruneOptions, PruneSettings
 from ganc.scoring.options import ScoreOptions, ScoreSettings
 
@@ -50,6 +50,11 @@ def test_options_are_frozen_documented_and_on_the_command_line(options: type) ->
         assert f"        {field.name}: " in documented
         assert made[field.name].default == field.default
         assert field.metadata["help"].endswith(".")
+
+
+def test_flags_are_made_of_names() -> None:
+    assert flag_of("macs") == "--macs"
+    assert flag_of("eval_every_nimg") == "--eval-every-nimg"
 
 
 def test_a_wrong_keyword_names_the_nearest() -> None:

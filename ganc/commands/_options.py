@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ganc.options import flag_of
+
 Command = Callable[..., Any]
 
 LAST = ""
@@ -58,7 +60,7 @@ def blocks_of(kind: type, starts: Mapping[str, str]) -> dict[str, list[inspect.P
 
 def _parameter(field: "dataclasses.Field[Any]") -> inspect.Parameter:
     data = field.metadata
-    flags = data["flags"] or (f"--{field.name.replace('_', '-')}",)
+    flags = data["flags"] or (flag_of(field.name),)
     info = typer.Option(
         *flags, help=data["help"], metavar=data["metavar"], min=data["least"],
         rich_help_panel=data["section"], parser=data["parser"] and reader(data["parser"]),

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ganc.devices import fp32_precision
 from ganc.errors import unknown_name
 from ganc.models.model import Model
 
@@ -107,26 +108,15 @@ class Execution:
             for _, network in model.networks():
                 network.compile()
 
-    @contextlib.contextmanager
-    def arithmetic(self) -> Iterator[None]:
+    def arithmetic(self) -> contextlib.AbstractContextManager[None]:
         """Set CUDA's switches for a step; they belong to the process and are put back.
 
         cuDNN's search for its fastest kernels stays as the caller has it: it may find others each
         time, and a resumed run is to go on as the first would have.
         """
-        cudnn: Any = torch.backends.cudnn  # whose `conv` the stubs do not know
         if self.device.type != "cuda":
-            yield
-            return
-        switches = (torch.backends.cuda.matmul, cudnn.conv)
-        before = [switch.fp32_precision for switch in switches]
-        try:
-            for switch in switches:
-                switch.fp32_precision = "ieee" if self.precision == "fp32" else "tf32"
-            yield
-        finally:
-            for switch, value in zip(switches, before, strict=True):
-                switch.fp32_precision = value
+            return contextlib.nullcontext()
+        return fp32_precision("ieee" if self.precision == "fp32" else "tf32")
 
     @contextlib.contextmanager
     def phase(self, name: str, *, exact: bool = False) -> Iterator[None]:

@@ -13,12 +13,10 @@ from ganc.errors import InputError, UsageError, unknown_name
 from ganc.families import FAMILIES, STYLE, TRANSLATION
 from ganc.models import patchgan, sngan, stylegan2_discriminator
 from ganc.models.model import ARCHITECTURES, Model
-from ganc.models.network import ImageGenerator, Network, Translator
+from ganc.models.network import IMAGE_SIZES, ImageGenerator, Network, Translator
 from ganc.models.style import StyleGenerator
 from ganc.models.translation import judges_pairs
 from ganc.progress import Warn
-
-_COMPARED = ("z_dim", "c_dim", "w_dim", "in_channels", "img_resolution", "img_channels")
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
@@ -41,9 +39,10 @@ def check_pair(student: Model, teacher: Model) -> None:
             "import both directions of both, or one of each",
         )
     own, other = student.generator, teacher.generator
+    compared = (*own.input_sizes, "w_dim", *IMAGE_SIZES)  # w: both may share a mapping network
     differences = [
         f"{name} is {getattr(own, name)}, the teacher's {getattr(other, name)}"
-        for name in _COMPARED
+        for name in compared
         if getattr(own, name, None) != getattr(other, name, None)
     ]
     if differences:
@@ -273,7 +272,7 @@ def new_discriminator(name: str, model: Model, seed: int, *, is_paired: bool = F
             "base_width": next(iter(generator.config["widths"].values())),
         }  # fmt: skip
         return _new(patchgan.Discriminator, config, seed, name)
-    sizes = {n: getattr(generator, n) for n in ("img_resolution", "img_channels")}
+    sizes = {n: getattr(generator, n) for n in IMAGE_SIZES}
     if kind != STYLE:
         return _new(sngan.Discriminator, sizes, seed, name)
     config = {"c_dim": generator.c_dim, **sizes, "conv_clamp": generator.config["conv_clamp"]}

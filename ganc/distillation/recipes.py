@@ -16,7 +16,7 @@ from typing import Any
 from ganc import options as declared
 from ganc.errors import CheckpointError, UsageError, unknown_name
 from ganc.families import ADVERSARIAL_NAMES, FAMILIES, SNGAN, STYLE, TRANSLATION
-from ganc.options import number, text
+from ganc.options import flag_of, number, text
 
 PERCEPTUAL_NAMES = ("lpips-vgg", "lpips-alex", "lpips-squeeze", "effnet-lite0", "none")
 """What the perceptual term may be measured with; "none" drops the term."""
@@ -243,8 +243,9 @@ def without_teacher(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     """
     for name in TEACHER_WEIGHTS:
         if overrides.get(name):
-            flag = name.replace("_", "-")
-            raise UsageError(f"--{flag} compares with a teacher, there is none", "add --teacher")
+            raise UsageError(
+                f"{flag_of(name)} compares with a teacher, there is none", "add --teacher"
+            )
     off: dict[str, Any] = dict.fromkeys(TEACHER_WEIGHTS, 0.0)
     return dataclasses.replace(recipe, perceptual="none", **off)
 
@@ -274,9 +275,7 @@ def _check_effect(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
     for name, value in overrides.items():
         field = fields_of[name]
         if not is_read(field, recipe.kind) and value != field.default:
-            raise UsageError(
-                f"--{name.replace('_', '-')} has no effect: recipe {recipe.name} does not use it"
-            )
+            raise UsageError(f"{flag_of(name)} has no effect: recipe {recipe.name} does not use it")
     if overrides.get("perceptual", "none") != "none" and recipe.perceptual_weight == 0:
         raise UsageError(
             f"--perceptual {recipe.perceptual} has no effect: the recipe gives it weight 0",
@@ -304,7 +303,7 @@ def _check_augment(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
     for name, words in readers.items():
         if name in overrides and recipe.augment not in words:
             raise UsageError(
-                f"--{name.replace('_', '-')} has no effect with --augment {recipe.augment}",
+                f"{flag_of(name)} has no effect with --augment {recipe.augment}",
                 f"add --augment {' or '.join(words)}",
             )
     if recipe.augment != "none" and recipe.adversarial_weight == 0:

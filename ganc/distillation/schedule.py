@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ganc.errors import UsageError
+from ganc.options import flag_of
 
 DEFAULT_STEPS = 10_000
 
@@ -59,7 +60,7 @@ class Schedule:
         for name in ("steps", "save_every", "sample_every", "log_every", "keep_last"):
             value = getattr(self, name)
             if value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value} is below 1")
+                raise UsageError(f"{flag_of(name)} {value} is below 1")
         if self.eval_every < 0:
             raise UsageError(f"--eval-every {self.eval_every} is below 0")
         if self.keep_best and not self.eval_every:

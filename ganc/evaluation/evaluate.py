@@ -1,6 +1,5 @@
 """``ganc.evaluate``: metrics of models, alone, against their teacher, against real images."""
 
-import copy
 import math
 import platform
 import statistics
@@ -210,7 +209,7 @@ def _open_task(
     if teacher is not None:
         check_pair(pick_generator(model, network),
                    pick_generator(teacher, network, what="the teacher"))  # fmt: skip
-        teacher = _own_copy(teacher, device)
+        teacher = teacher.copy_on(device)
     source = _open_source(model, settings, warn)
     dataset = _open_data(model, settings, source, warn)
     count = None if source is None else source.count
@@ -218,9 +217,8 @@ def _open_task(
         warn(f"--input holds {count} images, less than --samples {settings.samples}: all are taken")
     source = _with_labels(source, dataset, model, settings)
     networks = Networks(device, settings.offline, progress)
-    own = _own_copy(model, device)
     return Task(
-        own, teacher, source, dataset, settings, networks, progress, warn,
+        model.copy_on(device), teacher, source, dataset, settings, networks, progress, warn,
         targets=None if settings.target is None else open_targets(
             settings.target, _inputs_of(source, "--target"), pick_generator(model, network), warn
         ),
@@ -270,7 +268,7 @@ def check_pair(generator: ImageGenerator, teacher: ImageGenerator) -> None:
     Raises:
         InputError: One takes latents and the other images, or sizes differ.
     """
-    ours, theirs = _sizes(generator), _sizes(teacher)
+    ours, theirs = generator.interface(), teacher.interface()
     if ours.keys() != theirs.keys():
         raise InputError(
             f"the teacher is a {teacher.architecture}, the model a {generator.architecture}",
@@ -282,11 +280,6 @@ def check_pair(generator: ImageGenerator, teacher: ImageGenerator) -> None:
                 f"the teacher's {name} is {theirs[name]}, the model's is {mine}",
                 "a model and its teacher share the sizes of inputs and images",
             )
-
-
-def _sizes(generator: ImageGenerator) -> dict[str, int]:
-    own = ("z_dim", "c_dim") if isinstance(generator, LatentGenerator) else ("in_channels",)
-    return {name: getattr(generator, name) for name in (*own, "img_resolution", "img_channels")}
 
 
 def _open_source(model: Model, settings: EvalOptions, warn: Warn) -> InputSource[Any] | None:
@@ -330,14 +323,6 @@ def _open_data(
     )  # fmt: skip
     dataset.image(0)  # images of another size are found now, not after the networks are loaded
     return dataset
-
-
-def _own_copy(model: Model, device: torch.device) -> Model:
-    """Return a copy on a device, in eval mode; the caller's model stays where and as it is."""
-    own = copy.deepcopy(model).to(device)
-    for _, network in own.networks():
-        network.eval()
-    return own
 
 
 def _measure(task: Task, names: Sequence[str]) -> tuple[dict[str, float], dict[str, Any]]:

@@ -17,7 +17,7 @@ from ganc.devices import device_name
 from ganc.errors import InputError, UsageError
 from ganc.evaluation.task import Measurement, Prepare, Task
 from ganc.models.network import ImageGenerator
-from ganc.models.sampling import Feed, pick_generator, stand_ins
+from ganc.models.sampling import Feed, device_of, pick_generator, stand_ins
 from ganc.timing import ENOUGH_SEC, WARM_UP, time_runs
 
 BATCHES = (1, 8)
@@ -240,4 +240,4 @@ def with_rounded_widths(
     if widths == own:
         return None
     wider = type(generator)(**{**generator.config, "widths": widths})
-    return wider.eval().to(next(generator.parameters()).device)
+    return wider.eval().to(device_of(generator))

@@ -12,12 +12,12 @@ from ganc.evaluation import (
     latency,
     memory,
     miou,
-    paired,
     ppl,
     projection,
     sets,
-    target,
 )
+from ganc.evaluation.paired import PairedMean
+from ganc.evaluation.target import TargetMean
 from ganc.evaluation.task import Measurement, Task
 from ganc.perceptual.manifold import NAMES as MANIFOLD
 
@@ -64,19 +64,19 @@ METRICS: dict[str, Metric] = {
     "latency-onnx": Metric(latency.onnx, extras=latency.extras("latency-onnx")),
     "speedup": Metric(latency.Speedup, "teacher"),
     "memory": Metric(memory.Memory, extras=memory.EXTRAS),
-    "l1": Metric(paired.l1, "teacher"),
-    "psnr": Metric(paired.psnr, "teacher"),
-    "lpips": Metric(paired.lpips, "teacher"),
-    "perceptual": Metric(paired.perceptual, "teacher"),
+    "l1": Metric(PairedMean.l1, "teacher"),
+    "psnr": Metric(PairedMean.psnr, "teacher"),
+    "lpips": Metric(PairedMean.lpips, "teacher"),
+    "perceptual": Metric(PairedMean.perceptual, "teacher"),
     "lpips-diversity": Metric(diversity.lpips_diversity, extras=("lpips-diversity-ci95",)),
     "perceptual-diversity": Metric(
         diversity.perceptual_diversity,
         extras=("perceptual-diversity-ci95",),
     ),
-    "l1-target": Metric(target.l1_target, "target"),
-    "psnr-target": Metric(target.psnr_target, "target"),
-    "lpips-target": Metric(target.lpips_target, "target"),
-    "perceptual-target": Metric(target.perceptual_target, "target"),
+    "l1-target": Metric(TargetMean.l1, "target"),
+    "psnr-target": Metric(TargetMean.psnr, "target"),
+    "lpips-target": Metric(TargetMean.lpips, "target"),
+    "perceptual-target": Metric(TargetMean.perceptual, "target"),
     "miou": Metric(miou.MeanIoU, "labels", extras=("miou-accuracy",)),
     "projection": Metric(projection.projection, "data", extras=("projection-psnr",)),
     "perceptual-projection": Metric(

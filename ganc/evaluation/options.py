@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from ganc.errors import UsageError, unknown_name
-from ganc.options import EXECUTION, option
+from ganc.options import EXECUTION, flag_of, option
 
 DATA, SAMPLES, METRICS = "Data", "Samples", "Settings of metrics"
 """Headings in the command's help."""
@@ -132,8 +132,8 @@ class EvalOptions:
             raise UsageError(f"--neighbours {self.neighbours} is too few, at least 1 is needed")
         for name in ("projection_images", "projection_steps", "repeats"):
             if getattr(self, name) < 1:
-                flag = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{flag} {getattr(self, name)} is too few, at least 1 is needed")
+                found = f"{flag_of(name)} {getattr(self, name)}"
+                raise UsageError(f"{found} is too few, at least 1 is needed")
         self._check_names()
 
     def _check_names(self) -> None:

@@ -1,6 +1,5 @@
 """What of a model is exported: a function from named tensors to images, and what they mean."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -263,5 +262,4 @@ def build_graph(model: Model, inputs: str | None = None, network: str = "generat
     name = next(iter(choices)) if inputs is None else inputs
     if name not in choices:
         raise unknown_name("--inputs", name, choices)
-    own = copy.deepcopy(generator).to("cpu", torch.float32)
-    return choices[name](own.eval().requires_grad_(False))
+    return choices[name](generator.copy_on("cpu").float().requires_grad_(False))

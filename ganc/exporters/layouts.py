@@ -5,7 +5,6 @@ and under ``config`` a JSON text with the arguments to build each network from, 
 our own config and the provenance. ganc's readers are the runtime of the check.
 """
 
-import copy
 import json
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +20,6 @@ from ganc.errors import UsageError
 from ganc.exporters.format import ExportFormat, ExportSettings, Job, Runtime, Written
 from ganc.exporters.graph import NamedInputs
 from ganc.models.model import Model
-from ganc.models.network import Network
 
 ToLayout = Callable[[Model], Layout]
 
@@ -38,7 +36,11 @@ def _check(settings: ExportSettings) -> None:
 
 
 def _write(to_layout: ToLayout, job: Job, path: Path) -> Written:
-    exported = Model(generator=job.graph.generator, discriminator=_discriminator(job.model))
+    judge = job.model.discriminator
+    exported = Model(
+        generator=job.graph.generator,
+        discriminator=None if judge is None else judge.copy_on("cpu").float(),
+    )
     layout = to_layout(exported)
     about = job.metadata()
     config = {
@@ -50,14 +52,6 @@ def _write(to_layout: ToLayout, job: Job, path: Path) -> Written:
     }
     torch.save({**layout.tree, "config": json.dumps(config)}, path)
     return Written(layout.unfit_widths, layout.notes)
-
-
-def _discriminator(model: Model) -> Network | None:
-    """Return the discriminator as it is written: in float32 on the CPU."""
-    if model.discriminator is None:
-        return None
-    own: Network = copy.deepcopy(model.discriminator)
-    return own.to("cpu", torch.float32)
 
 
 def _open(path: Path) -> Runtime:

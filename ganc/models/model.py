@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -150,6 +150,14 @@ class Model:
         for _, network in self.networks():
             network.to(device)
         return self
+
+    def copy_on(self, device: torch.device | str) -> "Model":
+        """Return a copy on a device, all networks in eval mode.
+
+        Guarantees: this model's networks keep their device, mode and gradients.
+        """
+        copies: dict[str, Any] = {name: net.copy_on(device) for name, net in self.networks()}
+        return replace(self, **copies, provenance=copy.deepcopy(self.provenance))
 
     def with_step(self, command: str, **settings: Any) -> list[dict[str, Any]]:
         """Return the provenance of a model that ``command`` derives from this one."""

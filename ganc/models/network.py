@@ -1,9 +1,11 @@
 """What every network of every family offers beside its forward pass."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from ganc.errors import UsageError
@@ -11,6 +13,9 @@ from ganc.groups import ChannelGroup, count_macs, count_params
 
 NOISE_MODES = ("random", "const", "none")
 """Where a generator's noise comes from: drawn, the stored constants, nowhere."""
+
+IMAGE_SIZES = ("img_resolution", "img_channels")
+"""Attributes of a generator that say how large its images are."""
 
 
 class Network(nn.Module, ABC):
@@ -59,18 +64,34 @@ class Network(nn.Module, ABC):
         """Count parameters, buffers excluded."""
         return count_params(self.shapes(), (name for name, _ in self.named_parameters()))
 
+    def copy_on(self, device: torch.device | str) -> Self:
+        """Return a copy on a device, in eval mode.
+
+        Guarantees: this network keeps its device, mode and gradients.
+        """
+        return copy.deepcopy(self).to(device).eval()
+
 
 class ImageGenerator(Network):
     """A network that makes images.
 
     Attributes:
+        input_sizes: Attributes that say how large its inputs are.
         img_resolution: Height and width of the image; of a translator, which takes other sizes as
             well, the size that costs are counted at and files are exported for.
         img_channels: Channels of the image.
     """
 
+    input_sizes: ClassVar[tuple[str, ...]]
     img_resolution: int
     img_channels: int
+
+    def interface(self) -> dict[str, int]:
+        """Return the sizes of what goes in and what comes out, by attribute.
+
+        Generators with the same interface take the same inputs and make comparable images.
+        """
+        return {name: getattr(self, name) for name in (*self.input_sizes, *IMAGE_SIZES)}
 
 
 class LatentGenerator(ImageGenerator):
@@ -84,6 +105,7 @@ class LatentGenerator(ImageGenerator):
         z_dim, c_dim: Sizes of latent and label.
     """
 
+    input_sizes = ("z_dim", "c_dim")
     z_dim: int
     c_dim: int
 
@@ -105,6 +127,7 @@ class Translator(ImageGenerator):
         least_side: Their least value.
     """
 
+    input_sizes = ("in_channels",)
     in_channels: int
     size_multiple: int
     least_side: int

@@ -120,7 +120,7 @@ def generate(
     Returns:
         [N, img_channels, R, R], float32, nominal range [-1, 1], not clamped.
     """
-    on_device = inputs.to(next(generator.parameters()).device)
+    on_device = inputs.to(device_of(generator))
     images: Tensor = generator(
         on_device.z,
         on_device.c,

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 from ganc.errors import UsageError, unknown_name
-from ganc.options import option, parse_count
+from ganc.options import flag_of, option, parse_count
 
 UNIFORM, GLOBAL, THRESHOLD = ALLOCATION_NAMES = ("uniform", "global", "threshold")
 
 BUDGETS = ("prune_ratio", "macs", "speedup", "params")
-BUDGET_FLAGS = ", ".join(f"--{name.replace('_', '-')}" for name in BUDGETS)
+BUDGET_FLAGS = ", ".join(map(flag_of, BUDGETS))
 
 
 class PruneSettings(TypedDict, total=False):
@@ -64,7 +64,7 @@ class PruneOptions:
     def __post_init__(self) -> None:
         given = self.budget
         if len(given) > 1:
-            found = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+            found = " and ".join(map(flag_of, given))
             raise UsageError(f"exactly one of {BUDGET_FLAGS} must be given, got {found}")
         for name, value in given.items():
             _check_budget(name, value)

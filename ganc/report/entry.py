@@ -9,7 +9,7 @@ from typing import Any
 
 from ganc.errors import InputError, UsageError
 from ganc.models.model import Model
-from ganc.models.network import ImageGenerator, LatentGenerator
+from ganc.models.network import ImageGenerator
 from ganc.models.sampling import pick_generator
 
 
@@ -60,20 +60,15 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
     if len(teachers) > 1:
         raise UsageError(f"a report has at most one teacher, got {', '.join(teachers)}")
     first = entries[0]
+    wanted = first.generator.interface()
     for entry in entries[1:]:
-        if _interface(entry) != _interface(first):
+        found = entry.generator.interface()
+        if found != wanted:
             raise InputError(
-                f"{entry.name} has {_interface(entry)}, {first.name} {_interface(first)}",
+                f"{entry.name} has {found}, {first.name} {wanted}",
                 "write a report for each kind of model",
             )
     return sorted(entries, key=lambda entry: not entry.is_teacher)
-
-
-def _interface(entry: Entry) -> dict[str, int]:
-    """Return the sizes of what goes in and what comes out."""
-    generator = entry.generator
-    own = ("z_dim", "c_dim") if isinstance(generator, LatentGenerator) else ("in_channels",)
-    return {name: getattr(generator, name) for name in (*own, "img_resolution", "img_channels")}
 
 
 def short_names(paths: Collection[str]) -> dict[str, str]:

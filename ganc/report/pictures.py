@@ -1,7 +1,6 @@
 """The images of a report: the same inputs through every model, as PNG inside the page."""
 
 import base64
-import copy
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -240,7 +239,7 @@ def _gallery(
     """Run every model on one set of inputs; its rows come below those that are there."""
     rows = list(rows)
     for done, entry in enumerate(entries, start=1):
-        images = run(copy.deepcopy(entry.generator).to(device).eval())
+        images = run(entry.generator.copy_on(device))
         rows.append(Row(entry.name, _pngs(images, largest_side)))
         progress(what, done, len(entries))
     height, width = shrink(images, largest_side).shape[2:]

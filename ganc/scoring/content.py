@@ -3,7 +3,6 @@
 Source: Liu et al. 2021, "Content-Aware GAN Compression", and what its published code computes.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -201,7 +200,7 @@ def preview(
         device=resolve_device(device), progress=progress, offline=offline,
     )  # fmt: skip
     Content.check(request)
-    own = Model(generator=copy.deepcopy(model.generator).to(request.device).eval())
+    own = Model(generator=model.generator.copy_on(request.device))
     scorer = Content(own, request)
     images, masks = zip(
         *(scorer.look(number, indices) for number, indices in enumerate(scorer.batches())),

@@ -23,6 +23,7 @@ from ganc.models.model import Model
 from ganc.models.network import ImageGenerator, Translator
 from ganc.models.sampling import InputSource, Latents, latent_inputs
 from ganc.models.style import StyleGenerator
+from ganc.options import flag_of
 from ganc.scoring.read import per_channel
 from ganc.scoring.request import ScoreRequest
 from ganc.scoring.scorer import Scorer, State, batch_ranges
@@ -240,7 +241,7 @@ def _input_source(
 ) -> InputSource[Any]:
     """Return what the generator runs on: latents of the seed, or the images of ``--data``."""
     option = SIDES[network].data
-    images, flag = getattr(request, option), f"--{option.replace('_', '-')}"
+    images, flag = getattr(request, option), flag_of(option)
     if not isinstance(generator, Translator):
         if images is not None:
             raise UsageError(

@@ -1,12 +1,11 @@
 """How exact the arithmetic of a score is."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
+from ganc.devices import fp32_precision
 from ganc.errors import UsageError, unknown_name
 
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -28,23 +27,9 @@ def check_precision(name: str, device: torch.device) -> None:
         )
 
 
-@contextmanager
-def arithmetic(name: str) -> Iterator[None]:
-    """Let CUDA multiply float32 with TF32 where that is asked for, and else exactly.
-
-    torch by itself takes TF32 for convolutions and not for matrix products. Its switches belong to
-    the process: they are what they were afterwards.
-    """
-    cudnn: Any = torch.backends.cudnn  # whose `conv` the stubs do not know
-    switches = (torch.backends.cuda.matmul, cudnn.conv)
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "tf32" if name == "tf32" else "ieee"
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
+def arithmetic(name: str) -> AbstractContextManager[None]:
+    """Let CUDA multiply float32 with TF32 where that is asked for, and else exactly."""
+    return fp32_precision("tf32" if name == "tf32" else "ieee")
 
 
 def reduced(name: str, device: torch.device) -> torch.autocast:

@@ -1,7 +1,6 @@
 """The one function that scores: methods alone or mixed, their settings resolved."""
 
 import contextlib
-import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,7 +12,7 @@ from torch import Tensor
 from ganc.devices import exact_float32, resolve_device
 from ganc.errors import UsageError, unknown_name
 from ganc.models.model import Model
-from ganc.options import options_of
+from ganc.options import flag_of, options_of
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.scores import Scores
 from ganc.scoring.content import Content
@@ -183,7 +182,7 @@ def score_parts(
 def _compute(model: Model, part: Part, content_hash: str) -> Scores:
     sides = part.sides(model)
     part = _with_defaults(part, sides[0].architecture)
-    own = [_own_copy(side, part.request.device) for side in sides]
+    own = [side.copy_on(part.request.device) for side in sides]
     # A GPU is to keep the channels that a CPU keeps; a search that learns is to be quick instead.
     with contextlib.nullcontext() if part.row.is_two_sided else exact_float32():
         return _measure(part, own, content_hash)
@@ -204,14 +203,6 @@ def _measure(part: Part, own: Sequence[Model], content_hash: str) -> Scores:
     if request.until_stable:
         settings |= {"until_stable": True, "prune_ratio": request.prune_ratio}
     return Scores(values, part.name, settings, content_hash, thresholds)
-
-
-def _own_copy(side: Model, device: torch.device) -> Model:
-    """Return networks of the method's own; the caller's keep gradients, mode and device."""
-    own = copy.deepcopy(side).to(device)
-    for _, network in own.networks():
-        network.eval()
-    return own
 
 
 def _with_defaults(part: Part, architecture: str) -> Part:
@@ -263,7 +254,7 @@ def _check_settings(
     known = GENERAL.union(*(METHODS[name].settings for name in names))
     for name, value in settings.items():
         if name not in known and value is not None and value != getattr(plain, name):
-            flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
+            flag = FLAGS.get(name, flag_of(name))
             raise UsageError(f"method {method} takes no {flag}")
     for name in names if settings.get("discriminator") else ():
         if WeightOptions not in METHODS[name].options:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from ganc.errors import InputError, UsageError
 from ganc.models.model import Model
 from ganc.models.sampling import pick_generator
+from ganc.options import flag_of
 from ganc.scoring.request import ScoreRequest
 
 
@@ -52,7 +53,7 @@ def sides_of(
     for name, side in SIDES.items():
         is_given = getattr(request, side.data) is not None and not with_discriminator
         if is_given and name not in names:
-            flag = f"--{side.data.replace('_', '-')}"
+            flag = flag_of(side.data)
             raise UsageError(f"{flag} goes with {name}, which is not scored", f"leave {flag} out")
     is_wanted = request.discriminator or with_discriminator
     return [_side(found, name, is_wanted) for name in names]

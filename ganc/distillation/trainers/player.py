@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ganc import collectives
 from ganc.distillation.recipes import Recipe
+from ganc.optimizer_state import optimizer_state, restore_optimizer
 
 
 class Player:
@@ -66,22 +66,11 @@ class Player:
 
     def state(self) -> dict[str, Tensor]:
         """Return the optimiser's state by parameter: "generator.synthesis.b4.const.exp_avg", …"""
-        return {
-            f"{name}.{key}": value
-            for name, parameter in self._named_parameters().items()
-            for key, value in self.adam.state.get(parameter, {}).items()
-        }
+        return optimizer_state(self.adam, self._named_parameters())
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what ``state`` returned; tensors of other players are left alone."""
-        parameters = self._named_parameters()
-        for key, value in tensors.items():
-            name, _, field = key.rpartition(".")
-            if name in parameters:
-                state: dict[str, Any] = self.adam.state[parameters[name]]
-                # In the parameter's layout, as the optimiser made it: its kernel takes no other.
-                like = parameters[name] if value.ndim else value
-                state[field] = torch.empty_like(like, device=parameters[name].device).copy_(value)
+        restore_optimizer(self.adam, self._named_parameters(), tensors)
 
     def _named_parameters(self) -> dict[str, nn.Parameter]:
         return {

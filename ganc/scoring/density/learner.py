@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ganc import collectives
+from ganc.optimizer_state import optimizer_state, restore_optimizer
 from ganc.scoring.density.agent import EMBEDDING_DIM, Decision, new_agent, sample_gates
 from ganc.scoring.density.budget import budget_loss
 from ganc.scoring.density.gates import GatedNetwork
@@ -116,9 +117,8 @@ class Learner:
         for key, module in self.modules.items():
             for name, tensor in module.state_dict().items():
                 tensors[f"{self.name}.{key}.{name}"] = tensor
-        for name, parameter in self._parameters():
-            for field, value in self._adam_state(parameter).items():
-                tensors[f"{self.name}.adam.{name}/{field}"] = value
+        if self.adam is not None:
+            tensors |= optimizer_state(self.adam, self._saved_parameters(), "/")
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -127,12 +127,11 @@ class Learner:
         for key, module in self.modules.items():
             prefix = f"{self.name}.{key}."
             module.load_state_dict({k: tensors[prefix + k] for k in module.state_dict()})
-        for name, parameter in self._parameters():
-            prefix = f"{self.name}.adam.{name}/"
-            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            state = self._adam_state(parameter)
-            for field, value in own.items():
-                state[field] = value.clone() if field == "step" else value.to(parameter)
+        if self.adam is not None:
+            restore_optimizer(self.adam, self._saved_parameters(), tensors, "/")
+
+    def _saved_parameters(self) -> dict[str, nn.Parameter]:
+        return {f"{self.name}.adam.{name}": parameter for name, parameter in self._parameters()}
 
     def _parameters(self) -> Sequence[tuple[str, nn.Parameter]]:
         return [
@@ -140,8 +139,3 @@ class Learner:
             for key, module in self.modules.items()
             for name, parameter in module.named_parameters()
         ]
-
-    def _adam_state(self, parameter: nn.Parameter) -> dict[str, Any]:
-        assert self.adam is not None
-        state: dict[str, Any] = self.adam.state[parameter]
-        return state
