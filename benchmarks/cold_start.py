@@ -1,7 +1,8 @@
 """How fast the command line answers, against importing its two libraries alone.
 
-Runs `python -c "import typer, rich"`, `ganc --help`, and `ganc info` on a checkpoint of about one
-gigabyte (random weights, in a temporary folder), alternating, and prints medians and ratios.
+Runs `python -c "import typer, rich"`, `ganc --help`, `ganc score --help`, and `ganc info` on a
+checkpoint of about one gigabyte (random weights, in a temporary folder), alternating, and prints
+medians and ratios.
 
     python benchmarks/cold_start.py
 """
@@ -37,6 +38,7 @@ def main() -> None:
         commands = {
             "import typer, rich": (sys.executable, "-c", "import typer, rich"),
             "ganc --help": (script, "--help"),
+            "ganc score --help": (script, "score", "--help"),
             "ganc info, 1 GB": (script, "info", str(path)),
         }
         times: dict[str, list[float]] = {name: [] for name in commands}

@@ -3,59 +3,104 @@
 Nothing here or in ``ganc.commands`` imports torch at the top: ``ganc --help`` answers at once.
 """
 
+import functools
+import importlib
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from ganc import errors
 from ganc.commands._sections import SectionedCommand
-from ganc.commands.demo import demo
-from ganc.commands.distill import distill
-from ganc.commands.doctor import doctor
-from ganc.commands.eval import eval_
-from ganc.commands.export import export
-from ganc.commands.import_ import import_
-from ganc.commands.info import info
-from ganc.commands.prune import prune
-from ganc.commands.sample import sample
-from ganc.commands.score import score
-from ganc.commands.weights import weights
 from ganc.standard_streams import Outlet, open_standard_streams
 
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "import": import_,
-    "info": info,
-    "score": score,
-    "prune": prune,
-    "distill": distill,
-    "eval": eval_,
-    "export": export,
-    "sample": sample,
-    "weights": weights,
-    "doctor": doctor,
-    "demo": demo,
+MODULES = {
+    "import": "import_",
+    "info": "info",
+    "score": "score",
+    "prune": "prune",
+    "distill": "distill",
+    "eval": "eval_",
+    "export": "export",
+    "sample": "sample",
+    "weights": "weights",
+    "doctor": "doctor",
+    "demo": "demo",
 }
+"""Command → its module in ``ganc.commands``, whose function has the same name."""
+
+
+class _Lazily(Mapping[str, Any]):
+    """Values by name, each made when it is asked for: a command does not wait for the others."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], Any]) -> None:
+        self._names, self._make = tuple(names), functools.cache(make)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _function(name: str) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(
+        importlib.import_module(f"ganc.commands.{MODULES[name]}"), MODULES[name]
+    )
+    return function
+
+
+COMMANDS: Mapping[str, Callable[..., Any]] = _Lazily(MODULES, _function)
+
+HELP = ("-h", "--help")
+_PLAIN: dict[str, Any] = {
+    "add_completion": False,
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": list(HELP)},
+}
+
+
+def _parsed(name: str) -> Any:
+    """Return what parses a command's line."""
+    alone = typer.Typer(**_PLAIN)
+    alone.command(name, cls=SectionedCommand)(COMMANDS[name])
+    return typer.main.get_command(alone)
+
+
+class _Group(TyperGroup):
+    """All commands, as far as they are asked for."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: Any = _Lazily(MODULES, _parsed)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the order of the work."""
+        return list(self.commands)
+
 
 _meanings = ", ".join(
     f"{code} {meaning.partition(':')[0]}" for code, meaning in errors.EXIT_CODES.items()
 )
 app = typer.Typer(
     name="ganc",
+    cls=_Group,
     help="Make trained GANs small and fast without losing their quality and diversity.",
     epilog=f"Exit codes: {_meanings}.",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **_PLAIN,
 )
-for _name, _command in COMMANDS.items():
-    app.command(_name, cls=SectionedCommand)(_command)
 
 
 def _print_version(value: bool) -> None:
@@ -120,6 +165,9 @@ def run(arguments: Sequence[str]) -> int:
     rest = [argument for argument in arguments if argument != "--debug"]
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
+        if len(rest) == 2 and rest[0] in COMMANDS and rest[1] in HELP:
+            print(_help(rest[0]))
+            return 0
         # Out of standalone mode typer raises its errors and returns what a command returned.
         code = typer.main.get_command(app).main(rest, prog_name="ganc", standalone_mode=False)
         if code == errors.EXIT_INTERRUPTED:  # typer makes Ctrl-C a returned code
@@ -137,6 +185,15 @@ def run(arguments: Sequence[str]) -> int:
         return code
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _help(name: str) -> str:
+    """Return the help of a command; the parser, which is not asked, takes as long as all else."""
+    root = typer.main.get_command(app)
+    group = typer.Context(root, info_name="ganc", help_option_names=list(HELP))
+    command = _parsed(name)
+    text: str = command.get_help(typer.Context(command, info_name=name, parent=group))
+    return text
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

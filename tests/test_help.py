@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 
 from docs.cli_reference import section
-from ganc.cli import COMMANDS, app
+from ganc.cli import COMMANDS, HELP, app, run
 from ganc.commands._sections import MAIN, MANY, sections_of
 from ganc.options import EXECUTION, OUTPUT
 
@@ -50,6 +50,17 @@ def test_every_option_stands_once_where_page_and_terminal_have_it(name: str) -> 
     for option in options:
         begins = rf"^  (?:-\w, )?{re.escape(option.opts[0])}(?![\w-])"
         assert len(re.findall(begins, lists, re.M)) == 1, option.name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("flag", HELP)
+def test_quick_help_is_the_parsers(
+    name: str, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([name, flag]) == 0
+    quick = capsys.readouterr().out
+    get_command(app).main([name, flag], prog_name="ganc", standalone_mode=False)
+    assert capsys.readouterr().out == quick
 
 
 def test_recipe_numbers_say_who_reads_them() -> None:

@@ -1,6 +1,7 @@
 """Imports point down only, inside functions as well; a torch-free core stays torch-free."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,26 @@ def test_imports_point_down(path: Path) -> None:
             continue
         is_sibling = row(own) == row(other) and LAYERS[row(own)] in OPEN_ROWS
         assert row(other) > row(own) or is_sibling, f"{own} may not import {module}"
+
+
+def test_no_import_circle() -> None:
+    graph = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): imported(path)
+        for path in FILES
+    }
+    TopologicalSorter(graph).prepare()  # names the circle where there is one
+
+
+def imported(path: Path) -> set[str]:
+    """Return the modules that a file imports, for its types as well."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ganc"):
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                is_module = (PACKAGE.parent / name.replace(".", "/")).with_suffix(".py").exists()
+                found.add(name if is_module else str(node.module))
+    return found - {"ganc"}
 
 
 def test_library_does_not_print_or_prompt() -> None:

@@ -51,62 +51,72 @@ STARTS = {
     "eval_metrics": "eval_every", "device": "offline", "as_json": "precision",
 }  # fmt: skip
 
+_Student = Annotated[
+    str | None,
+    typer.Argument(metavar="STUDENT", help="Pruned checkpoint."),
+]
+_Output = Annotated[
+    str,
+    typer.Option("--output", "-o", help="Run folder; new or empty.", rich_help_panel=OUTPUT),
+]
+_Teacher = Annotated[
+    str | None,
+    typer.Option("--teacher", help="Checkpoint; none for plain training. --resume finds it."),
+]
+_Resolution = Annotated[
+    int | None, typer.Option("--resolution", min=4, help="Its size (the teacher's).")
+]
+_Recipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help=f"{shared.choices(ABOUT)}, or FILE.toml; default: the family's. How published"
+        " commands differ: docs/distillation.md.",
+    ),
+]
+_KeepBest = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METRIC[:K]",
+        help="The K (1) best that stay beside them.",
+        rich_help_panel=CHECKPOINTS,
+    ),
+]
+_EvalMetrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,…",
+        help="What they measure, as ganc eval (fd).",
+        rich_help_panel=EVALUATION,
+    ),
+]
+_EvalSamples = Annotated[
+    int | None,
+    typer.Option(min=2, help="Samples of an evaluation (1000).", rich_help_panel=EVALUATION),
+]
+_EvalInput = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR|ZIP",
+        help="Translators: the images that they translate.",
+        rich_help_panel=EVALUATION,
+    ),
+]
+
 
 @with_options({**blocks_of(DistillOptions, STARTS), LAST: map(_recipe_option, NUMBERS)})
 def distill(
-    student: Annotated[
-        str | None,
-        typer.Argument(metavar="STUDENT", help="Pruned checkpoint."),
-    ] = None,
+    student: _Student = None,
     *,
-    output: Annotated[
-        str,
-        typer.Option("--output", "-o", help="Run folder; new or empty.", rich_help_panel=OUTPUT),
-    ],
-    teacher: Annotated[
-        str | None,
-        typer.Option("--teacher", help="Checkpoint; none for plain training. --resume finds it."),
-    ] = None,
-    resolution: Annotated[
-        int | None, typer.Option("--resolution", min=4, help="Its size (the teacher's).")
-    ] = None,
+    output: _Output,
+    teacher: _Teacher = None,
+    resolution: _Resolution = None,
     settings: shared.Set = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            help=f"{shared.choices(ABOUT)}, or FILE.toml; default: the family's. How published"
-            " commands differ: docs/distillation.md.",
-        ),
-    ] = None,
-    keep_best: Annotated[
-        str | None,
-        typer.Option(
-            metavar="METRIC[:K]",
-            help="The K (1) best that stay beside them.",
-            rich_help_panel=CHECKPOINTS,
-        ),
-    ] = None,
-    eval_metrics: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,…",
-            help="What they measure, as ganc eval (fd).",
-            rich_help_panel=EVALUATION,
-        ),
-    ] = None,
-    eval_samples: Annotated[
-        int | None,
-        typer.Option(min=2, help="Samples of an evaluation (1000).", rich_help_panel=EVALUATION),
-    ] = None,
-    eval_input: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|ZIP",
-            help="Translators: the images that they translate.",
-            rich_help_panel=EVALUATION,
-        ),
-    ] = None,
+    recipe: _Recipe = None,
+    keep_best: _KeepBest = None,
+    eval_metrics: _EvalMetrics = None,
+    eval_samples: _EvalSamples = None,
+    eval_input: _EvalInput = None,
     device: shared.Device = "auto",
     as_json: shared.Json = False,
     quiet: shared.Quiet = False,
@@ -127,8 +137,7 @@ def distill(
         "keep_best": None if keep_best is None else _parse_best(keep_best),
         "eval_settings": _eval_settings(eval_metrics, eval_samples, eval_input, keep_best),
     }
-    config = dict(settings or ())
-    config |= {} if resolution is None else {"img_resolution": resolution}
+    config = dict(settings or ()) | ({} if resolution is None else {"img_resolution": resolution})
     resume: str | None = own["resume"]
     has_teacher = bool(teacher or resume)
     _check_metrics(schedule, has_teacher=has_teacher, data=own["data"], resume=resume)
@@ -140,8 +149,11 @@ def distill(
             "device": device, **options.of(MEANS), **_shown_schedule(schedule, resume),
             **_resolved(family, teacher, {"recipe": recipe, **options.of(CHOICES)}, overrides),
         }  # fmt: skip
-        document = {"command": "distill", "settings": resolved}
-        return shared.emit(document, as_json, lambda: _settings_tables(resolved))
+        return shared.emit(
+            {"command": "distill", "settings": resolved},
+            as_json,
+            lambda: _settings_tables(resolved),
+        )
     from ganc.collectives import rank
     from ganc.commands._training_view import training_view
     from ganc.devices import resolve_device

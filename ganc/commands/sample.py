@@ -49,38 +49,47 @@ def _classes(part: str) -> range:
     return classes
 
 
+_Num = Annotated[
+    int,
+    typer.Option("-n", "--num", min=1, help="Number of images; of --input at most so many."),
+]
+_Columns = Annotated[
+    int | None, typer.Option("--columns", min=1, help="Images per row; default: square.")
+]
+_Truncation = Annotated[
+    float, typer.Option("--truncation", help="Truncation psi; 1 changes nothing.")
+]
+_TruncationCutoff = Annotated[
+    int | None, typer.Option("--truncation-cutoff", help="Truncate this many ws only.")
+]
+_Labels = Annotated[
+    str | None,
+    typer.Option("--labels", help=f"Labels, used in turn: {LABELS}."),
+]
+_NoiseMode = Annotated[str, typer.Option("--noise-mode", help="const, random or none.")]
+_Input = Annotated[
+    str | None,
+    typer.Option("--input", metavar="IMG|DIR|ZIP", help="Images for a translator."),
+]
+_Resize = Annotated[
+    bool, typer.Option("--resize", help="Scale square inputs to the model's resolution.")
+]
+_Batch = Annotated[int, typer.Option("--batch", min=1, help="Images per step.")]
+
+
 def sample(
     ckpt: shared.Checkpoint,
     output: shared.Output,
-    num: Annotated[
-        int,
-        typer.Option("-n", "--num", min=1, help="Number of images; of --input at most so many."),
-    ] = 16,
-    columns: Annotated[
-        int | None, typer.Option("--columns", min=1, help="Images per row; default: square.")
-    ] = None,
-    truncation: Annotated[
-        float, typer.Option("--truncation", help="Truncation psi; 1 changes nothing.")
-    ] = 1.0,
-    truncation_cutoff: Annotated[
-        int | None, typer.Option("--truncation-cutoff", help="Truncate this many ws only.")
-    ] = None,
-    labels: Annotated[
-        str | None,
-        typer.Option("--labels", help=f"Labels, used in turn: {LABELS}."),
-    ] = None,
-    noise_mode: Annotated[
-        str, typer.Option("--noise-mode", help="const, random or none.")
-    ] = "const",
-    input: Annotated[
-        str | None,
-        typer.Option("--input", metavar="IMG|DIR|ZIP", help="Images for a translator."),
-    ] = None,
-    resize: Annotated[
-        bool, typer.Option("--resize", help="Scale square inputs to the model's resolution.")
-    ] = False,
+    num: _Num = 16,
+    columns: _Columns = None,
+    truncation: _Truncation = 1.0,
+    truncation_cutoff: _TruncationCutoff = None,
+    labels: _Labels = None,
+    noise_mode: _NoiseMode = "const",
+    input: _Input = None,
+    resize: _Resize = False,
     network: shared.Network = "generator",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per step.")] = 16,
+    batch: _Batch = 16,
     device: shared.Device = "auto",
     seed: shared.Seed = 0,
     force: shared.Force = False,

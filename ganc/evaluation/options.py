@@ -1,7 +1,7 @@
 """What an evaluation is asked for. Imports no torch: the command line is made of it."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypedDict
 
 from ganc.errors import UsageError, unknown_name
@@ -158,8 +158,12 @@ class EvalOptions:
 SOURCES = ("data", "input", "target", "labels", "segmenter")
 """Options that name what an evaluation reads."""
 
-RECORDED = (
+_FIRST = (
     "samples", "seed", "batch", "truncation_psi", "noise_mode", "features", "perceptual", "offline",
     "network", "neighbours", "projection_images", "projection_steps",
 )  # fmt: skip
-"""Options that a result shows beside what it says of the files, in this order."""
+_APART = (*SOURCES, "repeats", "resize")
+_OTHERS = tuple(f.name for f in fields(EvalOptions) if f.name not in (*_FIRST, *_APART))
+
+RECORDED = (*_FIRST, *_OTHERS)
+"""Options that a result shows beside what it says of the files, in this order; new ones last."""

@@ -417,7 +417,7 @@ class Generator(StyleGenerator):
         lrelu_upsampling: int = 2,
         conv_clamp: float | None = 256,
         magnitude_ema_beta: float = 0.999,
-    ) -> None:
+    ) -> None:  # long because each of the family's settings is named twice: here and in the config
         super().__init__()
         _check_range(img_resolution, num_layers, num_critical)
         sampling: dict[str, Any] = {

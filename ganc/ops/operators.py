@@ -95,3 +95,10 @@ def _unfit(x: Tensor, others: tuple[Tensor, ...]) -> str | None:
         return "all tensors must be of x's type and device"
     is_mapped = torch._C._functorch.is_functorch_wrapped_tensor
     return "torch.func maps x" if not torch.compiler.is_compiling() and is_mapped(x) else None
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Return the format of the result; of a view, what its channels' stride suggests."""
+    if x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous():
+        return torch.channels_last
+    return torch.contiguous_format

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ganc.ops import extension
-from ganc.ops.operators import Operators
+from ganc.ops.operators import Operators, memory_format
 
 MIN_CAPABILITY = (8, 0)
 """The oldest GPUs that Triton is made for."""
@@ -130,13 +130,6 @@ def register() -> torch.library.Library:
 
 
 OPERATORS = Operators("upfirdn2d", register, build_or_warn, lambda device_type: build_obstacle())
-
-
-def memory_format(x: Tensor) -> torch.memory_format:
-    """Return the format of the result; of a view, what its channels' stride suggests."""
-    if x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous():
-        return torch.channels_last
-    return torch.contiguous_format
 
 
 def _fake(x: Tensor, taps: Tensor, up: Any, down: Any, before: Any, size: Sequence[int],

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ganc.ops.resampling import memory_format
+from ganc.ops.operators import memory_format
 
 VECTOR_BYTES = 16
 """What a thread loads and stores at once where channels lie side by side."""
