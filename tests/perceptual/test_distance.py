@@ -10,8 +10,7 @@ from ganc import seeds
 from ganc.errors import ShapeError, UsageError, WeightsError
 from ganc.perceptual import distance as module
 from ganc.perceptual.distance import PERCEPTUAL_DISTANCES, PerceptualDistance, load_perceptual
-
-from .weights import TRUNK_OF, install, published_trunk, random_lpips
+from tests.weights.random_weights import TRUNK_OF, install, published_trunk, random_lpips
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "case8c_lpips_squeeze"
 IO = load_file(GOLDEN / "io.safetensors")

@@ -12,8 +12,7 @@ from ganc.errors import MissingDependencyError, ShapeError, UsageError, WeightsE
 from ganc.perceptual import effnet
 from ganc.perceptual.features import FEATURE_NETWORKS, FeatureNetwork, load_features
 from ganc.weights.probe import KNOWN_FEATURES
-
-from .weights import install, save_inception
+from tests.weights.random_weights import install, save_inception
 
 
 def images(count: int, size: int = 32) -> torch.Tensor:
