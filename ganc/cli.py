@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -39,13 +39,19 @@ MODULES = {
 class _Lazily(Mapping[str, Any]):
     """Values by name, each made when it is asked for: a command does not wait for the others."""
 
-    def __init__(self, names: Iterable[str], make: Callable[[str], Any]) -> None:
-        self._names, self._make = tuple(names), functools.cache(make)
+    def __init__(
+        self,
+        names: Iterable[str],
+        make: Callable[[str], Any],
+        made: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        self._names, self._make = (*names, *made), functools.cache(make)
+        self._made = made
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._names:
             raise KeyError(name)
-        return self._make(name)
+        return self._made[name] if name in self._made else self._make(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -84,7 +90,7 @@ class _Group(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands: Any = _Lazily(MODULES, _parsed)
+        self.commands: Any = _Lazily(MODULES, _parsed, self.commands)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names in the order of the work."""

@@ -32,7 +32,7 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
     "empty at the end": lambda t: t[..., :0] if t.ndim else torch.zeros(0),
     "transposed": lambda t: t.transpose(0, -1) if t.ndim > 1 else torch.cat([t.reshape(-1)] * 2),
     "shorter": lambda t: t[:-1] if t.ndim else torch.zeros(3),
-    "whole numbers": lambda t: t.to(torch.int64),
+    "whole numbers": lambda t: (t.real if t.is_complex() else t).to(torch.int64),
     "complex": lambda t: t.to(torch.complex64),
 }
 
