@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ganc.errors import UsageError
 from ganc.groups import ChannelGroup, count_macs, count_params
+from ganc.models.fitting import FitLayer
 
 NOISE_MODES = ("random", "const", "none")
 """Where a generator's noise comes from: drawn, the stored constants, nowhere."""
@@ -85,6 +86,13 @@ class ImageGenerator(Network):
     input_sizes: ClassVar[tuple[str, ...]]
     img_resolution: int
     img_channels: int
+
+    def fit_layers(self) -> list[FitLayer]:
+        """Return the layers that may be fitted to a teacher's, in the order they run.
+
+        Layers whose inputs no pruning changes are left out: their channels stay what they were.
+        """
+        raise NotImplementedError(f"a {self.architecture} says of no layer how it is fitted")
 
     def interface(self) -> dict[str, int]:
         """Return the sizes of what goes in and what comes out, by attribute.

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganc.groups import ChannelGroup
+from ganc.models.fitting import FitLayer
 from ganc.models.network import Translator
 from ganc.models.translation import (
     BASE_WIDTH,
@@ -146,6 +147,14 @@ class Generator(Translator):
 
     def feature_layers(self) -> dict[str, int]:
         return dict.fromkeys([self.downs[-1], *self.blocks], self.config["widths"]["trunk"])
+
+    def fit_layers(self) -> list[FitLayer]:
+        makes = {name: name for name in self.downs} | {self.downs[-1]: "trunk"}
+        for block in self.blocks:
+            makes |= {f"{block}.conv0": f"{block}.inner", f"{block}.conv1": "trunk"}
+        layers = {**makes, **{name: name for name in self.ups}, "out": None}
+        found = ((name, self.get_submodule(name), group) for name, group in layers.items())
+        return [m.fit_layer(name, group) for name, m, group in found if isinstance(m, ConvLayer)]
 
     def groups(self) -> tuple[ChannelGroup, ...]:
         *downs, into_trunk = self.downs

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ganc.errors import ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
+from ganc.models.fitting import FitLayer, plain_conv
 from ganc.models.layers import shape_of
 from ganc.models.network import NOISE_MODES, LatentGenerator, Network, check_widths
 from ganc.models.spectral import SpectralConv2d, SpectralLinear, consumed_vector
@@ -157,6 +158,22 @@ class Generator(LatentGenerator):
         """Return block2, block3, …, in the order they run; the stem is the first."""
         suffix = ".conv1"
         return [n.removesuffix(suffix) for n in self.config["widths"] if n.endswith(suffix)]
+
+    def fit_layers(self) -> list[FitLayer]:
+        layers = []
+        for name in self.block_names():
+            block = self.get_submodule(name)
+            assert isinstance(block, GeneratorBlock)
+            conv1, conv2, skip = (
+                plain_conv(f"{name}.{conv}", getattr(block, conv))
+                for conv in ("conv1", "conv2", "skip")
+            )
+            layers.append(FitLayer(f"{name}.conv1", f"{name}.conv1", (conv1,), block.conv1.bias))
+            # Both branches of the sum are linear in what they read: one system for the two.
+            tied = f"{name}.conv2"
+            layers.append(FitLayer(tied, tied, (conv2, skip), block.conv2.bias, total=(name, None)))
+        torgb = plain_conv("torgb", self.torgb)
+        return [*layers, FitLayer("torgb", None, (torgb,), self.torgb.bias)]
 
     def groups(self) -> tuple[ChannelGroup, ...]:
         widths, blocks = self.config["widths"], self.block_names()

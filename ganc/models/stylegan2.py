@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganc.errors import ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
+from ganc.models.fitting import FitConv, FitLayer, enlarged
 from ganc.models.layers import (
     RESAMPLE_FILTER,
     Conv2dLayer,
@@ -79,6 +81,22 @@ class SynthesisLayer(nn.Module):
         styles = self.affine(w)
         dcoefs = demodulation_coefficients(self.weight, styles)
         return self.weight * styles[:, None, :, None, None] * dcoefs[:, :, None, None, None]
+
+    def fit_layer(self, name: str) -> FitLayer:
+        """Return how the layer is fitted; ``name`` is its group."""
+
+        def prepare(x: Tensor) -> Tensor:
+            taps = self.weight.shape[-1]
+            if self.up == 2:
+                return enlarged(x, self.resample_filter, taps)
+            return F.pad(x, (taps // 2,) * 4)
+
+        conv = FitConv(
+            f"synthesis.{name}", self.weight, prepare, is_flipped=self.up == 2, affine=self.affine
+        )
+        return FitLayer(
+            name, name, (conv,), self.bias, demodulates=True, noise_strength=self.noise_strength
+        )
 
     def _noise(self, x: Tensor, noise: Tensor | None, noise_mode: str) -> Tensor | None:
         if noise is not None:
@@ -378,6 +396,17 @@ class Generator(StyleGenerator):
             for name, layer, index in self.synthesis.modulated_layers()
         ]
 
+    def fit_layers(self) -> list[FitLayer]:
+        layers = []
+        for name, block in self.synthesis.blocks():
+            for conv in ("conv0", "conv1")[block.is_first :]:
+                layers.append(getattr(block, conv).fit_layer(f"{name}.{conv}"))
+            if block.skip is not None:
+                layers.append(_fit_skip(name, block.skip))
+            if block.torgb is not None:
+                layers.append(_fit_torgb(name, block.torgb))
+        return layers
+
     def groups(self) -> tuple[ChannelGroup, ...]:
         made = []
         for name, width in self.config["widths"].items():
@@ -432,6 +461,28 @@ class Generator(StyleGenerator):
             if block.skip is not None:  # convolves before it enlarges
                 positions[f"synthesis.{name}.skip.weight"] = (side // 2) ** 2
         return positions
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+def _fit_torgb(block: str, torgb: ToRGBLayer) -> FitLayer:
+    """Fit a layer to what the image so far still lacks, so that errors do not add up."""
+    name = f"synthesis.{block}.torgb"
+    conv = FitConv(name, torgb.weight, _as_it_is, gain=torgb.weight_gain, affine=torgb.affine)
+    return FitLayer(f"{block}.torgb", None, (conv,), torgb.bias, total=(f"synthesis.{block}", 1))
+
+
+def _fit_skip(block: str, skip: Conv2dLayer) -> FitLayer:
+    """Fit a shortcut to what the sum with the main path still lacks."""
+
+    def prepare(x: Tensor) -> Tensor:
+        return enlarged(x, skip.resample_filter, 1)
+
+    conv = FitConv(f"synthesis.{block}.skip", skip.weight, prepare, gain=skip.weight_gain)
+    total = (f"synthesis.{block}", 0)
+    return FitLayer(f"{block}.skip", f"{block}.conv1", (conv,), total=total, scale=math.sqrt(2))
 
 
 def _modulated_input(layer: str) -> tuple[Slice, ...]:

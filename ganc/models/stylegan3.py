@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganc import collectives
 from ganc.devices import without_autocast
 from ganc.errors import ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
+from ganc.models.fitting import FitConv, FitLayer
 from ganc.models.layers import (
     FullyConnectedLayer,
     MappingNetwork,
@@ -229,6 +231,15 @@ class SynthesisLayer(nn.Module):
             up=self.up, down=self.down, padding=self.padding, clamp=self.conv_clamp,
         )  # fmt: skip
 
+    def fit_layer(self, name: str) -> FitLayer:
+        """Return how the layer is fitted; ``name`` is its group."""
+
+        def prepare(x: Tensor) -> Tensor:
+            return F.pad(x * self.magnitude_ema.rsqrt(), (self.kernel_size - 1,) * 4)
+
+        conv = FitConv(f"synthesis.{name}", self.weight, prepare, affine=self.affine)
+        return FitLayer(name, name, (conv,), self.bias, demodulates=True)
+
     def effective_weight(self, w: Tensor) -> Tensor:
         """Return the weight as it acts for each w [N, D_w]: [N, C_out, C_in, K, K]."""
         weight, styles = self._modulation(w)
@@ -260,6 +271,17 @@ class ToRGBLayer(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = modulated_conv2d(x, self.weight, self._styles(w), demodulate=False)
         return bias_act(x, self.bias.to(x.dtype), clamp=self.conv_clamp)
+
+    def fit_layer(self, name: str) -> FitLayer:
+        """Return how the layer is fitted."""
+
+        def prepare(x: Tensor) -> Tensor:
+            return x * self.magnitude_ema.rsqrt()
+
+        conv = FitConv(
+            f"synthesis.{name}", self.weight, prepare, gain=self.weight_gain, affine=self.affine
+        )
+        return FitLayer(name, None, (conv,), self.bias)
 
     def effective_weight(self, w: Tensor) -> Tensor:
         """Return the weight as it acts for each w [N, D_w]: [N, img_channels, C_in, 1, 1]."""
@@ -489,6 +511,9 @@ class Generator(StyleGenerator):
     def modulated_layers(self) -> list[tuple[str, ModulatedLayer, int]]:
         named = enumerate(self.synthesis.layers(), start=1)  # ws[:, 0] is the input's
         return [(f"synthesis.{name}", layer, index) for index, (name, layer) in named]
+
+    def fit_layers(self) -> list[FitLayer]:
+        return [layer.fit_layer(name) for name, layer in self.synthesis.layers()]
 
     def groups(self) -> tuple[ChannelGroup, ...]:
         widths = self.config["widths"]

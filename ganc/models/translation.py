@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ganc.errors import InputError, ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
+from ganc.models.fitting import FitLayer, plain_conv
 from ganc.models.layers import shape_of
 from ganc.models.network import Network, Translator, check_widths
 from ganc.models.spectral import SpectralConv2d, consumed_vector
@@ -118,6 +119,11 @@ class ConvLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normalised: Tensor = self.norm(self.conv(x))
         return normalised
+
+    def fit_layer(self, name: str, group: str | None) -> FitLayer:
+        """Return how the convolution is fitted, in front of the norm; ``name`` is the layer's."""
+        assert not isinstance(self.conv, SpectralConv2d)  # generators have none
+        return FitLayer(name, group, (plain_conv(f"{name}.conv", self.conv),), self.conv.bias)
 
     def produced(self, name: str) -> tuple[Slice, ...]:
         """Return the slices that make the output channels; ``name`` is the layer's own."""

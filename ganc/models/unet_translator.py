@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganc.groups import ChannelGroup
+from ganc.models.fitting import FitLayer
 from ganc.models.network import Translator
 from ganc.models.translation import (
     BASE_WIDTH,
@@ -139,6 +140,16 @@ class Generator(Translator):
         deepest = self.num_downs - 1
         names = [f"enc{deepest}", *(f"dec{level}" for level in range(deepest, 0, -1))]
         return {name: self.config["widths"][name] for name in names}
+
+    def fit_layers(self) -> list[FitLayer]:
+        names = [f"enc{n}" for n in range(1, self.num_downs)]
+        names += [f"dec{n}" for n in reversed(range(self.num_downs))]
+        found = ((name, self.get_submodule(name)) for name in names)
+        return [
+            layer.fit_layer(name, None if name == "dec0" else name)
+            for name, layer in found
+            if isinstance(layer, ConvLayer)
+        ]
 
     def groups(self) -> tuple[ChannelGroup, ...]:
         *levels, deepest = range(self.num_downs)

@@ -1,11 +1,17 @@
 """What ``prune`` is asked for. Imports no torch: the command line is made of it."""
 
 import math
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, fields
 from typing import TypedDict
 
 from ganc.errors import UsageError, unknown_name
 from ganc.options import flag_of, option, parse_count
+
+FIT = "Fit"
+"""Heading in the command's help."""
+
+Path = str | os.PathLike[str]
 
 UNIFORM, GLOBAL, THRESHOLD = ALLOCATION_NAMES = ("uniform", "global", "threshold")
 
@@ -23,6 +29,13 @@ class PruneSettings(TypedDict, total=False):
     allocation: str | None
     round_to: int
     min_width: int
+    refit: bool
+    refit_samples: int | None
+    refit_steps: int | None
+    data: Path | None
+    data_b: Path | None
+    batch: int | None
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -43,8 +56,17 @@ class PruneOptions:
             where the scores have thresholds, else "uniform".
         round_to: Widths are rounded up to a multiple (never above the group's width).
         min_width: Channels that every group keeps at least.
+        refit: After slicing, fit every layer to what the teacher's gives in the channels that stay
+            (``ganc.pruning.refit.refit``).
+        refit_samples: Inputs to fit to; None takes 1024, of images as many as there are.
+        refit_steps: Steps of all layers together that follow, on the teacher's images; None takes
+            300, 0 leaves them out. A layer by itself is solved until its error stops falling.
+        data: Images that a translator translates meanwhile; a folder or a zip.
+        data_b: The same for a CycleGAN's other direction (``generator_b``).
+        batch: Inputs that run at once; None takes what about one image of 256 px takes.
+        seed: Of latents, labels, noise and of the pixels that are looked at.
     Raises:
-        UsageError: Several budgets, or a value out of range.
+        UsageError: Several budgets, a value out of range, or settings of a fit without ``refit``.
     """
 
     prune_ratio: float | None = option(None, "Fraction removed of every group.")
@@ -60,6 +82,29 @@ class PruneOptions:
     )
     round_to: int = option(1, "Round widths up to a multiple.")
     min_width: int = option(1, "Channels that every group keeps at least.")
+    refit: bool = option(
+        False, "Then fit every layer to what CKPT's gives in the channels that stay.", section=FIT
+    )
+    refit_samples: int | None = option(
+        None, "Inputs to fit to (1024); of images at most all.", least=1, section=FIT
+    )
+    refit_steps: int | None = option(
+        None,
+        "Steps of all layers together that follow (300).",
+        least=0,
+        section=FIT,
+    )
+    data: Path | None = option(
+        None, "Translators: images to translate meanwhile.", metavar="DIR|ZIP", section=FIT
+    )
+    data_b: Path | None = option(
+        None,
+        "The same for generator_b, a CycleGAN's other direction.",
+        metavar="DIR|ZIP",
+        section=FIT,
+    )
+    batch: int | None = option(None, "Inputs that run at once.", least=1, section=FIT)
+    seed: int = option(0, "Seed of the fit's inputs.", least=0, section=FIT)
 
     def __post_init__(self) -> None:
         given = self.budget
@@ -70,9 +115,20 @@ class PruneOptions:
             _check_budget(name, value)
         if self.allocation is not None and self.allocation not in ALLOCATION_NAMES:
             raise unknown_name("allocation", self.allocation, ALLOCATION_NAMES)
+        if not self.refit:
+            self._check_unfitted()
         for flag, width in (("--round-to", self.round_to), ("--min-width", self.min_width)):
             if width < 1:
                 raise UsageError(f"{flag} {width} is below 1")
+
+    def _check_unfitted(self) -> None:
+        asked = [f.name for f in fields(self) if f.metadata["section"] == FIT]
+        given = [name for name in asked if getattr(self, name) != getattr(PruneOptions, name)]
+        if given:
+            raise UsageError(
+                f"{' and '.join(map(flag_of, given))} says how to fit, which nothing asks for",
+                "add --refit",
+            )
 
     @property
     def budget(self) -> dict[str, float]:

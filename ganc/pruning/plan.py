@@ -6,17 +6,30 @@ Looking at a plan and applying it are separate; ``prune`` does both.
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
+import torch
+
 from ganc.errors import ScoresError, UsageError
 from ganc.groups import ChannelGroup
 from ganc.models.model import Model
 from ganc.options import options_of
+from ganc.progress import Progress, Warn, ignore, silent
 from ganc.pruning.budget import ALLOCATIONS, level_within
 from ganc.pruning.options import BUDGET_FLAGS, THRESHOLD, UNIFORM, PruneOptions, PruneSettings
+from ganc.pruning.refit.refit import fitted
 from ganc.pruning.slicing import PrunePlan, Widths, apply_plan
 from ganc.scores import Scores, top_channels
 
 
-def prune(model: Model, scores: Scores, **settings: Unpack[PruneSettings]) -> Model:
+def prune(
+    model: Model,
+    scores: Scores,
+    *,
+    teacher: Model | None = None,
+    device: str | torch.device = "auto",
+    progress: Progress = silent,
+    warn: Warn = ignore,
+    **settings: Unpack[PruneSettings],
+) -> Model:
     """Return a smaller model that keeps the channels with the highest scores.
 
     The source model is untouched.
@@ -24,6 +37,10 @@ def prune(model: Model, scores: Scores, **settings: Unpack[PruneSettings]) -> Mo
     Args:
         model: The model that was scored.
         scores: From any method.
+        teacher: With ``refit``: what the layers are fitted to, a model that ``model`` was pruned
+            from; None is ``model`` itself.
+        device: With ``refit``: where the layers are fitted.
+        progress, warn: Told how far a fit is, and what its images lack.
         settings: See ``PruneOptions``; one budget is given.
     Raises:
         UsageError: No or several budgets, a value out of range, a budget that cannot be met,
@@ -31,7 +48,16 @@ def prune(model: Model, scores: Scores, **settings: Unpack[PruneSettings]) -> Mo
         ScoresError: The scores belong to another model.
         TypeError: A setting is not known.
     """
-    return apply_plan(model, choose(model, scores, options_of(PruneOptions, settings)))
+    options = options_of(PruneOptions, settings)
+    plan = choose(model, scores, options)
+    student = apply_plan(model, plan)
+    if not options.refit:
+        if teacher is not None:
+            raise UsageError("a teacher is what a fit needs, which nothing asks for", "add --refit")
+        return student
+    return fitted(
+        student, model, plan, teacher, options, device=device, progress=progress, warn=warn
+    )
 
 
 def make_plan(model: Model, scores: Scores, **settings: Unpack[PruneSettings]) -> PrunePlan:
