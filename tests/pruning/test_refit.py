@@ -107,19 +107,20 @@ def test_channels_that_are_there_twice_are_made_up_for(name: str, photos: dict[i
 
 
 def test_constants_that_mix_others_are_made_up_for(photos: dict[int, Path]) -> None:
-    # Nothing bends a constant on its way, and with equal styles any mixture can be taken apart;
-    # noise has one strength for channels whose scales differ then.
+    # Nothing bends a constant on its way, and with equal styles any mixture can be taken apart.
     teacher = make_model()
     synthesis = teacher.generator.synthesis
     with torch.no_grad():
         synthesis.b4.conv1.affine.weight.zero_()
-        synthesis.b4.conv1.noise_strength.zero_()
         const = synthesis.b4.const
         mixture = torch.randn(len(const) - 4, 4, generator=torch.Generator().manual_seed(1))
         const[4:] = torch.einsum("oc,chw->ohw", mixture, const[:4])
     sliced, own = fit(teacher, {"b4.const": [0, 1, 2, 3]}, photos, refit_samples=64)
-    assert distance(sliced, teacher) > 0.05
-    assert distance(own, teacher) < 2e-3
+    before, after = own.provenance[-1]["settings"]["errors"]["b4.conv1"]
+    assert before > 0.5
+    assert after < 1e-9
+    # The channels now differ in scale, which the noise and the next demodulation do not quite see.
+    assert distance(own, teacher) < 0.05 * distance(sliced, teacher)
 
 
 @pytest.mark.parametrize("name", CASES)
