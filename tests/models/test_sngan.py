@@ -394,7 +394,7 @@ def test_architecture_page_quotes_the_code() -> None:
     )
     page = (root / "docs" / "architecture.md").read_text()
     quotes = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    assert len(quotes) == 9
+    assert len(quotes) == 10
     assert all(quote in code for quote in quotes)
 
 
