@@ -105,6 +105,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "activation": ("activation", {"samples": 8, "batch": 4}),
     "asv": ("asv", {"samples": 8, "batch": 4}),
     "style": ("style", {"samples": 8}),
+    "rebuild": ("rebuild", {"samples": 8, "batch": 4}),
     "l1-in": ("l1-in", {}),
     "l1-out": ("l1-out", {"effective": True, "samples": 8}),
     "random": ("random", {}),

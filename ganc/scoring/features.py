@@ -29,9 +29,9 @@ from ganc.scoring.request import ScoreRequest
 from ganc.scoring.scorer import Scorer, State, batch_ranges
 from ganc.scoring.sides import SIDES
 
-Visit = Callable[[ChannelGroup, int, Tensor], None]
-"""Gets a group, the number of one of its main consumers, and what that reads of one sample:
-[width, pixels], a view of it that must not be kept or changed."""
+Visit = Callable[[ChannelGroup, int, int, Tensor], None]
+"""Gets a group, the number of one of its main consumers, the place of a sample in the batch, and
+what that consumer reads of it: [width, pixels], a view of it that must not be kept or changed."""
 
 MANY_PIXELS = 64 * 64
 """From here on sums per pixel are float32: over so many pixels their roundings average out, to 5e-8
@@ -79,7 +79,7 @@ class MeanActivation(FeatureScorer):
     def step(self, number: int, indices: range) -> State:
         total = _zeros(self.groups, self.request.device)
 
-        def visit(group: ChannelGroup, consumer: int, feature: Tensor) -> None:
+        def visit(group: ChannelGroup, consumer: int, place: int, feature: Tensor) -> None:
             strength = feature.abs().mean(dim=1, dtype=torch.float64)
             total[group.name] += strength / len(group.scored_by)
 
@@ -102,7 +102,7 @@ class Asv(FeatureScorer):
         super().__init__(model, request)
         self.reference: dict[str, Tensor] = {}
 
-        def visit(group: ChannelGroup, consumer: int, feature: Tensor) -> None:
+        def visit(group: ChannelGroup, consumer: int, place: int, feature: Tensor) -> None:
             self.reference[f"{group.name}/{consumer}"] = feature.clone()
 
         self.read(range(1), visit)
@@ -115,7 +115,7 @@ class Asv(FeatureScorer):
         }
 
     def add(self, total: State, number: int, indices: range) -> None:
-        def visit(group: ChannelGroup, consumer: int, feature: Tensor) -> None:
+        def visit(group: ChannelGroup, consumer: int, place: int, feature: Tensor) -> None:
             name = f"{group.name}/{consumer}"
             change = feature - self.reference[name]
             total[f"{name}/1"] += change
@@ -211,8 +211,9 @@ def read_features(
     def hook(group: ChannelGroup, consumer: int, part: Slice) -> Callable[..., None]:
         def look(module: nn.Module, arguments: tuple[Any, ...]) -> None:
             seen.add((group.name, consumer))
-            for sample in _by_channel(arguments[0].detach(), part, group.width):
-                visit(group, consumer, sample)
+            samples = _by_channel(arguments[0].detach(), part, group.width)
+            for place, sample in enumerate(samples):
+                visit(group, consumer, place, sample)
 
         return look
 

@@ -68,6 +68,12 @@ METHODS: dict[str, Method] = {
         samples=5000,
         is_two_sided=True,
     ),
+    "rebuild": Method(
+        "what the rest can be rebuilt from, for prune --refit",
+        (NoiseOptions, ImageOptions),
+        samples=256,
+        batch=10,
+    ),
     "activation": Method("mean |feature|", (NoiseOptions, ImageOptions), samples=1000, batch=10),
     "asv": Method(
         "deviation of the feature over samples",

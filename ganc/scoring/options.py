@@ -187,22 +187,22 @@ class ImageOptions:
     """Images for translators.
 
     Attributes:
-        data: activation, asv: what is translated; a folder or a zip. density: what the translator
-            was trained on, as ``ganc distill`` takes it.
+        data: activation, asv, rebuild: what is translated; a folder or a zip. density: what the
+            translator was trained on, as ``ganc distill`` takes it.
         data_b: The same for a CycleGAN's other direction (``generator_b``).
     """
 
     data: Path | None = option(
         None,
-        "activation, asv: images for a translator, at most --samples of them; density: what it was"
-        " trained on.",
+        "activation, asv, rebuild: images for a translator, at most --samples of them; density:"
+        " what it was trained on.",
         metavar="DIR|ZIP",
         section=DATA,
     )
     data_b: Path | None = option(
         None,
-        "activation, asv: images for generator_b, a CycleGAN's other direction; density: side B"
-        " where --data is side A.",
+        "activation, asv, rebuild: images for generator_b, a CycleGAN's other direction; density:"
+        " side B where --data is side A.",
         metavar="DIR|ZIP",
         section=DATA,
     )

@@ -30,8 +30,8 @@ class ScoreRequest(ScoreOptions, GivenPoints, GivenMasks, GivenState):
         density: density: how the gates are learned.
         device: Where the computation runs.
         progress: Called after every batch.
-        warn: activation, asv, content, density: told what is left out of a set of images, and of
-            values that cannot be meant.
+        warn: activation, asv, content, density, rebuild: told what is left out of a set of images,
+            and of values that cannot be meant.
     """
 
     samples: int = 0

@@ -33,6 +33,7 @@ from ganc.scoring.options import (
     WeightOptions,
 )
 from ganc.scoring.random import Random
+from ganc.scoring.rebuild import Rebuild
 from ganc.scoring.request import ScoreRequest
 from ganc.scoring.scorer import SideScorer
 from ganc.scoring.sides import SIDES, sides_of
@@ -41,6 +42,7 @@ SCORERS: dict[str, type[SideScorer]] = {
     "diversity": Diversity,
     "content": Content,
     "density": Density,
+    "rebuild": Rebuild,
     "activation": MeanActivation,
     "asv": Asv,
     "style": Style,

@@ -202,7 +202,7 @@ def test_hooks_are_removed_whatever_happens() -> None:
     assert not any(module._forward_pre_hooks for module in generator.modules())
 
 
-@pytest.mark.parametrize("method", ["activation", "asv"])
+@pytest.mark.parametrize("method", ["activation", "asv", "rebuild"])
 def test_inputs_that_do_not_go_with_the_model(method: str, photos: Path) -> None:
     with pytest.raises(UsageError, match="--data is missing") as caught:
         score(make_unet(), method)

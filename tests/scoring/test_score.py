@@ -22,6 +22,7 @@ FAST = {
     "activation": {"samples": 4, "batch": 2},
     "asv": {"samples": 4, "batch": 2},
     "style": {"samples": 4, "batch": 2},
+    "rebuild": {"samples": 4, "batch": 2},
     "density": {"samples": 6, "density": QUICK},
 }
 CONSTANT = {("asv", "b4.const")}

@@ -106,8 +106,9 @@ def test_auto_is_recorded(model: Model) -> None:
         ("--method", "l1-out", "--effective", "--samples", "auto", "--batch", "5"),
         ("--method", "l1-out", "--effective", "--samples", "7", "--batch", "3"),
         ("--method", "diversity:1,random:2", "--samples", "6", "--batch", "2"),
+        ("--method", "rebuild", "--samples", "30", "--batch", "5"),
     ],
-    ids=["diversity", "auto", "effective", "mix"],
+    ids=["diversity", "auto", "effective", "mix", "rebuild"],
 )
 def test_two_processes_give_the_scores_of_one(
     checkpoint: Path, tmp_path: Path, options: tuple[str, ...]

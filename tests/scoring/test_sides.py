@@ -60,7 +60,7 @@ def test_the_baselines_of_both_directions_are_independent() -> None:
     assert all(not torch.equal(scores[name], scores[f"generator_b.{name}"]) for name in GROUPS)
 
 
-@pytest.mark.parametrize("method", ["activation", "asv"])
+@pytest.mark.parametrize("method", ["activation", "asv", "rebuild"])
 def test_each_direction_looks_at_its_own_images(method: str, horses: Path, zebras: Path) -> None:
     model = make_cyclegan()
     given: dict[str, Any] = {"batch": 2, "device": "cpu"}
