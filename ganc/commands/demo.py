@@ -16,7 +16,7 @@ def demo(
     ] = "ganc-demo",
     speedup: Annotated[float, typer.Option("--speedup", help="Fewer MACs by this factor.")] = 10.0,
     score_samples: Annotated[
-        int, typer.Option("--score-samples", min=5, help="Latents for the diversity scores.")
+        int, typer.Option("--score-samples", min=5, help="Latents for the scores.")
     ] = 250,
     refit_steps: Annotated[
         int, typer.Option("--refit-steps", min=0, help="Steps of the fit, all layers together.")

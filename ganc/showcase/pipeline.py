@@ -52,7 +52,7 @@ class DemoSettings:
 
     Attributes:
         speedup: How many times fewer MACs the student has.
-        score_samples: Latents for the diversity scores.
+        score_samples: Latents for the scores.
         refit_steps: Steps of all layers together in the fit.
         steps: Distillation steps.
         eval_samples: Images for fd, pairs for diversity.
@@ -154,10 +154,10 @@ class _Demo:
         save(teacher, self.folder / "teacher.safetensors")
         with self.timed("score"):
             scores = score(
-                teacher, "diversity", samples=self.settings.score_samples, seed=self.settings.seed,
+                teacher, "rebuild", samples=self.settings.score_samples, seed=self.settings.seed,
                 device=self.device, progress=self.progress,
             )  # fmt: skip
-        scores.save(self.folder / "teacher.diversity.scores.safetensors")
+        scores.save(self.folder / "teacher.rebuild.scores.safetensors")
         with self.timed("prune"):
             pruned = prune(teacher, scores, speedup=self.settings.speedup)
             save(pruned, self.folder / "pruned.safetensors")
