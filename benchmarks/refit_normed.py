@@ -4,7 +4,7 @@ Trains a small teacher of each family, unless the folder has it, prunes it by ``
 measures with latents and images that neither training nor fit saw.
 
     python benchmarks/refit_normed.py faces64.zip -o out            # all three, 4x fewer MACs
-    python benchmarks/refit_normed.py faces64.zip -o out sngan --errors
+    python benchmarks/refit_normed.py faces64.zip sngan -o out --errors
 """
 
 import argparse
@@ -24,7 +24,7 @@ from ganc.data.dataset import open_dataset
 from ganc.data.images import to_float
 
 SPEEDUP = 4.0
-STEPS = 500
+STEPS = 300
 """Of a teacher's training: minutes on one thread."""
 COUNT = 2000
 """Faces that translators' sets are made of."""

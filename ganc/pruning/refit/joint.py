@@ -12,7 +12,8 @@ from ganc.models.sampling import ImageSource, Latents, device_of
 from ganc.progress import Progress
 from ganc.pruning.refit.rows import Samples
 
-LR = 0.01
+LR = 0.015
+"""Relative to a tensor's root mean square: not every family equalises the sizes of its weights."""
 BETAS = (0.9, 0.99)
 BATCH = 16
 """Images per step, of which fewer run at once where ``Samples.batch`` says so."""
@@ -44,7 +45,9 @@ def fit_jointly(
     moving = _movable(student)
     kept = [tensor.detach().clone() for tensor in moving]
     before = _distance(student, samples, goals)
-    optimizer = torch.optim.Adam(moving, lr=LR, betas=BETAS)
+    sizes = [float(tensor.detach().square().mean().sqrt()) for tensor in moving]
+    rates = [{"params": [t], "lr": LR * size} for t, size in zip(moving, sizes, strict=True)]
+    optimizer = torch.optim.Adam(rates, betas=BETAS)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         drawn = seeds.generator(samples.seed, "refit/joint", step)
