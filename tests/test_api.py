@@ -81,21 +81,24 @@ def test_walk_through(model: Model, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_demo_in_small(ganc: Callable[..., Outcome], tmp_path: Path) -> None:
     folder = tmp_path / "demo"
-    small = ("--score-samples", 5, "--steps", 2, "--eval-samples", 8)
+    small = ("--score-samples", 5, "--refit-steps", 2, "--steps", 2, "--eval-samples", 8)
     outcome = ganc("demo", "-o", folder, *small, "--json", "--device", "cpu")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
-    assert list(result["models"]) == ["teacher", "pruned", "distilled"]
-    teacher, pruned, distilled = result["models"].values()
+    assert list(result["models"]) == ["teacher", "pruned", "fitted", "distilled"]
+    teacher, pruned, fitted, distilled = result["models"].values()
     assert teacher["macs"] == 42_907_648
-    assert pruned["macs"] == distilled["macs"] <= teacher["macs"] / 10
+    assert pruned["macs"] == fitted["macs"] == distilled["macs"] <= teacher["macs"] / 10
+    assert fitted["fd"] < pruned["fd"]
     assert pruned["params"] == distilled["params"] < teacher["params"]
     for row in result["models"].values():
         assert row["fd"] > 0
         assert row["perceptual-diversity"] > 0
         assert row["latency"] > 0
     assert all(Path(path).exists() for path in result["outputs"].values())
-    assert set(result["seconds"]) == {"score", "prune", "distill", "eval", "export", "report"}
+    assert set(result["seconds"]) == {
+        "score", "prune", "refit", "distill", "eval", "export", "report"
+    }  # fmt: skip
     page = (folder / "report.html").read_text()
     assert page.count('alt="distilled: sample') == page.count('alt="teacher: sample') > 16
     again = ganc("demo", "-o", folder)

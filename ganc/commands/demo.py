@@ -18,7 +18,10 @@ def demo(
     score_samples: Annotated[
         int, typer.Option("--score-samples", min=5, help="Latents for the diversity scores.")
     ] = 250,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Distillation steps.")] = 600,
+    refit_steps: Annotated[
+        int, typer.Option("--refit-steps", min=0, help="Steps of the fit, all layers together.")
+    ] = 1000,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Distillation steps.")] = 300,
     eval_samples: Annotated[
         int, typer.Option("--eval-samples", min=2, help="Images for fd, pairs for diversity.")
     ] = 1000,
@@ -30,14 +33,15 @@ def demo(
 ) -> None:
     """Run the whole pipeline on an embedded face teacher.
 
-    Scores, prunes, distills, evaluates and exports, in minutes on two CPU cores; prints teacher,
-    pruned and distilled student side by side and writes an image grid and a report (HTML).
+    Scores, prunes, fits, distills, evaluates and exports, in minutes on two CPU cores; prints
+    teacher, pruned, fitted and distilled side by side, writes an image grid and a report (HTML).
 
     Example: ganc demo -o ganc-demo
     """
     settings: dict[str, Any] = {
         "speedup": speedup,
         "score_samples": score_samples,
+        "refit_steps": refit_steps,
         "steps": steps,
         "eval_samples": eval_samples,
         "seed": seed,
@@ -75,7 +79,7 @@ def _tables(result: dict[str, Any]) -> list["Table"]:
 
     from ganc.values import VALUES
 
-    table = Table(title="teacher, pruned, distilled", title_justify="left")
+    table = Table(title="teacher, pruned, fitted, distilled", title_justify="left")
     table.add_column("")
     for name in result["models"]:
         table.add_column(name, justify="right")

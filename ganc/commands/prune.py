@@ -8,7 +8,7 @@ import typer
 from ganc.commands import _shared as shared
 from ganc.commands._dash import STDIN
 from ganc.commands._options import parameters_of, with_options
-from ganc.pruning.options import PruneOptions
+from ganc.pruning.options import FIT, PruneOptions
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,36 +17,50 @@ if TYPE_CHECKING:
     from ganc.scores import Scores
 
 
+_Scores = Annotated[
+    str, typer.Option("--scores", help=f"Scores of this checkpoint; {STDIN.help}."), STDIN
+]
+_Teacher = Annotated[
+    str | None,
+    typer.Option(
+        "--teacher",
+        help=f"Fit to this model, from which CKPT itself was pruned; {STDIN.help}.",
+        rich_help_panel=FIT,
+    ),
+    STDIN,
+]
+
+
 @with_options({"plot": parameters_of(PruneOptions)})
 def prune(
     ckpt: shared.Checkpoint,
     *,
-    scores: Annotated[
-        str,
-        typer.Option("--scores", help=f"Scores of this checkpoint; {STDIN.help}."),
-        STDIN,
-    ],
+    scores: _Scores,
     output: shared.Output,
     plot: shared.Plot = None,
+    teacher: _Teacher = None,
+    device: shared.Device = "auto",
     force: shared.Force = False,
     as_json: shared.Json = False,
     quiet: shared.Quiet = False,
     dry_run: shared.DryRun = False,
     **settings: Any,
 ) -> None:
-    """Remove the channels with the lowest scores.
+    """Remove the channels with the lowest scores; fit what is left with --refit.
 
     Example: ganc prune faces.safetensors --scores faces.diversity.scores.safetensors --speedup 10
-    -o small.safetensors
+    --refit -o small.safetensors
     """
     options = PruneOptions(**settings)
     if dry_run:
         shown = {"checkpoint": ckpt, "scores": scores, "output": output, **settings, "plot": plot}
+        if options.refit:
+            shown |= {"teacher": teacher, "device": device, "forward_passes": options.refit_cost()}
         return shared.emit_settings("prune", shown, as_json)
     from ganc.errors import UsageError
-    from ganc.pruning.plan import choose, removes_nothing
-    from ganc.pruning.slicing import apply_plan
+    from ganc.pruning.plan import check_fit, choose, removes_nothing, sliced
 
+    check_fit(options, teacher)
     shared.check_output(output, force)
     shared.check_plot(plot, output, force)
     loaded = shared.load_scores(scores)
@@ -56,7 +70,12 @@ def prune(
         raise UsageError(
             "the plan removes nothing", "ask for a smaller budget, or lower --round-to"
         )
-    student = apply_plan(model, plan)
+    whole = None if teacher is None else shared.load_model(teacher, quiet)
+    with shared.progress_bar(quiet or not options.refit) as progress:
+        student = sliced(
+            model, plan, options, teacher=whole, device=device, progress=progress,
+            warn=shared.warner(quiet),
+        )  # fmt: skip
     shared.save_model(student, output, force)
     if plot is not None:
         _plot(loaded, plan, plot, shared.checkpoint_name(ckpt), force)
@@ -68,6 +87,13 @@ def prune(
         "macs": {"before": model.macs(), "after": student.macs()},
         "method": loaded.method,
     }
+    if options.refit:
+        fit = student.provenance[-1]["settings"]
+        errors = {
+            name: dict(zip(("before", "after"), e, strict=True))
+            for name, e in fit["errors"].items()
+        }
+        result["refit"] = {**fit, "errors": errors}
     if plot is not None:
         result["plot"] = plot
     if output != "-":
@@ -104,4 +130,18 @@ def _tables(result: dict[str, Any], before: dict[str, int]) -> list["Table"]:
         old, new = result[count]["before"], result[count]["after"]
         shown = shared.format_value
         summary[count] = f"{shown(old)} → {shown(new)} ({old / new:.2f}x fewer)"
-    return [widths, shared.key_values(summary)]
+    fit = [_fit_table(result["refit"]["errors"])] if "refit" in result else []
+    return [widths, *fit, shared.key_values(summary)]
+
+
+def _fit_table(errors: dict[str, dict[str, float]]) -> "Table":
+    from rich.table import Table
+
+    table = Table(title="error, relative to the teacher", title_justify="left")
+    table.add_column("layer")
+    for column in ("before", "after"):
+        table.add_column(column, justify="right")
+    for layer, error in errors.items():
+        name = f"{layer}, mean L1" if layer.endswith("images") else layer
+        table.add_row(name, *map(shared.format_value, error.values()))
+    return table

@@ -8,6 +8,8 @@ from typing import TypedDict
 from ganc.errors import UsageError, unknown_name
 from ganc.options import flag_of, option, parse_count
 
+JOINT_BATCH = 16
+"""Images per step of all layers together."""
 FIT = "Fit"
 """Heading in the command's help."""
 
@@ -30,8 +32,8 @@ class PruneSettings(TypedDict, total=False):
     round_to: int
     min_width: int
     refit: bool
-    refit_samples: int | None
-    refit_steps: int | None
+    refit_samples: int
+    refit_steps: int
     data: Path | None
     data_b: Path | None
     batch: int | None
@@ -58,9 +60,9 @@ class PruneOptions:
         min_width: Channels that every group keeps at least.
         refit: After slicing, fit every layer to what the teacher's gives in the channels that stay
             (``ganc.pruning.refit.refit``).
-        refit_samples: Inputs to fit to; None takes 1024, of images as many as there are.
-        refit_steps: Steps of all layers together that follow, on the teacher's images; None takes
-            300, 0 leaves them out. A layer by itself is solved until its error stops falling.
+        refit_samples: Inputs to fit to; of images at most as many as there are.
+        refit_steps: Steps of all layers together that follow, on the teacher's images; 0 leaves
+            them out. A layer by itself is solved until its error stops falling.
         data: Images that a translator translates meanwhile; a folder or a zip.
         data_b: The same for a CycleGAN's other direction (``generator_b``).
         batch: Inputs that run at once; None takes what about one image of 256 px takes.
@@ -85,14 +87,11 @@ class PruneOptions:
     refit: bool = option(
         False, "Then fit every layer to what CKPT's gives in the channels that stay.", section=FIT
     )
-    refit_samples: int | None = option(
-        None, "Inputs to fit to (1024); of images at most all.", least=1, section=FIT
+    refit_samples: int = option(
+        1024, "Inputs to fit to; of images at most all.", least=1, section=FIT
     )
-    refit_steps: int | None = option(
-        None,
-        "Steps of all layers together that follow (300).",
-        least=0,
-        section=FIT,
+    refit_steps: int = option(
+        300, "Steps of all layers together that follow.", least=0, section=FIT
     )
     data: Path | None = option(
         None, "Translators: images to translate meanwhile.", metavar="DIR|ZIP", section=FIT
@@ -126,9 +125,17 @@ class PruneOptions:
         given = [name for name in asked if getattr(self, name) != getattr(PruneOptions, name)]
         if given:
             raise UsageError(
-                f"{' and '.join(map(flag_of, given))} says how to fit, which nothing asks for",
+                f"{', '.join(map(flag_of, given))}: how to fit, which nothing asks for",
                 "add --refit",
             )
+
+    def refit_cost(self) -> dict[str, int]:
+        """Return how many images a fit makes: a backward pass counts as two more."""
+        return {
+            "teacher": self.refit_samples * (2 if self.refit_steps else 1),
+            "student_per_layer": self.refit_samples,
+            "student_together": 3 * JOINT_BATCH * self.refit_steps,
+        }
 
     @property
     def budget(self) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Unpack
 
 import torch
 
+from ganc.devices import resolve_device
 from ganc.errors import ScoresError, UsageError
 from ganc.groups import ChannelGroup
 from ganc.models.model import Model
@@ -15,7 +16,7 @@ from ganc.options import options_of
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.pruning.budget import ALLOCATIONS, level_within
 from ganc.pruning.options import BUDGET_FLAGS, THRESHOLD, UNIFORM, PruneOptions, PruneSettings
-from ganc.pruning.refit.refit import fitted
+from ganc.pruning.refit.refit import composed, kept_since, refit
 from ganc.pruning.slicing import PrunePlan, Widths, apply_plan
 from ganc.scores import Scores, top_channels
 
@@ -49,15 +50,42 @@ def prune(
         TypeError: A setting is not known.
     """
     options = options_of(PruneOptions, settings)
+    check_fit(options, teacher)
     plan = choose(model, scores, options)
+    return sliced(
+        model, plan, options, teacher=teacher, device=device, progress=progress, warn=warn
+    )
+
+
+def check_fit(options: PruneOptions, teacher: object | None) -> None:
+    """Refuse a teacher that nothing is fitted to.
+
+    Raises:
+        UsageError: It is given without ``refit``.
+    """
+    if teacher is not None and not options.refit:
+        raise UsageError("--teacher is what a fit goes by, which nothing asks for", "add --refit")
+
+
+def sliced(
+    model: Model,
+    plan: PrunePlan,
+    options: PruneOptions,
+    *,
+    teacher: Model | None,
+    device: str | torch.device,
+    progress: Progress,
+    warn: Warn,
+) -> Model:
+    """Return a model after a plan, fitted where the options say so. Errors: see ``prune``."""
+    keep = plan.keep
+    if teacher is not None:  # found before the slow part
+        keep = composed(kept_since(model, teacher), plan.keep)
     student = apply_plan(model, plan)
     if not options.refit:
-        if teacher is not None:
-            raise UsageError("a teacher is what a fit needs, which nothing asks for", "add --refit")
         return student
-    return fitted(
-        student, model, plan, teacher, options, device=device, progress=progress, warn=warn
-    )
+    own = resolve_device(device)
+    return refit(student, teacher or model, keep, options, device=own, progress=progress, warn=warn)
 
 
 def make_plan(model: Model, scores: Scores, **settings: Unpack[PruneSettings]) -> PrunePlan:

@@ -38,6 +38,7 @@ IMAGES_PER_ROW = 16
 OUTPUTS = {
     "teacher": "teacher.safetensors",
     "pruned": "pruned.safetensors",
+    "fitted": "fitted.safetensors",
     "distilled": "run/student.safetensors",
     "onnx": "student.onnx",
     "images": "images.png",
@@ -52,6 +53,7 @@ class DemoSettings:
     Attributes:
         speedup: How many times fewer MACs the student has.
         score_samples: Latents for the diversity scores.
+        refit_steps: Steps of all layers together in the fit.
         steps: Distillation steps.
         eval_samples: Images for fd, pairs for diversity.
         seed: Of every draw.
@@ -59,7 +61,8 @@ class DemoSettings:
 
     speedup: float = 10.0
     score_samples: int = 250
-    steps: int = 600
+    refit_steps: int = 1000
+    steps: int = 300
     eval_samples: int = 1000
     seed: int = 0
 
@@ -80,8 +83,8 @@ def demo(
         device: Where it runs.
         progress, warn: Told what happens.
     Returns:
-        JSON data: "models" {"teacher" | "pruned" | "distilled": {metric: value}}, "outputs"
-        {name: path}, "seconds" {step: time}, "settings".
+        JSON data: "models" {"teacher" | "pruned" | "fitted" | "distilled": {metric: value}},
+        "outputs" {name: path}, "seconds" {step: time}, "settings".
     Raises:
         OutputError: ``out`` holds something already.
         MissingDependencyError: The extras ``export``, ``offline`` and ``plot`` are not installed.
@@ -119,8 +122,11 @@ class _Demo:
 
     def run(self) -> dict[str, Any]:
         teacher = load(self.carried / TEACHER)
-        pruned = self.prune(teacher)
-        models = {"teacher": teacher, "pruned": pruned, "distilled": self.distill(pruned, teacher)}
+        pruned, fitted = self.prune(teacher)
+        distilled = self.distill(fitted, teacher)
+        models = {
+            "teacher": teacher, "pruned": pruned, "fitted": fitted, "distilled": distilled,
+        }  # fmt: skip
         with self.timed("eval"):
             results = {name: self.measure(model) for name, model in models.items()}
         with self.timed("export"):
@@ -143,7 +149,8 @@ class _Demo:
         yield
         self.seconds[step] = time.perf_counter() - start
 
-    def prune(self, teacher: Model) -> Model:
+    def prune(self, teacher: Model) -> tuple[Model, Model]:
+        """Return what slicing leaves, and the same fitted."""
         save(teacher, self.folder / "teacher.safetensors")
         with self.timed("score"):
             scores = score(
@@ -154,12 +161,19 @@ class _Demo:
         with self.timed("prune"):
             pruned = prune(teacher, scores, speedup=self.settings.speedup)
             save(pruned, self.folder / "pruned.safetensors")
-        return pruned
+        with self.timed("refit"):
+            fitted = prune(
+                teacher, scores, speedup=self.settings.speedup, refit=True,
+                refit_steps=self.settings.refit_steps, seed=self.settings.seed, device=self.device,
+                progress=self.progress,
+            )  # fmt: skip
+            save(fitted, self.folder / "fitted.safetensors")
+        return pruned, fitted
 
-    def distill(self, pruned: Model, teacher: Model) -> Model:
+    def distill(self, fitted: Model, teacher: Model) -> Model:
         with self.timed("distill"):
             distill(
-                pruned, teacher, self.folder / "run", steps=self.settings.steps, overrides=RECIPE,
+                fitted, teacher, self.folder / "run", steps=self.settings.steps, overrides=RECIPE,
                 seed=self.settings.seed, device=self.device, progress=self.progress,
                 warn=self.warn,
             )  # fmt: skip

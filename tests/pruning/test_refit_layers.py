@@ -14,7 +14,7 @@ from ganc.models.network import ImageGenerator
 from ganc.models.sampling import stand_ins
 from ganc.models.stylegan3 import SynthesisLayer as Layer3
 from ganc.ops.conv2d_resample import conv2d_up
-from ganc.pruning.refit.rows import Samples, catch, layer_output, look
+from ganc.pruning.refit.rows import SharedInputs, catch, layer_output, look
 from tests.conftest import make_model
 from tests.families import FAMILIES, make_stylegan3
 
@@ -57,7 +57,7 @@ def witness(generator: ImageGenerator, layer: FitLayer, caught: dict[str, Any]) 
 @torch.no_grad()
 def test_columns_and_matrix_give_the_layer(name: str) -> None:
     generator = CASES[name]().generator
-    samples = Samples(stand_ins(generator, 0), 3, 3, 0)
+    samples = SharedInputs(stand_ins(generator, 0), 3, 3, 0)
     layers = generator.fit_layers()
     assert layers
     caught = catch(generator, samples, range(3), layers)

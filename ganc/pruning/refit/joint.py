@@ -10,13 +10,12 @@ from ganc.errors import ComputationError
 from ganc.models.network import ImageGenerator
 from ganc.models.sampling import ImageSource, Latents, device_of
 from ganc.progress import Progress
-from ganc.pruning.refit.rows import Samples
+from ganc.pruning.options import JOINT_BATCH
+from ganc.pruning.refit.rows import SharedInputs
 
 LR = 0.015
-"""Relative to a tensor's root mean square: not every family equalises the sizes of its weights."""
+"""Of Adam, relative to the root mean square of what moves, which families store at other sizes."""
 BETAS = (0.9, 0.99)
-BATCH = 16
-"""Images per step, of which fewer run at once where ``Samples.batch`` says so."""
 STORED = 2**26
 """Numbers of the teacher's images that are kept in memory; so many samples take part."""
 
@@ -24,7 +23,7 @@ STORED = 2**26
 def fit_jointly(
     student: ImageGenerator,
     teacher: ImageGenerator,
-    samples: Samples,
+    samples: SharedInputs,
     steps: int,
     progress: Progress,
 ) -> tuple[float, float]:
@@ -45,13 +44,12 @@ def fit_jointly(
     moving = _movable(student)
     kept = [tensor.detach().clone() for tensor in moving]
     before = _distance(student, samples, goals)
-    sizes = [float(tensor.detach().square().mean().sqrt()) for tensor in moving]
-    rates = [{"params": [t], "lr": LR * size} for t, size in zip(moving, sizes, strict=True)]
+    rates = [{"params": [tensor], "lr": LR * float(_size(tensor))} for tensor in moving]
     optimizer = torch.optim.Adam(rates, betas=BETAS)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for step in range(steps):
         drawn = seeds.generator(samples.seed, "refit/joint", step)
-        chosen = sorted(drawn.choice(count, min(BATCH, count), replace=False).tolist())
+        chosen = sorted(drawn.choice(count, min(JOINT_BATCH, count), replace=False).tolist())
         _step(student, samples, goals, chosen, optimizer)
         schedule.step()
         progress("fitting together", step + 1, steps)
@@ -75,9 +73,13 @@ def _movable(student: ImageGenerator) -> list[Tensor]:
     return [tensor.requires_grad_() for tensor in moving]
 
 
+def _size(tensor: Tensor) -> Tensor:
+    return tensor.detach().square().mean().sqrt().clamp(min=1e-6)
+
+
 def _step(
     student: ImageGenerator,
-    samples: Samples,
+    samples: SharedInputs,
     goals: Tensor,
     chosen: Sequence[int],
     optimizer: torch.optim.Optimizer,
@@ -92,7 +94,7 @@ def _step(
 
 
 @torch.no_grad()
-def _distance(student: ImageGenerator, samples: Samples, goals: Tensor) -> float:
+def _distance(student: ImageGenerator, samples: SharedInputs, goals: Tensor) -> float:
     total = 0.0
     for part in _parts(range(len(goals)), samples.batch):
         made = _images(student, samples, part)
@@ -103,7 +105,7 @@ def _distance(student: ImageGenerator, samples: Samples, goals: Tensor) -> float
     return mean
 
 
-def _images(generator: ImageGenerator, samples: Samples, indices: Sequence[int]) -> Tensor:
+def _images(generator: ImageGenerator, samples: SharedInputs, indices: Sequence[int]) -> Tensor:
     """Return the images of some samples, with gradient where it is enabled."""
     source, device = samples.source, device_of(generator)
     if isinstance(source, Latents):

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ganc.data.inputs import open_source
-from ganc.devices import exact_float32, resolve_device
+from ganc.devices import exact_float32
 from ganc.errors import InputError, UsageError
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator, Translator
@@ -21,43 +22,16 @@ from ganc.options import flag_of
 from ganc.progress import Progress, Warn
 from ganc.pruning.options import PruneOptions
 from ganc.pruning.refit.joint import fit_jointly
-from ganc.pruning.refit.rows import ROWS, Samples, student_rows, teacher_targets
-from ganc.pruning.refit.solve import Errors, fit_layer
-from ganc.pruning.slicing import PrunePlan
+from ganc.pruning.refit.rows import SharedInputs, student_rows, teacher_targets
+from ganc.pruning.refit.solve import UNSEEN, Errors, fit_layer
 
-SAMPLES = 1024
-"""Inputs that a fit looks at where nobody says it."""
-STEPS = 300
-"""Steps of all layers together where nobody says it: about as long as the layers took."""
+LEAST_SAMPLES = UNSEEN
 PIXELS_AT_ONCE = 2**16
 """Pixels of the images that are made at once where no ``batch`` says otherwise."""
 DATA = {"generator": "data", "generator_b": "data_b"}
 """Generator → the setting that names its images."""
 
 Keep = Mapping[str, Sequence[int]]
-
-
-def fitted(
-    student: Model,
-    model: Model,
-    plan: PrunePlan,
-    teacher: Model | None,
-    options: PruneOptions,
-    *,
-    device: str | torch.device,
-    progress: Progress,
-    warn: Warn,
-) -> Model:
-    """Return what ``prune`` has sliced from a model, fitted to it or to the teacher before it.
-
-    Raises:
-        InputError: The model was not pruned from the teacher. Others: see ``refit``.
-    """
-    keep = plan.keep if teacher is None else composed(kept_since(model, teacher), plan.keep)
-    return refit(
-        student, teacher or model, keep, options, device=resolve_device(device), progress=progress,
-        warn=warn,
-    )  # fmt: skip
 
 
 def refit(
@@ -83,7 +57,6 @@ def refit(
         InputError, DataError: The images cannot serve, or are too few.
         ComputationError: Features are not finite.
     """
-    steps = STEPS if options.refit_steps is None else options.refit_steps
     copies: dict[str, Any] = {n: network.copy_on(device) for n, network in student.networks()}
     own = Model(**copies)
     found: dict[str, Any] = {}
@@ -103,11 +76,11 @@ def refit(
     for prefix, generator, whole, chosen, samples in problems:
         errors = refit_generator(generator, whole, chosen, samples, progress=progress)
         found |= {f"{prefix}{layer}": list(error) for layer, error in errors.items()}
-        if steps:
+        if options.refit_steps:
             with exact_float32():
-                images = fit_jointly(generator, whole, samples, steps, progress)
+                images = fit_jointly(generator, whole, samples, options.refit_steps, progress)
             found[f"{prefix}images"] = list(images)
-    settings |= {"seed": options.seed, "steps": steps, "errors": found}
+    settings |= {"seed": options.seed, "steps": options.refit_steps, "errors": found}
     there: dict[str, Any] = {name: network.cpu() for name, network in own.networks()}
     return Model(
         **there,
@@ -119,7 +92,7 @@ def refit_generator(
     student: ImageGenerator,
     teacher: ImageGenerator,
     keep: Keep,
-    samples: Samples,
+    samples: SharedInputs,
     *,
     progress: Progress,
 ) -> dict[str, Errors]:
@@ -134,19 +107,23 @@ def refit_generator(
     Returns:
         Layer → its error before and after.
     Raises:
-        InputError: The samples have fewer pixels than a layer has weights per channel.
         ComputationError: Features are not finite.
     """
     layers = student.fit_layers()
     found: dict[str, Errors] = {}
+    scales: dict[str, Tensor] = {}
     with exact_float32(), torch.no_grad():
         targets = teacher_targets(
             teacher, keep, samples, lambda done: progress("teacher's layers", done, samples.count)
         )
         for number, layer in enumerate(layers, start=1):
-            rows = student_rows(student, layer, targets.pop(layer.name), samples)
-            _check_enough(layer.name, rows.columns.shape, samples)
-            found[layer.name] = fit_layer(layer, rows)
+            target = targets.pop(layer.name)
+            if layer.total is not None and layer.group in scales:
+                target = target * scales[layer.group].cpu()  # of the sum's other part
+            fit = fit_layer(layer, student_rows(student, layer, target, samples))
+            found[layer.name] = fit.errors
+            if fit.scale is not None and layer.group is not None:
+                scales[layer.group] = fit.scale
             progress("fitting layers", number, len(layers))
     return found
 
@@ -186,7 +163,9 @@ def composed(before: Keep, plan: Keep) -> dict[str, list[int]]:
     }
 
 
-def _samples(name: str, generator: ImageGenerator, options: PruneOptions, warn: Warn) -> Samples:
+def _samples(
+    name: str, generator: ImageGenerator, options: PruneOptions, warn: Warn
+) -> SharedInputs:
     """Return the inputs of one generator.
 
     Raises:
@@ -204,10 +183,15 @@ def _samples(name: str, generator: ImageGenerator, options: PruneOptions, warn: 
     if data is not None:
         source = open_source(generator, Latents(), data, defaults=Latents(), warn=warn)
     assert source is not None
-    count = options.refit_samples or SAMPLES
-    count = count if source.count is None else min(count, source.count)
+    count = min(options.refit_samples, source.count or options.refit_samples)
+    if count < LEAST_SAMPLES:
+        where = "--refit-samples" if source.count is None else str(data)
+        raise InputError(
+            f"{where} gives {count} samples, a fit needs {LEAST_SAMPLES}: some of them judge it",
+            "some hundred are usual",
+        )
     batch = options.batch or max(1, PIXELS_AT_ONCE // generator.img_resolution**2)
-    return Samples(source, count, min(batch, count), options.seed)
+    return SharedInputs(source, count, min(batch, count), options.seed)
 
 
 def _check_data(options: PruneOptions, generators: Sequence[str], teacher: Model) -> None:
@@ -228,16 +212,6 @@ def _check_data(options: PruneOptions, generators: Sequence[str], teacher: Model
                 " from latents",
                 f"leave {flag} out",
             )
-
-
-def _check_enough(layer: str, shape: Sequence[int], samples: Samples) -> None:
-    inputs, pixels, unknown = shape
-    if inputs * pixels < unknown:
-        raise InputError(
-            f"{samples.count} samples give layer {layer} {inputs * pixels} pixels to fit {unknown}"
-            " weights per channel to",
-            f"raise --refit-samples, or give more images ({ROWS // pixels} fill what a fit takes)",
-        )
 
 
 def _name(source: InputSource[Any]) -> Any:

@@ -41,9 +41,14 @@ class Rows:
     target: Tensor
     w: Tensor | None
 
+    def part(self, samples: slice) -> "Rows":
+        """Return the rows of some samples."""
+        w = None if self.w is None else self.w[samples]
+        return Rows(self.columns[samples], self.target[samples], w)
+
 
 @dataclass(frozen=True)
-class Samples:
+class SharedInputs:
     """The inputs that teacher and student share.
 
     Attributes:
@@ -78,7 +83,7 @@ class Samples:
 def teacher_targets(
     teacher: ImageGenerator,
     keep: Mapping[str, Sequence[int]],
-    samples: Samples,
+    samples: SharedInputs,
     tell: Callable[[int], None],
 ) -> dict[str, Tensor]:
     """Return what every layer gives in the channels that stay: layer → [N, P, C_out].
@@ -101,7 +106,7 @@ def teacher_targets(
 
 
 def student_rows(
-    student: ImageGenerator, layer: FitLayer, target: Tensor, samples: Samples
+    student: ImageGenerator, layer: FitLayer, target: Tensor, samples: SharedInputs
 ) -> Rows:
     """Return the problem of one layer, of the student as it is now.
 
@@ -134,7 +139,7 @@ class Seen(NamedTuple):
     total: Tensor
 
 
-def look(layer: FitLayer, caught: Caught, samples: Samples, indices: range) -> Seen:
+def look(layer: FitLayer, caught: Caught, samples: SharedInputs, indices: range) -> Seen:
     """Return what a layer meets."""
     parts = []
     for conv in layer.convs:
@@ -189,7 +194,7 @@ def _finite(made: Tensor, layer: FitLayer) -> Tensor:
 
 
 def catch(
-    generator: ImageGenerator, samples: Samples, indices: range, layers: Sequence[FitLayer]
+    generator: ImageGenerator, samples: SharedInputs, indices: range, layers: Sequence[FitLayer]
 ) -> Caught:
     """Run a generator on some samples, as far as some layers are; return what they saw."""
     run = samples.source.feed(generator, indices)

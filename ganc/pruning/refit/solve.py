@@ -18,7 +18,12 @@ from ganc.ops.modulated_conv2d import demodulation_coefficients
 from ganc.pruning.refit.rows import Rows, spread
 
 RIDGE = 0.02
-"""Weight of staying where the sliced filters point, relative to the mean square of what is read."""
+"""Weight of staying where the filters point, relative to the mean square of what they read, where
+their scale is free: with less of it some scales run away."""
+LINEAR_RIDGE = 1e-3
+"""The same where it is not."""
+UNSEEN = 8
+"""One of so many samples judges a fit instead of taking part."""
 STYLE_RIDGE = 1e-3
 BIAS_RIDGE = 1e-6
 SCALES = (0.01, 100.0)
@@ -28,6 +33,8 @@ ENOUGH = 0.02
 """Share of the error that a step must take away for another to follow."""
 NOTHING = 1e-9
 """Relative squared error of a layer that reads nothing that was pruned, up to rounding."""
+NO_SCALE = 1e-4
+"""Difference from 1 up to which a scale is rounding."""
 GRADIENT_STEPS = 20
 """Of the conjugate gradients in a style affine."""
 CHUNK = 2**24
@@ -41,24 +48,36 @@ class Errors(NamedTuple):
     after: float
 
 
+class Fit(NamedTuple):
+    """What became of a layer.
+
+    Attributes:
+        errors: Of it.
+        scale: How much larger than the teacher's its channels are now, [C_out]; None where they are
+            not.
+    """
+
+    errors: Errors
+    scale: Tensor | None
+
+
 @torch.no_grad()
-def fit_layer(layer: FitLayer, rows: Rows) -> Errors:
+def fit_layer(layer: FitLayer, rows: Rows) -> Fit:
     """Fit a layer's weights, and the affine that makes its styles; never for the worse.
 
-    The matrix is solved for, with styles between two solutions, until one takes away less than
-    ``ENOUGH`` of the error; without styles once.
+    The matrix is solved for, with the styles between two solutions, until one takes away less than
+    ``ENOUGH`` of the error. Each starts from the one before, so the ridge holds back less and less.
     """
     problem = _Problem(layer, rows)
     solve = _solve_demodulated if layer.demodulates else _solve_linear
     before = problem.error()
     if before < NOTHING:
-        return Errors(before, before)
+        return Fit(Errors(before, before), problem.take_scale())
     least, best = before, problem.state()
-    most = 1 if problem.conv.affine is None else MOST_STEPS
-    for step in range(most):
-        if step:
+    for step in range(MOST_STEPS):
+        if step and problem.conv.affine is not None:
             scale = problem.scale() if layer.demodulates else 1.0
-            _fit_styles(problem, problem.target() * scale)
+            _fit_styles(problem, problem.target(problem.rows) * scale)
         solve(problem)
         error = problem.error()
         is_over = not error < (1 - ENOUGH) * least
@@ -67,20 +86,25 @@ def fit_layer(layer: FitLayer, rows: Rows) -> Errors:
         if is_over:
             break
     problem.restore(best)
-    if layer.demodulates and least < before:
-        problem.take_scale()
-    return Errors(before, least)
+    return Fit(Errors(before, least), problem.take_scale())
 
 
 class _Problem:
-    """A layer and its rows: how far it is from its target."""
+    """A layer and its rows: how far it is from its target.
+
+    Attributes:
+        rows: What it is fitted to.
+        unseen: The last samples, by which a fit is judged: a layer with more weights than pixels
+            would remember those that it has seen.
+    """
 
     def __init__(self, layer: FitLayer, rows: Rows) -> None:
-        self.layer, self.rows = layer, rows
-        self.conv = layer.convs[0]
-        sizes = [conv.matrix().shape[1] for conv in layer.convs]
-        self.sizes = sizes
-        self.energy = rows.target.square().sum().clamp(min=torch.finfo(torch.float32).tiny)
+        self.layer, self.conv = layer, layer.convs[0]
+        self.sizes = [conv.matrix().shape[1] for conv in layer.convs]
+        count = len(rows.target)
+        seen = count - max(1, count // UNSEEN)
+        self.rows, self.unseen = rows.part(slice(0, seen)), rows.part(slice(seen, count))
+        self.energy = self.unseen.target.square().sum().clamp(min=torch.finfo(torch.float32).tiny)
 
     def matrix(self) -> Tensor:
         """Return the weights of all branches side by side, [C_out, K]."""
@@ -91,62 +115,63 @@ class _Problem:
         for conv, part in zip(self.layer.convs, matrix.split(self.sizes, dim=1), strict=True):
             conv.set_matrix(part)
 
-    def styles(self) -> Tensor | None:
-        """Return the scale of each column, [N, K], or None."""
-        if self.conv.affine is None:
-            return None
-        assert self.rows.w is not None
-        return spread(self.conv.affine(self.rows.w), self.rows.columns.shape[2])
-
-    def modulated(self) -> Tensor:
+    def modulated(self, rows: Rows) -> Tensor:
         """Return the columns as the weights meet them, [N, P, K]."""
-        styles = self.styles()
-        return self.rows.columns if styles is None else self.rows.columns * styles[:, None]
+        if self.conv.affine is None:
+            return rows.columns
+        assert rows.w is not None
+        styles = spread(self.conv.affine(rows.w), rows.columns.shape[2])
+        return rows.columns * styles[:, None]
 
-    def demodulation(self) -> Tensor:
+    def demodulation(self, rows: Rows) -> Tensor:
         """Return each sample's scale of the outputs, [N, C_out]."""
         assert self.conv.affine is not None
-        assert self.rows.w is not None
-        return demodulation_coefficients(self.conv.weight, self.conv.affine(self.rows.w))
+        assert rows.w is not None
+        return demodulation_coefficients(self.conv.weight, self.conv.affine(rows.w))
 
-    def prediction(self) -> Tensor:
+    def prediction(self, rows: Rows) -> Tensor:
         """Return what the layer gives, [N, P, C_out], without its bias."""
-        made = self.modulated() @ self.matrix().t()
-        return made * self.demodulation()[:, None] if self.layer.demodulates else made
+        made = self.modulated(rows) @ self.matrix().t()
+        return made * self.demodulation(rows)[:, None] if self.layer.demodulates else made
 
-    def target(self) -> Tensor:
+    def target(self, rows: Rows) -> Tensor:
         """Return what it should give without its bias."""
         if self.layer.demodulates or self.layer.bias is None:
-            return self.rows.target
-        return self.rows.target - self.layer.bias
+            return rows.target
+        return rows.target - self.layer.bias
 
     def scale(self) -> Tensor:
         """Return how much larger than the teacher's each channel is at best, [C_out].
 
         It minimises |y / a - t|²: a = y·y / y·t.
         """
-        made = self.prediction()
+        made = self.prediction(self.rows)
         both = (made * self.rows.target).sum(dim=(0, 1)).clamp(min=1e-12)
         return (made.square().sum(dim=(0, 1)) / both).clamp(*SCALES)
 
     def error(self) -> float:
         """Return the relative squared error, of a demodulated layer at the best scale."""
-        made = self.prediction()
+        made = self.prediction(self.unseen)
         if self.layer.demodulates:
             made = made / self.scale()
-        return float((made - self.target()).square().sum() / self.energy)
+        return float((made - self.target(self.unseen)).square().sum() / self.energy)
 
-    def take_scale(self) -> None:
-        """Let what is added behind the layer follow the scale of its channels.
+    def take_scale(self) -> Tensor | None:
+        """Let what is added behind the layer follow the scale of its channels; return that.
 
         The activation is positively homogeneous, so the next layer reads the teacher's channels
         times their scale, which its own fit makes up for.
         """
+        if not self.layer.demodulates:
+            return None
         scale = self.scale()
+        if (scale - 1).abs().max() < NO_SCALE:
+            return None
         if self.layer.bias is not None:
             self.layer.bias.mul_(scale)
         if self.layer.noise_strength is not None:  # one number for all channels: least squares
             self.layer.noise_strength.mul_((1 / scale).sum() / (1 / scale.square()).sum())
+        return scale
 
     def state(self) -> list[Tensor]:
         """Return copies of all that a fit may move."""
@@ -165,15 +190,19 @@ class _Problem:
 
 
 def _solve_linear(problem: _Problem) -> None:
-    columns, layer = problem.modulated().flatten(0, 1), problem.layer
+    columns, layer = problem.modulated(problem.rows).flatten(0, 1), problem.layer
     target, old = problem.rows.target.flatten(0, 1), problem.matrix()
     if layer.bias is not None:
         columns = torch.cat([columns, columns.new_ones(len(columns), 1)], dim=1)
     gram, moment = _moments(columns, target)
     width = old.shape[1]
-    ridge = RIDGE * gram.diagonal()[:width].mean().expand(len(gram)).clone()
+    ridge = LINEAR_RIDGE * gram.diagonal()[:width].mean().expand(len(gram)).clone()
     ridge[width:] = BIAS_RIDGE * gram.diagonal()[width:]
-    prior = _best_scale(gram[:width, :width], moment[:width], old)
+    own, goal = gram[:width, :width], moment[:width]
+    if layer.bias is not None:  # which takes what is the same everywhere
+        aside = gram[:width, width:] / gram[width, width]
+        own, goal = own - aside @ gram[width:, :width], goal - aside @ moment[width:]
+    prior = _best_scale(own, goal, old)
     moment[:width] += ridge[:width, None] * prior
     found = torch.linalg.solve(gram + torch.diag(ridge), moment).to(old)
     problem.set_matrix(found[:width].t())
@@ -186,10 +215,10 @@ def _solve_demodulated(problem: _Problem) -> None:
     old = problem.matrix()
     norms = old.norm(dim=1, keepdim=True)
     problem.set_matrix(old / norms)
-    scales = problem.demodulation()  # [N, C_out]
+    scales = problem.demodulation(problem.rows)  # [N, C_out]
     # One Gram matrix for all outputs: a sample's weight is its mean demodulation.
     weight = (scales / scales.mean(dim=0)).mean(dim=1)
-    columns = problem.modulated() * weight[:, None, None]
+    columns = problem.modulated(problem.rows) * weight[:, None, None]
     target = problem.rows.target * (weight[:, None] / scales)[:, None]
     gram, moment = _moments(columns.flatten(0, 1), target.flatten(0, 1))
     ridge = RIDGE * gram.diagonal().mean()
@@ -228,7 +257,7 @@ def _fit_styles(problem: _Problem, target: Tensor) -> None:
     few = max(1, min(len(rows.w), 4 * CHUNK // conv.affine.weight.shape[0] ** 2))
     curvature, gradient = _style_curvature(problem, target, few)
     step = _affine_step(conv.affine, rows.w[:few], curvature, gradient)
-    _take_best(conv.affine, step, lambda: problem.prediction() - target)
+    _take_best(conv.affine, step, lambda: problem.prediction(rows) - target)
 
 
 def _style_curvature(problem: _Problem, target: Tensor, few: int) -> tuple[Tensor, Tensor]:
