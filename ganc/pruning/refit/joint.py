@@ -13,7 +13,7 @@ from ganc.progress import Progress
 from ganc.pruning.options import JOINT_BATCH
 from ganc.pruning.refit.rows import SharedInputs
 
-LR = 0.01
+LR = 0.015
 """Of Adam, relative to the root mean square of what moves, which families store at other sizes."""
 BETAS = (0.9, 0.99)
 STORED = 2**26

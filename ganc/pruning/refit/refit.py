@@ -22,6 +22,7 @@ from ganc.options import flag_of
 from ganc.progress import Progress, Warn
 from ganc.pruning.options import PruneOptions
 from ganc.pruning.refit.joint import fit_jointly
+from ganc.pruning.refit.norms import settle_norms
 from ganc.pruning.refit.rows import SharedInputs, student_rows, teacher_targets
 from ganc.pruning.refit.solve import UNSEEN, Errors, fit_layer
 
@@ -80,6 +81,9 @@ def refit(
             with exact_float32():
                 images = fit_jointly(generator, whole, samples, options.refit_steps, progress)
             found[f"{prefix}images"] = list(images)
+        if generator.shapes() != whole.shapes():  # what is not pruned stays what it is, to the bit
+            with exact_float32():
+                settle_norms(generator, samples)
     settings |= {"seed": options.seed, "steps": options.refit_steps, "errors": found}
     there: dict[str, Any] = {name: network.cpu() for name, network in own.networks()}
     return Model(
