@@ -122,7 +122,7 @@ def distill(
     quiet: shared.Quiet = False,
     dry_run: shared.DryRun = False,
     **given: Any,
-) -> None:
+) -> None:  # long because it names what run folder, evaluation and network are told, once each
     """Retrain a pruned generator to give its teacher's images, or train one as a plain GAN.
 
     The run folder gets checkpoints, metrics.jsonl, TensorBoard events, sample grids and the result,

@@ -91,7 +91,7 @@ class PruneOptions:
         1024, "Inputs to fit to; of images at most all.", least=1, section=FIT
     )
     refit_steps: int = option(
-        300, "Steps of all layers together that follow.", least=0, section=FIT
+        1000, "Steps of all layers together that follow.", least=0, section=FIT
     )
     data: Path | None = option(
         None, "Translators: images to translate meanwhile.", metavar="DIR|ZIP", section=FIT

@@ -44,6 +44,8 @@ def fit_jointly(
     moving = _movable(student)
     kept = [tensor.detach().clone() for tensor in moving]
     before = _distance(student, samples, goals)
+    if before == 0:
+        return before, before
     rates = [{"params": [tensor], "lr": LR * float(_size(tensor))} for tensor in moving]
     optimizer = torch.optim.Adam(rates, betas=BETAS)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -15,7 +15,7 @@ def settle_norms(student: ImageGenerator, samples: SharedInputs) -> None:
     batch's own: it would start from other images than those that were fitted. What eval mode gives
     stays the same, up to rounding, so one pass serves all norms.
     """
-    norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d) and m.affine]
+    norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d) and _is_settled(m)]
     sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
 
     def look(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
@@ -31,6 +31,11 @@ def settle_norms(student: ImageGenerator, samples: SharedInputs) -> None:
         hook.remove()
     for norm, (count, total, squares) in sums.items():
         _settle(norm, total / count, squares / count - (total / count).square())
+
+
+def _is_settled(norm: nn.BatchNorm2d) -> bool:
+    """Whether a norm has something to make up with, and uses running statistics at all."""
+    return norm.affine and getattr(norm, "statistics", "running") == "running"
 
 
 def _settle(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
