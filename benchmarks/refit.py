@@ -29,7 +29,7 @@ MACS = 3.93e6
 ARMS: dict[str, dict[str, Any]] = {
     "sliced": {},
     "layers": {"refit": True, "refit_steps": 0},
-    "layers and together": {"refit": True},
+    "layers and together": {"refit": True, "refit_steps": 300},
 }
 """Start of a student → settings of ``ganc.prune``."""
 SCORES = {"method": "diversity", "samples": 1000}
