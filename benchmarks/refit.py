@@ -30,9 +30,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "sliced": {},
     "layers": {"refit": True, "refit_steps": 0},
     "layers and together": {"refit": True, "refit_steps": 300},
+    "rebuild, defaults": {"refit": True},
 }
 """Start of a student → settings of ``ganc.prune``."""
-SCORES = {"method": "diversity", "samples": 1000}
+DIVERSITY = {"method": "diversity", "samples": 1000}
+SCORES: dict[str, dict[str, Any]] = {"rebuild, defaults": {"method": "rebuild"}}
+"""Start of a student → how its channels are scored, where that is not ``DIVERSITY``."""
 RECIPE = {"perceptual": "effnet-lite0", "perceptual_resolution": 64}
 METRICS = ("l1", "perceptual", "fd", "perceptual-diversity", "recall")
 TEACHER_METRICS = METRICS[2:]
@@ -82,9 +85,10 @@ class Bench:
 
     def pruned(self, run: Run) -> tuple[ganc.Model, float, float]:
         """Return the start of an arm, and what it took; saved for its distillation."""
-        path = self.folder / f"{run.seed}.scores.safetensors"
+        chosen = SCORES.get(run.arm, DIVERSITY)
+        path = self.folder / f"{run.seed}.{chosen['method']}.scores.safetensors"
         if not path.exists():
-            ganc.score(self.teacher, **SCORES, seed=run.seed).save(path)
+            ganc.score(self.teacher, **chosen, seed=run.seed).save(path)
         scores, settings = ganc.Scores.load(path), dict(ARMS[run.arm])
         if settings:
             settings["seed"] = run.seed

@@ -168,9 +168,10 @@ def test_the_same_seed_gives_the_same_bits_and_the_batch_hardly_matters(
         for chosen in ({}, {}, {"seed": 1})
     )
     assert first.content_hash() == again.content_hash() != other.content_hash()
-    # By rounding alone; Adam's first steps, which follow signs, would make much of it.
-    first, small = (fit(teacher, keep, photos, batch=n, refit_samples=32)[1] for n in (32, 5))
-    assert float((images(small) - images(first)).abs().mean()) < 2e-3
+    # By rounding alone, of which a step more or less in a layer makes something; Adam's first
+    # steps, which follow signs, would make more.
+    first, small = (fit(teacher, keep, photos, batch=n, refit_samples=256)[1] for n in (64, 5))
+    assert distance(small, first) < 0.02 * distance(first, teacher)
 
 
 def test_both_directions_of_a_cyclegan(photos: dict[int, Path]) -> None:

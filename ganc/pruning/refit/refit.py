@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ganc import seeds
 from ganc.data.inputs import open_source
 from ganc.devices import exact_float32
 from ganc.errors import InputError, UsageError
@@ -183,7 +184,8 @@ def _samples(
             f"--refit needs images for a {generator.architecture} ({name}) to translate",
             f"add {flag} DIR|ZIP",
         )
-    source: InputSource[Any] | None = Latents(options.seed)
+    # Latents of its own: those of the same seed are what an evaluation measures with.
+    source: InputSource[Any] | None = Latents(seeds.torch_seed(options.seed, "refit"))
     if data is not None:
         source = open_source(generator, Latents(), data, defaults=Latents(), warn=warn)
     assert source is not None
