@@ -87,12 +87,17 @@ class ImageGenerator(Network):
     img_resolution: int
     img_channels: int
 
-    @abstractmethod
     def fit_layers(self) -> list[FitLayer]:
         """Return the layers that may be fitted to a teacher's, in the order they run.
 
         Layers whose inputs no pruning changes are left out: their channels stay what they were.
+
+        Raises:
+            UsageError: The family says of no layer how it is fitted.
         """
+        raise UsageError(
+            f"a {self.architecture} does not say how its layers are fitted", "leave --refit out"
+        )
 
     def interface(self) -> dict[str, int]:
         """Return the sizes of what goes in and what comes out, by attribute.
