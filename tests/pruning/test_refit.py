@@ -139,6 +139,7 @@ def test_every_family_comes_nearer_to_its_teacher(name: str, photos: dict[int, P
     first, last = together.provenance[-1]["settings"]["errors"]["images"]
     assert last < first
     assert distance(together, teacher) < after
+    assert all(parameter.requires_grad for parameter in together.generator.parameters())
     assert teacher.content_hash() == untouched
     assert all(parameter.requires_grad for parameter in teacher.generator.parameters())
 

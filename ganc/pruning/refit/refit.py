@@ -87,6 +87,9 @@ def refit(
                 settle_norms(generator, samples)
     settings |= {"seed": options.seed, "steps": options.refit_steps, "errors": found}
     there: dict[str, Any] = {name: network.cpu() for name, network in own.networks()}
+    for name, network in student.networks():  # the joint part freezes what it does not move
+        for mine, was in zip(there[name].parameters(), network.parameters(), strict=True):
+            mine.requires_grad_(was.requires_grad)
     return Model(
         **there,
         provenance=student.with_step("refit", teacher=teacher.content_hash(), settings=settings),
