@@ -1,10 +1,11 @@
 """Does fitting what pruning left help? Sliced and fitted starts of the embedded face teacher.
 
-Every arm keeps the same channels, distills the same number of steps with the same seed, and is
+Every start has the same MACs, distills the same number of steps with the same seed, and is
 measured against teacher and real images with latents that neither fit nor distillation saw.
 
     python benchmarks/refit.py -o out                             # 3 seeds, 300 steps
     python benchmarks/refit.py -o out --seeds 0 --steps 300 1000
+    python benchmarks/refit.py -o out --starts sliced "two stages"
     python benchmarks/refit.py -o out --table                     # what is there so far
 
 Every measurement is a line of ``results.jsonl`` in the folder. What has one is not run again, so
@@ -12,30 +13,86 @@ that an interrupted run goes on. Seconds are of the pruning with its fit, or of 
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from unittest import mock
 
 import figures
 import torch
 
 import ganc
+from ganc.models.network import ImageGenerator
+from ganc.models.sampling import Latents
+from ganc.pruning.refit import joint, refit
 
 MACS = 3.93e6
-ARMS: dict[str, dict[str, Any]] = {
-    "sliced": {},
-    "layers": {"refit": True, "refit_steps": 0},
-    "layers and together": {"refit": True, "refit_steps": 300},
-    "rebuild, defaults": {"refit": True},
-}
-"""Start of a student → settings of ``ganc.prune``."""
 DIVERSITY = {"method": "diversity", "samples": 1000}
-SCORES: dict[str, dict[str, Any]] = {"rebuild, defaults": {"method": "rebuild"}}
-"""Start of a student → how its channels are scored, where that is not ``DIVERSITY``."""
+REBUILD = {"method": "rebuild"}
+
+
+@contextlib.contextmanager
+def all_move() -> Iterator[None]:
+    """Let biases, noise strengths and the constant input move in the joint part as well."""
+
+    def movable(student: ImageGenerator) -> list[torch.Tensor]:
+        student.requires_grad_(False)
+        names = dict(student.named_parameters())
+        return [names[name].requires_grad_() for name in names if name.startswith("synthesis.")]
+
+    with mock.patch.object(joint, "_movable", movable):
+        yield
+
+
+@contextlib.contextmanager
+def truncated() -> Iterator[None]:
+    """Fit to latents that are truncated."""
+    with mock.patch.object(refit, "Latents", partial(Latents, truncation_psi=0.7)):
+        yield
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a student comes to be.
+
+    Attributes:
+        scores: How channels are scored; of a model on the way anew.
+        settings: Of ``ganc.prune``.
+        stages: MACs of the models on the way, each fitted to the teacher.
+        change: What no setting says.
+    """
+
+    scores: Mapping[str, Any] = field(default_factory=lambda: REBUILD)
+    settings: Mapping[str, Any] = field(default_factory=lambda: {"refit": True})
+    stages: tuple[float, ...] = ()
+    change: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+
+STARTS = {
+    "sliced": Start(DIVERSITY, {}),
+    "layers": Start(DIVERSITY, {"refit": True, "refit_steps": 0}),
+    "layers and together": Start(DIVERSITY),
+    "rebuild": Start(),
+}
+CHOICES = {
+    "rebuild, global": Start(settings={"refit": True, "allocation": "global"}),
+    "two stages": Start(stages=(13e6,)),
+    "three stages": Start(stages=(19.3e6, 8.7e6)),
+    "all move": Start(change=all_move),
+    "truncated 0.7": Start(change=truncated),
+    "256 samples": Start(settings={"refit": True, "refit_samples": 256}),
+    "4096 samples": Start(settings={"refit": True, "refit_samples": 4096}),
+    "3000 steps": Start(settings={"refit": True, "refit_steps": 3000}),
+}
+"""What may differ from ``rebuild``, one thing at a time."""
+ALL = STARTS | CHOICES
 RECIPE = {"perceptual": "effnet-lite0", "perceptual_resolution": 64}
 METRICS = ("l1", "perceptual", "fd", "perceptual-diversity", "recall")
 TEACHER_METRICS = METRICS[2:]
@@ -85,16 +142,29 @@ class Bench:
 
     def pruned(self, run: Run) -> tuple[ganc.Model, float, float]:
         """Return the start of an arm, and what it took; saved for its distillation."""
-        chosen = SCORES.get(run.arm, DIVERSITY)
-        path = self.folder / f"{run.seed}.{chosen['method']}.scores.safetensors"
-        if not path.exists():
-            ganc.score(self.teacher, **chosen, seed=run.seed).save(path)
-        scores, settings = ganc.Scores.load(path), dict(ARMS[run.arm])
-        if settings:
-            settings["seed"] = run.seed
-        made = timed(lambda: ganc.prune(self.teacher, scores, macs=MACS, **settings))
+        start = ALL[run.arm]
+        settings = dict(start.settings) | ({"seed": run.seed} if start.settings else {})
+        scores = self.scores(start.scores, run.seed)
+
+        def prune() -> ganc.Model:
+            model, own = self.teacher, scores
+            with start.change():
+                for macs in start.stages:
+                    model = ganc.prune(model, own, macs=macs, teacher=self.teacher, **settings)
+                    own = ganc.score(model, **start.scores, seed=run.seed)
+                fitted = {"teacher": self.teacher} if start.stages else {}
+                return ganc.prune(model, own, macs=MACS, **fitted, **settings)
+
+        made = timed(prune)
         ganc.save(made[0], self.start(run), force=True)
         return made
+
+    def scores(self, how: Mapping[str, Any], seed: int) -> ganc.Scores:
+        """Return the teacher's scores, made once."""
+        path = self.folder / f"{seed}.{how['method']}.scores.safetensors"
+        if not path.exists():
+            ganc.score(self.teacher, **how, seed=seed).save(path, force=True)
+        return ganc.Scores.load(path)
 
     def distilled(self, run: Run) -> tuple[ganc.Model, float, float]:
         """Return a start after some steps; fewer steps that are there already are gone on from."""
@@ -137,7 +207,7 @@ def timed(work: Callable[[], Made]) -> tuple[Made, float, float]:
     return made, time.perf_counter() - start, time.process_time() - cpu_start
 
 
-def runs(seeds: Sequence[int], steps: Sequence[int]) -> Iterator[Run]:
+def runs(starts: Sequence[str], seeds: Sequence[int], steps: Sequence[int]) -> Iterator[Run]:
     """Yield all runs, those first of which a part says most: one seed, all starts, then the rest.
 
     The longer distillations of a seed follow when the shorter ones of all seeds are there.
@@ -145,7 +215,7 @@ def runs(seeds: Sequence[int], steps: Sequence[int]) -> Iterator[Run]:
     first, *others = seeds
     for part, lengths in (([first], [0, steps[0]]), (others, [0, steps[0]]), (seeds, steps[1:])):
         for length in lengths:
-            yield from (Run(arm, seed, length) for seed in part for arm in ARMS)
+            yield from (Run(arm, seed, length) for seed in part for arm in starts)
 
 
 def results(folder: Path) -> dict[Run, dict[str, float]]:
@@ -164,7 +234,7 @@ def table(found: Mapping[Run, Mapping[str, float]]) -> list[str]:
         "| start | steps | seeds | " + " | ".join(columns) + " |",
         "|---" * (3 + len(columns)) + "|",
     ]
-    order = ["teacher", *ARMS]
+    order = ["teacher", *ALL]
     for steps, arm in sorted({(r.steps, order.index(r.arm)) for r in found}):
         own = {
             r.seed: found[r] for r in sorted(found) if (order.index(r.arm), r.steps) == (arm, steps)
@@ -187,6 +257,7 @@ def main() -> None:
     )
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder, gone on with")
     parser.add_argument("--data", type=Path, help="real images; default: those of the package")
+    parser.add_argument("--starts", nargs="+", choices=ALL, default=list(STARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, nargs="+", default=[300], help="ascending")
     parser.add_argument("--samples", type=int, default=1000)
@@ -201,7 +272,7 @@ def main() -> None:
             real = given.data or carried / "faces32-real.zip"
             bench = Bench(given.out, teacher, real, given.samples, given.figures)
             bench.measure_teacher()
-            for run in runs(given.seeds, given.steps):
+            for run in runs(given.starts, given.seeds, given.steps):
                 bench.measure(run)
     print(*table(results(given.out)), sep="\n")
 

@@ -17,13 +17,14 @@ import torch
 import train_sngan
 import train_translators
 import translator_data
-from refit import ARMS, UNSEEN, timed
+from refit import STARTS, UNSEEN, timed
 
 import ganc
 from ganc.data.dataset import open_dataset
 from ganc.data.images import to_float
 
 SPEEDUP = 4.0
+ARMS = ("sliced", "layers", "layers and together")
 STEPS = 300
 """Of a teacher's training: minutes on one thread."""
 COUNT = 2000
@@ -88,8 +89,8 @@ def _images(faces: Path, resolution: int) -> torch.Tensor:
 def compare(name: str, case: Case, *, shows_errors: bool, figures_file: Path | None) -> None:
     """Print each arm's distance to its teacher."""
     scores = ganc.score(case.teacher, "l1-out")
-    for arm, settings in ARMS.items():
-        fit = settings | case.fit if settings else {}
+    for arm, settings in ((name, STARTS[name].settings) for name in ARMS):
+        fit = {**settings, **case.fit} if settings else {}
         student, seconds, cpu = timed(
             lambda fit=fit: ganc.prune(case.teacher, scores, speedup=SPEEDUP, **fit)
         )
