@@ -58,7 +58,7 @@ def test_effnet_classifies_like_the_package(effnet_features: FeatureNetwork) -> 
     """The package's classifier on our pooled features equals its own forward pass."""
     from efficientnet_lite_pytorch import EfficientNet
 
-    net = effnet_features._network.network
+    net = effnet._load_network()
     static = EfficientNet.from_name("efficientnet-lite0", image_size=128).eval()
     static.load_state_dict(net.state_dict())
     batch = images(2, 128)  # already at the working size: no resize between the two
@@ -75,7 +75,7 @@ def test_effnet_was_trained_on_the_lite_range() -> None:
     (p - 127) / 128 puts ImageNet's mean, (124, 116, 104) and some grey fill, below zero in every
     colour, blue the lowest; ImageNet's own mean and deviation would put it at zero.
     """
-    network = effnet.EffNetLite0().network
+    network = effnet._load_network()
     response = network._conv_stem.weight.sum(dim=(2, 3)).double()  # [32, 3]
     mean = network._bn0.running_mean.double()
     implied = torch.linalg.lstsq(response, mean[:, None]).solution[:, 0]
