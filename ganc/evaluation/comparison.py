@@ -11,8 +11,9 @@ from ganc.evaluation.metrics import value_names
 from ganc.evaluation.options import EvalOptions
 from ganc.evaluation.task import SAMPLING
 from ganc.files import read_error
+from ganc.perceptual.distance import SOURCE
 
-RESULT_FOUND = frozenset({"runs", "left_out"})
+RESULT_FOUND = frozenset({"runs", "left_out", SOURCE})
 """Keys of a protocol that say what happened, not how it was measured."""
 
 

@@ -1,7 +1,8 @@
 """Perceptual distances: LPIPS on its three trunks, and an LPIPS-like one that needs no download."""
 
+import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,17 @@ import torch
 import torch.nn.functional as F
 
 from ganc.errors import InputError, ShapeError, UsageError, WeightsError, unknown_name
+from ganc.files import file_sha256
 from ganc.perceptual import effnet
 from ganc.perceptual.channels import SEEN, as_colour
 from ganc.progress import Progress, silent
 from ganc.weights.cache import check_sha256, load_strictly, read_tensors, weights_path
-from ganc.weights.probe import TOLERANCE, probe_images
+from ganc.weights.carried import read_carried
+from ganc.weights.probe import KNOWN_DISTANCES, TOLERANCE, probe_images
 from ganc.weights.published import WEIGHTS
 
+SOURCE = "source"
+"""Of a protocol: the file that weights were read from. Two files of the same tensors compare."""
 _EFFNET_SIDE = 128
 _RANGE_TOLERANCE = 1e-3  # far above rounding, far below a wrong range ([0, 255] or [-2, 2])
 
@@ -32,7 +37,9 @@ class PerceptualDistance(torch.nn.Module):
 
     Args:
         name: Its row in ``PERCEPTUAL_DISTANCES``.
-        sha256: Of its weights file.
+        sha256: Of its weights: of LPIPS' trunk the tensors', since several files hold them; else
+            the file's.
+        source: SHA-256 of the file that they were read from, where that is another.
         stages: Images [N, 3, H, W] in [-1, 1] → one [N, C_k, h_k, w_k] per stage.
         channel_weights: One non-negative [C_k] per stage.
         resolution: Side that images are resized to (bilinear, antialiased) before the network;
@@ -49,10 +56,12 @@ class PerceptualDistance(torch.nn.Module):
         channel_weights: Sequence[torch.Tensor],
         resolution: int | None,
         smallest_side: int,
+        source: str | None = None,
     ) -> None:
         super().__init__()
         self.name = name
         self.sha256 = sha256
+        self.source = source
         self.resolution = resolution
         self.smallest_side = smallest_side
         self._stages = stages
@@ -62,7 +71,8 @@ class PerceptualDistance(torch.nn.Module):
     @property
     def protocol(self) -> dict[str, Any]:
         """What a number on this distance depends on, as JSON data."""
-        return {"network": self.name, "sha256": self.sha256}
+        source = {} if self.source is None else {SOURCE: self.source}
+        return {"network": self.name, "sha256": self.sha256, **source}
 
     def forward(self, a: torch.Tensor, b: torch.Tensor, *, checked: bool = False) -> torch.Tensor:
         """Compare images pairwise.
@@ -141,7 +151,7 @@ def load_perceptual(
         raise unknown_name("perceptual distance", name, PERCEPTUAL_DISTANCES)
     row = PERCEPTUAL_DISTANCES[name]
     distance = row.build(name, offline, progress)
-    probe_distance(distance, row.known_distance)
+    probe_distance(distance, KNOWN_DISTANCES.get(name))
     if resolution is not None:
         distance.resolution = resolution
     return distance.to(device)
@@ -178,30 +188,61 @@ def _load_lpips(
     net: str, trunk: _LpipsTrunk, name: str, offline: bool, progress: Progress
 ) -> PerceptualDistance:
     path = weights_path(trunk.weights, offline=offline, progress=progress)
-    return PerceptualDistance(
-        name,
-        sha256=WEIGHTS[trunk.weights].sha256,
-        stages=torch.nn.Sequential(lpips.ScalingLayer(), _load_trunk(trunk, path)),
-        channel_weights=_load_linear(net, trunk),
-        resolution=None,
-        smallest_side=trunk.smallest_side,
-    )
-
-
-def _load_trunk(trunk: _LpipsTrunk, path: Path) -> torch.nn.Module:
-    """Build the package's trunk without its download, around torchvision's published weights."""
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore", UserWarning)  # torchvision: `pretrained` is deprecated
         module = trunk.build(pretrained=False)
     # lpips calls torchvision's features.3.weight slice2.3.weight; the classifier is not used.
     names = {key.split(".", 1)[1]: key for key in module.state_dict()}
-    published = {
+    heads = _load_linear(net, trunk)
+    carried = WEIGHTS[trunk.weights].carried
+    is_carried = carried is not None and path.suffix == Path(carried.member).suffix
+    tensors = _carried_trunk(path, names, heads) if is_carried else _published_trunk(path)
+    load_strictly(module, {names.get(key, key): t for key, t in tensors.items()}, path)
+    return PerceptualDistance(
+        name,
+        sha256=tensors_sha256(tensors),
+        source=file_sha256(path),
+        stages=torch.nn.Sequential(lpips.ScalingLayer(), module),
+        channel_weights=heads,
+        resolution=None,
+        smallest_side=trunk.smallest_side,
+    )
+
+
+def _published_trunk(path: Path) -> dict[str, torch.Tensor]:
+    """Read the convolutions of torchvision's file: layer → tensor, as "3.weight"."""
+    return {
         key.removeprefix("features."): tensor
         for key, tensor in read_tensors(path).items()
         if key.startswith("features.")
     }
-    load_strictly(module, {names.get(key, key): t for key, t in published.items()}, path)
-    return module
+
+
+def _carried_trunk(
+    path: Path, names: Iterable[str], heads: Sequence[torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Read the same from what a package carries, whose heads have to be those of `lpips`.
+
+    Args:
+        names: Of the network's tensors, in the order of its layers.
+    """
+    found = read_carried(path)
+    if len(found.heads) != len(heads) or not all(map(torch.equal, found.heads, heads)):
+        raise WeightsError(
+            f"the heads in {path} are not those of LPIPS v0.1 in the package lpips",
+            "another version of one of them is installed",
+        )
+    tensors = [tensor for conv in found.convs for tensor in conv]
+    return dict(zip(names, tensors, strict=False))  # load_strictly tells what is missing
+
+
+def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return one hash of named tensors: names, types, shapes and bytes, sorted by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _load_linear(net: str, trunk: _LpipsTrunk) -> list[torch.Tensor]:
@@ -238,17 +279,15 @@ def _load_effnet(name: str, offline: bool, progress: Progress) -> PerceptualDist
 
 @dataclass(frozen=True)
 class PerceptualRow:
-    """How to build a distance, and what it must give for the self-test's pair.
+    """How to build a distance.
 
     Attributes:
         build: Loads its weights.
-        known_distance: None where nobody has recorded it with the published weights yet.
         smallest_side, resolution: See ``PerceptualDistance``; here, so that images are checked
             before weights are looked for.
     """
 
     build: Callable[[str, bool, Progress], PerceptualDistance]
-    known_distance: float | None
     smallest_side: int
     resolution: int | None = None
 
@@ -274,18 +313,14 @@ _SQUEEZE = _LpipsTrunk(
 
 
 def _lpips_row(net: str, trunk: _LpipsTrunk) -> PerceptualRow:
-    return PerceptualRow(
-        partial(_load_lpips, net, trunk), known_distance=None, smallest_side=trunk.smallest_side
-    )
+    return PerceptualRow(partial(_load_lpips, net, trunk), smallest_side=trunk.smallest_side)
 
 
 PERCEPTUAL_DISTANCES: dict[str, PerceptualRow] = {
     "lpips-vgg": _lpips_row("vgg", _VGG),
     "lpips-alex": _lpips_row("alex", _ALEX),
     "lpips-squeeze": _lpips_row("squeeze", _SQUEEZE),
-    "effnet-lite0": PerceptualRow(
-        _load_effnet, known_distance=1.04937, smallest_side=1, resolution=_EFFNET_SIDE
-    ),
+    "effnet-lite0": PerceptualRow(_load_effnet, smallest_side=1, resolution=_EFFNET_SIDE),
 }
 
 

