@@ -70,7 +70,8 @@ ROWS = {
     "latency": "latency at batch 1, ms",
     "latency-batch8": "latency at batch 8, ms",
     "fd": "fd to real images (effnet-lite0, {better} is better)",
-    "perceptual-diversity": "perceptual diversity ({better} is better)",
+    "lpips-diversity": "LPIPS diversity ({better} is better)",
+    "perceptual-diversity": "effnet-lite0 diversity ({better} is better)",
 }
 
 

@@ -48,7 +48,7 @@ def prune(
 ) -> None:
     """Remove the channels with the lowest scores; fit what is left with --refit.
 
-    Example: ganc prune faces.safetensors --scores faces.diversity.scores.safetensors --speedup 10
+    Example: ganc prune faces.safetensors --scores faces.rebuild.scores.safetensors --speedup 10
     --refit -o small.safetensors
     """
     options = PruneOptions(**settings)

@@ -27,10 +27,13 @@ from ganc.report.page import write_page
 from ganc.report.plots import require_matplotlib
 from ganc.sampling import sample
 from ganc.scoring.score import score
+from ganc.weights.cache import check_weights
 
 TEACHER = "faces32.safetensors"
 REAL = "faces32-real.zip"
-METRICS = ("macs", "params", "latency", "fd", "perceptual-diversity")
+WEIGHTS = "alexnet"
+"""Of ``lpips-diversity``."""
+METRICS = ("macs", "params", "latency", "fd", "lpips-diversity", "perceptual-diversity")
 # effnet-lite0 stands in for LPIPS: its weights come with the extra `offline`. At 64 px a step takes
 # half the time of the network's usual 128.
 RECIPE = {"perceptual": "effnet-lite0", "perceptual_resolution": 64}
@@ -103,9 +106,10 @@ def check_packages() -> None:
     """Find a missing extra now, not after minutes.
 
     Raises:
-        MissingDependencyError: It is named, with the command that installs it.
+        MissingDependencyError, WeightsError: It is named, with the command that installs it.
     """
     load_features("effnet-lite0")
+    check_weights(WEIGHTS)
     resolve(ExportSettings("onnx", None, "fp32", None))
     require_matplotlib()
 
