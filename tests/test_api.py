@@ -79,7 +79,9 @@ def test_walk_through(model: Model, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_demo_in_small(ganc: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_demo_in_small(
+    ganc: Callable[..., Outcome], tmp_path: Path, packaged_weights: None
+) -> None:
     folder = tmp_path / "demo"
     small = ("--score-samples", 5, "--refit-steps", 2, "--steps", 2, "--eval-samples", 8)
     outcome = ganc("demo", "-o", folder, *small, "--json", "--device", "cpu")
@@ -94,6 +96,7 @@ def test_demo_in_small(ganc: Callable[..., Outcome], tmp_path: Path) -> None:
     for row in result["models"].values():
         assert row["fd"] > 0
         assert row["perceptual-diversity"] > 0
+        assert row["lpips-diversity"] > 0
         assert row["latency"] > 0
     assert all(Path(path).exists() for path in result["outputs"].values())
     assert set(result["seconds"]) == {
