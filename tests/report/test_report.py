@@ -152,8 +152,8 @@ def test_what_all_agree_on_is_said_once() -> None:
 
 
 HIGHER_IS_BETTER = {
-    "coverage", "density", "lpips-diversity", "miou", "perceptual-diversity", "precision", "psnr",
-    "psnr-target", "recall", "speedup",
+    "coverage", "density", "irs", "irs-kept", "lpips-diversity", "miou", "perceptual-diversity",
+    "precision", "psnr", "psnr-target", "recall", "speedup", "vendi",
 }  # fmt: skip
 
 
