@@ -3,6 +3,7 @@
 Whoever measures, keeps, compares or shows values looks here. This module imports no torch.
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 Better = Literal["lower", "higher"]
@@ -59,6 +60,10 @@ VALUES: dict[str, Value] = {
     "recall": Value("higher"),
     "density": Value("higher"),
     "coverage": Value("higher", is_quality=True),
+    "irs": Value("higher"),
+    "irs-inf": Value("higher", is_quality=True),
+    "irs-kept": Value("higher"),
+    "vendi": Value("higher", is_quality=True),
     "macs": Value("lower", is_cost=True),
     "macs_published": Value("lower", is_cost=True),
     "params": Value("lower", is_cost=True),
@@ -72,3 +77,27 @@ VALUES: dict[str, Value] = {
     "memory-batch8": Value("lower", "B", is_cost=True),
     "memory-weights": Value("lower", "B", is_cost=True),
 }
+
+BOUNDS = ("-low", "-high")
+"""Endings of the values that are the ends of another one's 95 % interval."""
+
+
+def bounds(name: str) -> tuple[str, ...]:
+    """Return the names of the ends of a value's interval."""
+    return tuple(name + ending for ending in BOUNDS)
+
+
+def diversity_kept(model: str, metrics: Mapping[str, float]) -> str | None:
+    """Say in a sentence how much of its teacher's diversity a model keeps, where it was measured.
+
+    Args:
+        model: What the sentence calls it.
+        metrics: Value by name.
+    """
+    if "irs-kept" not in metrics:
+        return None
+    kept, low, high = (100 * metrics[name] for name in ("irs-kept", *bounds("irs-kept")))
+    return (
+        f"{model} keeps {kept:.0f} % of the teacher's diversity"
+        f" (irs-inf, 95 % interval {low:.0f} to {high:.0f} %)."
+    )

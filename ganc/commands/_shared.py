@@ -14,6 +14,7 @@ from ganc.commands._options import reader
 from ganc.options import EXECUTION, OUTPUT, parse_setting
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
     from ganc.models.model import Model
@@ -89,8 +90,10 @@ def choices(about: Mapping[str, str]) -> str:
     return ", ".join(f"{name} ({phrase})" for name, phrase in about.items())
 
 
-def emit(result: Mapping[str, Any], as_json: bool, tables: Callable[[], Iterable["Table"]]) -> None:
-    """Print a result on stdout: one JSON document, or tables for a person."""
+def emit(
+    result: Mapping[str, Any], as_json: bool, tables: Callable[[], Iterable["RenderableType"]]
+) -> None:
+    """Print a result on stdout: one JSON document, or tables and sentences for a person."""
     if as_json:
         print(json.dumps(result, allow_nan=False))
         return

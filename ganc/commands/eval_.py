@@ -13,6 +13,7 @@ from ganc.evaluation.options import RECORDED, SOURCES, EvalOptions
 from ganc.options import OUTPUT
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
     from ganc.models.model import Model
@@ -197,12 +198,15 @@ COMPARISON = {"name": "", "value": "now", "before": "before", "difference": "dif
 """Key of a row → its heading."""
 
 
-def _tables(results: list[Result], teacher: Result | None) -> Iterator["Table"]:
+def _tables(results: list[Result], teacher: Result | None) -> Iterator["RenderableType"]:
     from ganc.report.entry import short_names
+    from ganc.values import diversity_kept
 
     everything = [*([teacher] if teacher else []), *results]
     names = short_names([result["checkpoint"] for result in everything])
     yield _values({names[result["checkpoint"]]: result for result in everything})
+    kept = (diversity_kept(names[row["checkpoint"]], row["metrics"]) for row in results)
+    yield from filter(None, kept)
     for result in results:
         of = "" if len(results) == 1 else f" of {names[result['checkpoint']]}"
         if result["requirements"]:

@@ -1,4 +1,4 @@
-"""How different a model's samples are: ``lpips-diversity``, ``perceptual-diversity``.
+"""How different a model's samples are: ``lpips-diversity``, ``perceptual-diversity``, ``vendi``.
 
 Pair k is samples 2k and 2k + 1. From latents, the two are independent, and so are the pairs, so the
 interval of their mean is the usual one. A translator's samples are as different as consecutive
@@ -13,6 +13,7 @@ from torch import Tensor
 from ganc.evaluation.paired import PERCEPTUAL
 from ganc.evaluation.sampling import Batch, RunningMean
 from ganc.evaluation.task import Measurement, Task
+from ganc.perceptual.vendi import Similarities
 
 
 class PairwiseDiversity(Measurement):
@@ -53,3 +54,25 @@ def lpips_diversity(task: Task) -> PairwiseDiversity:
 def perceptual_diversity(task: Task) -> PairwiseDiversity:
     """The same on EfficientNet-Lite0. Not LPIPS."""
     return PairwiseDiversity(task, "perceptual-diversity", PERCEPTUAL)
+
+
+class Vendi(Measurement):
+    """How many different images the samples amount to, on the features that the settings name."""
+
+    def __init__(self, task: Task) -> None:
+        self.num_images = task.samples("vendi", least_inputs=2)
+        self.network = task.features("vendi", task.settings.features)
+        self.task, self.similarities = task, Similarities(self.network.dim, task.device)
+
+    def update(self, batch: Batch) -> None:
+        self.similarities.update(batch.images.features(self.network))
+
+    def result(self) -> dict[str, float]:
+        return {"vendi": self.similarities.score()}
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            **self.task.protocol_of(self.network),
+            "generated": self.similarities.count,
+            "kernel": "cosine",
+        }

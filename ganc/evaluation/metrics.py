@@ -14,12 +14,14 @@ from ganc.evaluation import (
     miou,
     ppl,
     projection,
+    retrieval,
     sets,
 )
 from ganc.evaluation.paired import PairedMean
 from ganc.evaluation.target import TargetMean
 from ganc.evaluation.task import Measurement, Task
 from ganc.perceptual.manifold import NAMES as MANIFOLD
+from ganc.values import bounds
 
 Needs = Literal["nothing", "teacher", "reference", "data", "target", "labels"]
 """Beside the model: nothing; its teacher; real images or else the teacher; real images; the ground
@@ -48,11 +50,13 @@ class Metric(NamedTuple):
         start: Makes the measurement for a task.
         needs: What must be there beside the model.
         extras: Values that come with it, beside the one under its own name.
+        beside_teacher: The metric that joins it where there is a teacher.
     """
 
     start: Callable[[Task], Measurement]
     needs: Needs = "nothing"
     extras: tuple[str, ...] = ()
+    beside_teacher: str | None = None
 
 
 METRICS: dict[str, Metric] = {
@@ -90,6 +94,9 @@ METRICS: dict[str, Metric] = {
     "kid": Metric(sets.kid, "reference"),
     "kd": Metric(sets.kd, "reference"),
     **{name: Metric(partial(sets.Manifold, name=name), "reference") for name in MANIFOLD},
+    "irs": Metric(retrieval.irs, "reference", ("irs-inf", *bounds("irs-inf")), "irs-kept"),
+    "irs-kept": Metric(retrieval.irs_kept, "teacher", bounds("irs-kept")),
+    "vendi": Metric(diversity.Vendi),
 }
 
 
@@ -118,14 +125,16 @@ def check_metrics(
     """Check names and needs before anything is loaded.
 
     Returns:
-        The names without repetition, in the order given.
+        The names without repetition, in the order given, each followed by what joins it.
     Raises:
         UsageError: A name is unknown, or there is nothing to compare with.
     """
-    chosen = list(dict.fromkeys(names))
-    for name in chosen:
+    asked = list(dict.fromkeys(names))
+    for name in asked:
         if name not in METRICS:
             raise unknown_name("metric", name, METRICS)
+    joined = [(name, METRICS[name].beside_teacher if has_teacher else None) for name in asked]
+    chosen = list(dict.fromkeys(name for pair in joined for name in pair if name is not None))
     is_there: dict[Needs, bool] = {
         "teacher": has_teacher, "reference": has_teacher or has_data, "data": has_data,
         "target": has_target, "labels": has_labels,

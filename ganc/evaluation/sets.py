@@ -3,6 +3,7 @@
 A set's features are computed once, whatever the number of metrics that read them, and lie on disk.
 """
 
+from functools import cached_property
 from typing import Any
 
 from ganc.data.dataset import iterate_images
@@ -17,13 +18,15 @@ class FeatureSets:
     """Features of the samples and of what they are compared with: real images, else the teacher's.
 
     Metrics share one (``of``); each may prepare and feed it, the first to come does the work.
+
+    Attributes:
+        keeps_teacher: Whether the teacher's features are kept; a metric may ask for it.
     """
 
     def __init__(self, task: Task, metric: str, network: str) -> None:
         self.task, self.network = task, task.features(metric, network)
-        self.uses_teacher = task.dataset is None
+        self.uses_teacher = self.keeps_teacher = task.dataset is None
         self.generated = FeatureRows.scratch(self.network.dim)
-        self._reference: FeatureRows | None = None
         self._values: dict[str, float] = {}
         self.wanted: set[str] = set()
 
@@ -35,13 +38,15 @@ class FeatureSets:
         sets: FeatureSets = task.shared[network]
         return sets
 
-    @property
+    @cached_property
     def reference(self) -> FeatureRows:
         """What the samples are compared with; real images are described when first asked for."""
-        if self._reference is None:
-            real = not self.uses_teacher
-            self._reference = self._real() if real else FeatureRows.scratch(self.network.dim)
-        return self._reference
+        return self.teacher if self.uses_teacher else self._real()
+
+    @cached_property
+    def teacher(self) -> FeatureRows:
+        """The teacher's samples from the same inputs."""
+        return FeatureRows.scratch(self.network.dim)
 
     def _real(self) -> FeatureRows:
         dataset = self.task.dataset
@@ -63,9 +68,9 @@ class FeatureSets:
         if batch.indices.start < len(self.generated):
             return
         self.generated.append(batch.images.features(self.network))
-        if self.uses_teacher:
+        if self.keeps_teacher:
             assert batch.teacher is not None
-            self.reference.append(batch.teacher.features(self.network))
+            self.teacher.append(batch.teacher.features(self.network))
 
     def manifold(self, name: str) -> float:
         """Return one of ``manifold.NAMES``; all that are wanted are computed at once."""

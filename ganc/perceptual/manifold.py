@@ -20,8 +20,8 @@ PRECISION, RECALL, DENSITY, COVERAGE = NAMES = ("precision", "recall", "density"
 NEIGHBOURS = {PRECISION: 3, RECALL: 3, DENSITY: 5, COVERAGE: 5}
 """Value → k of its paper."""
 
-_ROWS = 1024
-_COLUMNS = 8192
+ROWS = 1024
+COLUMNS = 8192
 
 
 def compare_manifolds(
@@ -54,10 +54,10 @@ def compare_manifolds(
         {n: (of_generated if n == RECALL else of_real)[near[n]] for n in wanted},
         len(real), len(generated), centre.device,
     )  # fmt: skip
-    for start, block in generated.blocks(_ROWS):
+    for start, block in generated.blocks(ROWS):
         x = block.to(device) - centre
-        for first, other in real.blocks(_COLUMNS):
-            distances = _distances(x, other.to(device) - centre)
+        for first, other in real.blocks(COLUMNS):
+            distances = squared_distances(x, other.to(device) - centre)
             tally.add(slice(start, start + len(x)), slice(first, first + len(other)), distances)
         progress("distances between the sets", start + len(x), len(generated))
     return {name: tally.mean(name) / (near[name] if name == DENSITY else 1) for name in wanted}
@@ -120,11 +120,11 @@ def radii(
             f"raise --samples or --data to {most + 1} images or more, or lower --neighbours",
         )
     found = []
-    for start, block in rows.blocks(_ROWS):
+    for start, block in rows.blocks(ROWS):
         x = block.to(centre.device) - centre
         nearest = x.new_full((len(x), most), torch.inf)
-        for first, columns in rows.blocks(_COLUMNS):
-            distances = _distances(x, columns.to(centre.device) - centre)
+        for first, columns in rows.blocks(COLUMNS):
+            distances = squared_distances(x, columns.to(centre.device) - centre)
             own = torch.arange(start, start + len(x)) - first  # a vector is not its own neighbour
             here = (own >= 0) & (own < len(columns))
             distances[here.nonzero().squeeze(1), own[here]] = torch.inf
@@ -136,7 +136,7 @@ def radii(
     return {rank: nearest[:, rank - 1].contiguous() for rank in ranks}
 
 
-def _distances(x: Tensor, y: Tensor) -> Tensor:
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """Return squared distances [N, M]; float32, so both are to be near the origin."""
     squares = y.square().sum(dim=1)
     return torch.addmm(squares, x, y.T, alpha=-2).add_(x.square().sum(dim=1)[:, None]).clamp_(min=0)

@@ -25,7 +25,7 @@ from ganc.report.pictures import interpolation_gallery, samples_gallery
 from ganc.report.plots import Point, colour, require_matplotlib
 from ganc.report.summary import summarise
 from ganc.report.values import INTERVAL, short
-from ganc.values import VALUES
+from ganc.values import VALUES, bounds
 from ganc.version import __version__
 
 
@@ -113,9 +113,12 @@ def _numbers(models: Sequence[Entry]) -> dict[str, Any]:
 def _spread_note(models: Sequence[Entry]) -> str:
     if any(entry.result.get("std") for entry in models):
         return "±: standard deviation over the repeats."
-    if any(name.endswith(INTERVAL) for entry in models for name in entry.metrics):
-        return "±: half the 95 % interval of the mean."
-    return ""
+    found = {name for entry in models for name in entry.metrics}
+    notes = {
+        "±: half the 95 % interval of the mean.": {name + INTERVAL for name in found},
+        "… to …: the 95 % interval.": {end for name in found for end in bounds(name)},
+    }
+    return " ".join(note for note, ends in notes.items() if found & ends)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ganc.report.entry import Entry
 from ganc.report.tables import times
 from ganc.report.values import best, short
-from ganc.values import VALUES
+from ganc.values import VALUES, diversity_kept
 
 
 def summarise(entries: Sequence[Entry]) -> list[str]:
@@ -21,7 +21,8 @@ def summarise(entries: Sequence[Entry]) -> list[str]:
         sentences.append(_best_quality(entries, students, name))
     if name is not None and len(students) > 1:
         sentences.append(_front(students, name))
-    return sentences + _unmet(entries)
+    kept = [diversity_kept(entry.name, entry.metrics) for entry in students]
+    return [*sentences, *filter(None, kept), *_unmet(entries)]
 
 
 def main_quality(entries: Sequence[Entry]) -> str | None:

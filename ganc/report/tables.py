@@ -7,7 +7,7 @@ from typing import Any
 from ganc.report.entry import Entry
 from ganc.report.plots import colour
 from ganc.report.values import INTERVAL, best, plain, short
-from ganc.values import VALUES
+from ganc.values import VALUES, bounds
 
 LONGEST_LIST = 12
 """Longer lists of a provenance (kept channels) are counted instead of shown."""
@@ -19,7 +19,8 @@ class Cell:
 
     Attributes:
         text: The value; "–" where the model has none.
-        spread: "± …": the deviation over repeats, or else half the 95 % interval; "" for none.
+        spread: "± …": the deviation over repeats, or else half the 95 % interval; "… to …": that
+            interval, where it is not symmetric; "" for none.
         beside: Of a cost, how it compares with the teacher's.
         is_best: Whether it is the best of the models that compete.
     """
@@ -84,13 +85,14 @@ class History:
 def metric_columns(entries: Sequence[Entry]) -> list[MetricColumn]:
     """Return a column per value that any model has, in the order of ``VALUES``.
 
-    Intervals join the value they belong to.
+    Intervals join the value they belong to, as half a width or as two ends.
     """
     found = dict.fromkeys(name for entry in entries for name in entry.metrics)
     names = [name for name in VALUES if name in found] + [
         name for name in found if name not in VALUES
     ]
-    return [_column(entries, name) for name in names if not name.endswith(INTERVAL)]
+    joined = {end for name in names for end in (name + INTERVAL, *bounds(name))}
+    return [_column(entries, name) for name in names if name not in joined]
 
 
 def competitors(entries: Sequence[Entry]) -> list[Entry]:
@@ -114,12 +116,19 @@ def _cell(entry: Entry, name: str, is_best: bool, teacher: float | None) -> Cell
     value = entry.metrics.get(name)
     if value is None:
         return Cell("–")
-    spread = deviation(entry, name) or entry.metrics.get(name + INTERVAL, 0.0)
     is_cost = name in VALUES and VALUES[name].is_cost
     beside = ""
     if is_cost and teacher and value and not entry.is_teacher:
         beside = times(teacher / value)
-    return Cell(short(value), f"± {spread:.2g}" if spread else "", beside, is_best)
+    return Cell(short(value), _spread(entry, name), beside, is_best)
+
+
+def _spread(entry: Entry, name: str) -> str:
+    half = deviation(entry, name) or entry.metrics.get(name + INTERVAL, 0.0)
+    if half:
+        return f"± {half:.2g}"
+    ends = [short(entry.metrics[end]) for end in bounds(name) if end in entry.metrics]
+    return " to ".join(ends)
 
 
 def deviation(entry: Entry, name: str) -> float:

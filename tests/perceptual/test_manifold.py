@@ -85,8 +85,8 @@ def test_recorded_values(case: str, suffix: str, k: int) -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     real, generated = noise(61, 5, 0), noise(47, 5, 1)
     whole = compare(real, generated)
-    monkeypatch.setattr(manifold, "_ROWS", 7)
-    monkeypatch.setattr(manifold, "_COLUMNS", 11)
+    monkeypatch.setattr(manifold, "ROWS", 7)
+    monkeypatch.setattr(manifold, "COLUMNS", 11)
     assert compare(real, generated) == whole
 
 

@@ -125,6 +125,18 @@ def test_summary_names_the_best_and_what_is_not_met(entries: list[Entry]) -> Non
     assert "0 of 1 requirements are met." in text
 
 
+def test_kept_diversity_is_said_and_its_interval_joins_the_value(entries: list[Entry]) -> None:
+    tenth, half, teacher = entries
+    kept = {"irs-kept": 0.9, "irs-kept-low": 0.85, "irs-kept-high": 0.953}
+    told = [tenth, replace(half, result=document(half.model, {"fd": 13.0, **kept})), teacher]
+    text = " ".join(summarise(in_order(told)))
+    assert "half keeps 90 % of the teacher's diversity (irs-inf, 95 % interval 85 to 95 %)." in text
+    assert text.count("diversity") == 1
+    columns = {column.name: column for column in metric_columns(in_order(told))}
+    assert not columns.keys() & {"irs-kept-low", "irs-kept-high"}
+    assert [cell.spread for cell in columns["irs-kept"].cells] == ["", "", "0.85 to 0.953"]
+
+
 def test_front_leaves_out_what_is_beaten(entries: list[Entry]) -> None:
     tenth, half, teacher = entries
     worse = replace(half, name="worse", result=document(half.model, {"fd": 13.0}))
@@ -152,8 +164,8 @@ def test_what_all_agree_on_is_said_once() -> None:
 
 
 HIGHER_IS_BETTER = {
-    "coverage", "density", "lpips-diversity", "miou", "perceptual-diversity", "precision", "psnr",
-    "psnr-target", "recall", "speedup",
+    "coverage", "density", "irs", "irs-kept", "lpips-diversity", "miou", "perceptual-diversity",
+    "precision", "psnr", "psnr-target", "recall", "speedup", "vendi",
 }  # fmt: skip
 
 
