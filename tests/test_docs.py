@@ -3,11 +3,13 @@
 import importlib.util
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from PIL import Image
 
 from ganc.cli import COMMANDS
@@ -22,6 +24,23 @@ from tests.conftest import Outcome
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "scoring").glob("*.md"))
+CI = (ROOT / "docs" / "ci.md").read_text()
+PIPELINES = [section for section in CI.split("\n## ") if "```yaml" in section]
+
+
+def fenced(text: str, language: str) -> list[str]:
+    """Return what stands between the fences of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def ganc_commands(text: str) -> list[list[str]]:
+    """Return the arguments of every ganc command among a page's shell lines."""
+    lines = "".join(fenced(text, "sh")).replace("\\\n", " ").splitlines()
+    return [
+        words[words.index("ganc") + 1 : words.index(">") if ">" in words else None]
+        for words in map(shlex.split, lines)
+        if "ganc" in words[:-1]
+    ]
 
 
 def script(name: str) -> ModuleType:
@@ -167,3 +186,33 @@ def test_ci_finds_the_readme_test_command() -> None:
     assert len(commands) == 2
     assert commands[0].endswith("ganc demo")
     assert commands[1].endswith('.venv/bin/pytest -n auto --dist loadfile -m "not gpu"')
+
+
+@pytest.mark.parametrize("section", PIPELINES, ids=lambda section: section.splitlines()[0])
+def test_a_ci_job_runs_the_shell_lines_above_it(section: str) -> None:
+    (shell,), (workflow,) = fenced(section, "sh"), fenced(section, "yaml")
+    (job,) = yaml.safe_load(workflow)["jobs"].values()
+    environment = [f"export {name}={value}" for name, value in job.get("env", {}).items()]
+    runs = [step["run"].rstrip() for step in job["steps"] if "run" in step]
+    assert "\n".join([*environment, *runs, ""]) == shell
+
+
+def test_there_are_three_ci_pipelines() -> None:
+    assert len(PIPELINES) == 3
+
+
+@pytest.mark.parametrize("command", ganc_commands(CI), ids=" ".join)
+def test_the_ci_page_s_commands_are_understood(
+    command: list[str],
+    ganc: Callable[..., Outcome],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if command[0] == "weights":  # has no --dry-run; wrong usage would give 2
+        outcome = ganc(*command)
+        assert outcome.code == 3
+        assert "there is no such file" in outcome.err
+    else:
+        outcome = ganc(*command, "--dry-run")
+        assert outcome.code == 0, outcome.err
