@@ -63,7 +63,7 @@ VALUES: dict[str, Value] = {
     "irs": Value("higher"),
     "irs-inf": Value("higher", is_quality=True),
     "irs-kept": Value("higher"),
-    "vendi": Value("higher", is_quality=True),
+    "vendi": Value("higher"),
     "macs": Value("lower", is_cost=True),
     "macs_published": Value("lower", is_cost=True),
     "params": Value("lower", is_cost=True),
