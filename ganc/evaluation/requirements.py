@@ -97,7 +97,8 @@ def check_of_teacher(requirement: Requirement, *, has_teacher: bool, has_data: b
     Raises:
         UsageError: There is no teacher, or the value is a comparison with the teacher itself.
     """
-    needs = METRICS[requirement.metric].needs
+    metric = METRICS[requirement.metric]
+    needs = metric.needs
     if not has_teacher:
         raise UsageError(
             f"--require `{requirement.expr}` speaks of the teacher, got none", "pass --teacher CKPT"
@@ -109,8 +110,9 @@ def check_of_teacher(requirement: Requirement, *, has_teacher: bool, has_data: b
             "give a number",
         )
     if needs == "reference" and not has_data:
+        other = f"require {metric.beside_teacher}" if metric.beside_teacher else "give a number"
         raise UsageError(
             f"--require `{requirement.expr}`: without real images {requirement.metric} compares"
             " with the teacher, which has no value of its own",
-            "pass --data DIR|ZIP, or give a number",
+            f"pass --data DIR|ZIP, or {other}",
         )

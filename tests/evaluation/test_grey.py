@@ -19,7 +19,7 @@ from tests.labelled import write_labelled
 from tests.weights.random_weights import install, published_trunk, random_lpips
 
 REPEATED = {"channels": "1, repeated to 3"}
-SETS = ["fd", "kd", "precision", "recall", "density", "coverage"]
+SETS = ["fd", "kd", "precision", "recall", "density", "coverage", "irs", "vendi"]
 PAIRS = ["perceptual", "perceptual-diversity", "perceptual-ppl"]
 
 

@@ -176,6 +176,9 @@ def test_nothing_to_retrieve_is_one_line(ganc: Callable[..., Outcome], checkpoin
     outcome = ganc("eval", checkpoint, "--require", "irs-kept>=0.9")
     assert outcome.code == 2
     assert "irs-kept: compared with a teacher, got none" in outcome.err
+    outcome = ganc("eval", checkpoint, "--teacher", checkpoint, "--require", "irs>=0.9*teacher")
+    assert outcome.code == 2
+    assert "hint: pass --data DIR|ZIP, or require irs-kept" in outcome.err
 
 
 def test_one_real_image_is_refused(tmp_path: Path, mean_colour: str) -> None:
