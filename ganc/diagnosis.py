@@ -14,7 +14,7 @@ from ganc.ops import extension, resampling
 from ganc.sampling import sample
 from ganc.user_cache import cache_folder
 from ganc.version import __version__
-from ganc.weights.cache import weights_target
+from ganc.weights.manage import is_there
 from ganc.weights.published import WEIGHTS
 
 OPTIONAL = {
@@ -52,7 +52,7 @@ def doctor(device: str | torch.device = "auto") -> dict[str, Any]:
             extra: {name: _version(name) for name in names} for extra, names in OPTIONAL.items()
         },
         "cache": str(cache_folder()),
-        "weights": {name: weights_target(name).exists() for name in WEIGHTS},
+        "weights": {name: is_there(name) for name in WEIGHTS},
     }
 
 

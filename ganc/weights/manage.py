@@ -150,9 +150,9 @@ def _carried_row(name: str, file: WeightsFile) -> dict[str, Any] | None:
     return {
         "name": name,
         "purpose": file.purpose,
-        "state": _state(path, file.carried.sha256, True),
+        "state": _state(path, file.carried.sha256, True) if path.is_file() else "damaged",
         "bytes": file.carried.num_bytes,
-        "bytes_there": path.stat().st_size,
+        "bytes_there": path.stat().st_size if path.is_file() else 0,
         "sha256": file.carried.sha256,
         "sha256_from": "published",
         "path": str(path),

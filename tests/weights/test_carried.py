@@ -213,6 +213,8 @@ def test_a_damaged_package_is_named_with_both_ways_out(
     outcome = ganc("weights", "fetch", "alexnet", "--offline")
     assert outcome.code == 3
     assert_names_both_ways(outcome.err)
+    (row,) = json.loads(ganc("weights", "list", "alexnet", "--json").out)["weights"]
+    assert row["state"] == "damaged"
 
 
 def test_neither_package_nor_file(ganc: Ganc) -> None:
