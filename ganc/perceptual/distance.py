@@ -13,11 +13,16 @@ import torch
 import torch.nn.functional as F
 
 from ganc.errors import InputError, ShapeError, UsageError, WeightsError, unknown_name
-from ganc.files import file_sha256
 from ganc.perceptual import effnet
 from ganc.perceptual.channels import SEEN, as_colour
 from ganc.progress import Progress, silent
-from ganc.weights.cache import check_sha256, load_strictly, read_tensors, weights_path
+from ganc.weights.cache import (
+    check_sha256,
+    known_sha256,
+    load_strictly,
+    read_tensors,
+    weights_path,
+)
 from ganc.weights.carried import read_carried
 from ganc.weights.probe import KNOWN_DISTANCES, TOLERANCE, probe_images
 from ganc.weights.published import WEIGHTS
@@ -195,13 +200,15 @@ def _load_lpips(
     names = {key.split(".", 1)[1]: key for key in module.state_dict()}
     heads = _load_linear(net, trunk)
     carried = WEIGHTS[trunk.weights].carried
-    is_carried = carried is not None and path.suffix == Path(carried.member).suffix
-    tensors = _carried_trunk(path, names, heads) if is_carried else _published_trunk(path)
+    if carried is not None and carried.is_named_by(path):
+        tensors, source = _carried_trunk(path, names, heads), carried.sha256
+    else:
+        tensors, source = _published_trunk(path), known_sha256(trunk.weights)
     load_strictly(module, {names.get(key, key): t for key, t in tensors.items()}, path)
     return PerceptualDistance(
         name,
         sha256=tensors_sha256(tensors),
-        source=file_sha256(path),
+        source=source,
         stages=torch.nn.Sequential(lpips.ScalingLayer(), module),
         channel_weights=heads,
         resolution=None,

