@@ -54,6 +54,14 @@ class Job:
     plugin: tuple[str, ...] | None = None
 
 
+TESTS = (
+    *PYTHON, "-m", "pytest", "-v", "-m", "gpu", "--tb=short", "--durations=10", "-p", "instant",
+    "-p", "no:benchmark", "-p", "no:cacheprovider",
+)  # fmt: skip
+LARGE = "32_bits"
+"""In the names of tests that fill the card: beside them no other one has its memory."""
+
+
 def script(name: str, *options: str) -> tuple[str, ...]:
     """Return the command of a benchmark beside this file."""
     return (*PYTHON, str(HERE / f"{name}.py"), *options)
@@ -73,18 +81,20 @@ JOBS: dict[str, Job] = {
     "prefetch": Job(script("prefetch"), 1),
     "doctor": Job((*PYTHON, "-m", "ganc", "doctor"), 2),
     "tests": Job(
-        (*PYTHON, "-m", "pytest", "-q", "-n", "8", "-m", "gpu", "--tb=short", "--durations=10",
-         "-p", "instant", "-p", "no:benchmark", "-p", "no:cacheprovider", *gpu_tests()),
-        4, ("--collect-only",), environment={"OMP_NUM_THREADS": "1"},
+        (*TESTS, "-n", "12", "-k", f"not {LARGE}", *gpu_tests()), 2.5, ("--collect-only",),
+        environment={"OMP_NUM_THREADS": "1"},
+    ),
+    "tests-large": Job(
+        (*TESTS, "-n", "0", "-k", LARGE, *gpu_tests()), 1.5, ("--collect-only",), after="tests",
     ),
     "plugin-bias_act": Job(script("nvidia_plugin", "bias_act"), 3, None, plugin=()),
     "plugin-upfirdn2d": Job(script("nvidia_plugin", "upfirdn2d"), 3, None, plugin=()),
     "memcheck": Job(
-        script("sanitize"), 3, CPU, tool=(*SANITIZER, "--tool", "memcheck"), after="doctor",
+        script("sanitize"), 3, CPU, tool=(*SANITIZER, "--tool", "memcheck"),
         environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
     ),
     "racecheck": Job(
-        script("sanitize"), 3, CPU, tool=(*SANITIZER, "--tool", "racecheck"), after="doctor"
+        script("sanitize"), 3, CPU, tool=(*SANITIZER, "--tool", "racecheck")
     ),
     "bias_act": Job(
         with_figures("bias_act", "--brief"), 2,
@@ -99,11 +109,11 @@ JOBS: dict[str, Job] = {
     ),
     "step": Job(
         with_figures("distill_step", *CUDA, "--resolution", "256", "--brief",
-                     "--profile", "ganc bf16 channels_last"), 2,
+                     "--profile", "ganc bf16 channels_last, CUDA graphs"), 2,
         (*CPU, "--resolution", "16", "--channel-max", "8", "--batch", "4", "--steps", "4"),
     ),
     "diversity": Job(
-        with_figures("diversity_speed", *CUDA, "--brief"), 1.5,
+        with_figures("diversity_speed", *CUDA, "--brief"), 2,
         (*CPU, "--batches", "1", "--batch", "2", "--directions", "3", "--resolution", "16",
          "--channel-max", "8"),
     ),
@@ -119,7 +129,8 @@ JOBS: dict[str, Job] = {
     ),
     "step-stylegan3": Job(
         with_figures("distill_step", *CUDA, "--resolution", "256", "--family", "stylegan3",
-                     "--profile", "ganc bf16"), 1.5,
+                     "--variants", "ganc bf16", "ganc bf16, CUDA graphs", "--brief",
+                     "--profile", "ganc bf16, CUDA graphs"), 1.5,
         (*CPU, "--resolution", "16", "--channel-max", "8", "--batch", "4", "--steps", "4"),
     ),
     "agreement": Job(
@@ -136,7 +147,8 @@ JOBS: dict[str, Job] = {
 STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     "first": (
         ("prefetch",),
-        ("doctor", "tests", "plugin-bias_act", "plugin-upfirdn2d", "memcheck", "racecheck"),
+        ("doctor", "tests", "tests-large", "plugin-bias_act", "plugin-upfirdn2d"),
+        ("memcheck", "racecheck"),
         ("step",), ("diversity",), ("bias_act",), ("upfirdn2d",),
     ),
     "rest": (

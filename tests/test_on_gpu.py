@@ -149,6 +149,31 @@ def test_density_plays_the_game_of_the_cpu(tmp_path: Path) -> None:
         assert first["there"][loss] == pytest.approx(first["cpu"][loss], rel=2e-2), loss  # TF32
 
 
+# --- pruning
+
+
+@pytest.mark.parametrize("steps", [0, 8])
+@pytest.mark.parametrize("name", ["faces", "sngan", "stylegan3"])
+def test_a_fit_comes_as_near_as_on_the_cpu(
+    faces: tuple[Model, Path], name: str, steps: int
+) -> None:
+    teacher = faces[0] if name == "faces" else FAMILIES[name]()
+    scores = score(teacher, "l1-out", device=CPU)
+    settings: dict[str, Any] = {"prune_ratio": 0.5, "refit": True, "refit_samples": 48}
+    images = sample(teacher, 16, device=CPU)
+
+    def distance(student: Model) -> float:
+        return float((sample(student, 16, device=CPU) - images).abs().mean())
+
+    sliced = distance(prune(teacher, scores, prune_ratio=0.5))
+    on_cpu, found = (
+        distance(prune(teacher, scores, refit_steps=steps, device=device, **settings))
+        for device in (CPU, DEVICE)
+    )
+    assert found < sliced
+    assert found == pytest.approx(on_cpu, rel=0.02)  # Adam's signs, where a gradient is nearly 0
+
+
 # --- training
 
 
@@ -241,6 +266,26 @@ def waiting_forbidden() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="graphs are CUDA's")
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+@pytest.mark.parametrize("run", [name for name in RUNS if RUNS[name][1] != "i2i"])
+def test_recorded_steps_have_the_losses_of_others(run: str, precision: str) -> None:
+    """From the third step on each phase is a replay."""
+    found = []
+    for cuda_graphs in (False, True):
+        execution = Execution(DEVICE, precision, cuda_graphs=cuda_graphs)
+        trainer, batch = make_trainer(run, execution)
+        with execution.arithmetic():
+            trainer.prepare(batch)
+            found.append([trainer.step(step, batch) for step in (0, 16, 32, 33)])
+    assert all(phase.replay is not None for phase in trainer.recorder.phases.values())
+    for expected, losses in zip(*found, strict=True):
+        assert losses.keys() == expected.keys()
+        for name, value in losses.items():
+            own = allowed(name, 2e-2 if precision == "fp32" else 0.1, norms=0.25)
+            assert value.item() == pytest.approx(expected[name].item(), rel=own, abs=1e-3), name
+
+
 Train = Callable[..., Path]
 
 
@@ -327,7 +372,7 @@ def test_a_model_on_the_gpu_is_saved_as_on_the_cpu(tmp_path: Path) -> None:
 
 ALIKE = {"fd": 2e-3, "kd": 2e-3, "l1": 1e-3, "psnr": 1e-3, "perceptual": 1e-3, "macs": 0.0,
          "perceptual-diversity": 1e-3, "precision": 0.05, "recall": 0.05, "density": 0.05,
-         "coverage": 0.05, "perceptual-ppl": 0.05}  # fmt: skip
+         "coverage": 0.05, "perceptual-ppl": 0.05, "irs": 0.05, "vendi": 1e-3}  # fmt: skip
 """Metric → how far a GPU may be off, relatively. Of the sets' shares one image in 32 may change
 sides; a step along a path is 1e-4 long, which rounding reaches."""
 

@@ -127,7 +127,7 @@ def distill(
     options, folder = options_of(DistillOptions, settings), Path(out)
     execution = Execution(
         resolve_device(device), options.precision, options.channels_last, options.compile,
-        PhaseTimes() if options.profile else None,
+        options.cuda_graphs, PhaseTimes() if options.profile else None,
     )  # fmt: skip
     planned = options.of(SCHEDULE) | {"eval_settings": eval_settings, "keep_best": keep_best}
     choices = Choices(recipe, overrides or {}, **options.of(CHOICES))

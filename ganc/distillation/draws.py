@@ -48,6 +48,11 @@ class Draws:
 
     def _rows(self, stream: str, step: int, size: int, *, is_normal: bool) -> Tensor:
         rows = torch.empty(self.local_batch, size, device=self.device)
+        self.fill(rows, stream, step, is_normal=is_normal)
+        return rows
+
+    def fill(self, rows: Tensor, stream: str, step: int, *, is_normal: bool) -> None:
+        """Draw into [local_batch, size] what ``normal`` or ``uniform`` would return."""
         generator = torch.Generator(self.device)
         for i, row in enumerate(rows):
             index = step * self.batch + self.rank + i * self.world
@@ -56,7 +61,6 @@ class Draws:
                 row.normal_(generator=generator)
             else:
                 row.uniform_(generator=generator)
-        return rows
 
 
 @dataclass(frozen=True)

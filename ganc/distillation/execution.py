@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from ganc.devices import fp32_precision
-from ganc.errors import unknown_name
+from ganc.errors import UsageError, unknown_name
 from ganc.models.model import Model
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16")
@@ -69,6 +69,7 @@ class Execution:
             fp32. Weights, averages and optimisers are always float32.
         channels_last: Lay feature maps out with their channels innermost.
         compiles: Compile what only looks on: teacher and perceptual network.
+        cuda_graphs: Record the phases of a step and launch each as one; see ``recording``.
         times: What a profile adds to; None measures nothing, and never waits for the device.
     """
 
@@ -76,11 +77,16 @@ class Execution:
     precision: str = "auto"
     channels_last: bool = False
     compiles: bool = False
+    cuda_graphs: bool = False
     times: PhaseTimes | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise unknown_name("--precision", self.precision, PRECISIONS)
+        if self.cuda_graphs and self.device.type != "cuda":
+            raise UsageError(
+                f"--cuda-graphs needs a CUDA device, not {self.device}", "leave it out"
+            )
 
     @property
     def is_bf16(self) -> bool:
@@ -122,15 +128,19 @@ class Execution:
     def phase(self, name: str, *, exact: bool = False) -> Iterator[None]:
         """Run a phase, in float32 where it must be ``exact``, and time it where there is a profile.
 
-        Nested phases count for themselves and not in the outer one.
+        Nested phases count for themselves and not in the outer one, but for those of a recorded
+        phase, which is launched whole.
         """
         lowered = self.is_bf16 and not exact
         with torch.autocast(self.device.type, torch.bfloat16, enabled=lowered):
-            if self.times is None:
+            if self.times is None or self._is_recording():
                 yield
                 return
             with self.times.measure(name, self._now):
                 yield
+
+    def _is_recording(self) -> bool:
+        return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
     def _now(self) -> float:
         if self.device.type == "cuda":

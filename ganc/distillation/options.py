@@ -36,6 +36,7 @@ class DistillSettings(TypedDict, total=False):
     precision: str
     channels_last: bool
     compile: bool
+    cuda_graphs: bool
     profile: bool
     seed: int | None
 
@@ -66,6 +67,8 @@ class DistillOptions:
         precision: See ``Execution``.
         channels_last: See ``Execution``.
         compile: Compile what only looks on: teacher and perceptual network.
+        cuda_graphs: Record the phases of a step as CUDA graphs, which spares the host launching
+            their kernels one by one; one process, no contents of interest, no translators.
         profile: Take the time of every phase; on CUDA that waits for the device and slows the run.
         seed: Default 0.
     """
@@ -114,6 +117,9 @@ class DistillOptions:
     precision: str = option("auto", "auto (bf16 on CUDA), fp32, tf32 or bf16.", section=EXECUTION)
     channels_last: bool = option(False, "Feature maps with channels innermost.", section=EXECUTION)
     compile: bool = option(False, "Compile teacher and perceptual network.", section=EXECUTION)
+    cuda_graphs: bool = option(
+        False, "Launch each phase of a step as one (CUDA, one process).", section=EXECUTION
+    )
     profile: bool = option(
         False, "Time every phase; on CUDA that slows the run.", section=EXECUTION
     )
@@ -130,5 +136,5 @@ CHOICES = ("data", "data_b", "swap", "unpaired", "seed", "resize")
 SCHEDULE = ("steps", "save_every", "sample_every", "log_every", "keep_last", "eval_every")
 """Options that say when what is due; see ``schedule.Schedule``."""
 
-MEANS = ("precision", "channels_last", "compile", "profile", "offline")
+MEANS = ("precision", "channels_last", "compile", "cuda_graphs", "profile", "offline")
 """Options that say how it is computed, and what with."""

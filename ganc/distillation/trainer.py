@@ -18,6 +18,7 @@ from ganc.content.request import MaskSource
 from ganc.distillation.draws import Draws
 from ganc.distillation.execution import Execution
 from ganc.distillation.recipes import Recipe
+from ganc.distillation.recording import Phase, Recorder, TapedDraws
 from ganc.distillation.trainers import losses
 from ganc.distillation.trainers.augment import Augmentation
 from ganc.distillation.trainers.player import Player
@@ -78,10 +79,17 @@ class Trainer(ABC, Generic[Batch]):
     """
 
     kind: ClassVar[str]
+    is_recordable: ClassVar[bool] = False
+    """Whether its phases can be CUDA graphs: they go by ``run``."""
 
     def __init__(self, parts: Parts) -> None:
         self.student, self.ema, self.teacher = parts.student, parts.ema, parts.teacher
         self.recipe, self.draws = parts.recipe, parts.draws
+        self.recorder: Recorder | None = None
+        if parts.execution.cuda_graphs:
+            self.check_recording(parts)
+            self.draws = TapedDraws.of(parts.draws)
+            self.recorder = Recorder(self.draws)
         self.perceptual, self.masks = parts.perceptual, parts.masks
         self.execution = parts.execution
         for frozen in (self.ema, self.teacher):
@@ -137,9 +145,15 @@ class Trainer(ABC, Generic[Batch]):
         """Return images as the discriminator sees them; see ``Augmentation``."""
         return images if self.augmentation is None else self.augmentation(images, phase, index)
 
-    def follow(self, real_logits: Tensor, turn: int) -> Losses:
+    def look(self, real_logits: Tensor) -> Losses:
+        """Note what the discriminator thinks of real images; see ``Augmentation.look``."""
+        return (
+            {} if self.augmentation is None else {"real_sign": self.augmentation.look(real_logits)}
+        )
+
+    def follow(self, turn: int) -> Losses:
         """Let the augmentation follow the discriminator; see ``Augmentation.follow``."""
-        return {} if self.augmentation is None else self.augmentation.follow(real_logits, turn)
+        return {} if self.augmentation is None else {"augment_p": self.augmentation.follow(turn)}
 
     def finish_step(self, step: int) -> None:
         """Average the running means over the processes, then let the weights' average follow."""
@@ -199,6 +213,39 @@ class Trainer(ABC, Generic[Batch]):
         norm = self.g.descend(total)
         found = {name: loss.detach() for name, (_, loss) in terms.items()}
         return {"g_loss": total.detach(), **found, "g_grad_norm": norm}
+
+    def check_recording(self, parts: Parts) -> None:
+        """Check that this trainer's phases can be recorded.
+
+        Raises:
+            UsageError: They cannot.
+        """
+        reason = None
+        if not self.is_recordable:
+            reason = "the steps of translators are not recorded"
+        elif parts.draws.world > 1:
+            reason = f"of {parts.draws.world} processes that train together none is recorded"
+        elif parts.masks is not None:
+            reason = "contents of interest are not recorded"
+        if reason is not None:
+            raise UsageError(f"--cuda-graphs: {reason}", "leave it out")
+
+    def run(
+        self, name: str, phase: Phase, index: int, *inputs: Tensor | None, exact: bool = False
+    ) -> Losses:
+        """Run a phase of a step, recorded where that is asked for; see ``recording``.
+
+        Args:
+            name: Of the phase, which the trainer runs under no other one.
+            phase: (index, *inputs) → losses.
+            index: What it draws by.
+            inputs: What it reads of the batch.
+            exact: In float32.
+        """
+        with self.phase(name, exact=exact):
+            if self.recorder is None:
+                return phase(index, *inputs)
+            return self.recorder.run(name, phase, index, inputs)
 
     def phase(self, name: str, *, exact: bool = False) -> contextlib.AbstractContextManager[Any]:
         """Time a phase, and run it at the execution's precision, or ``exact``: in float32."""

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganc.devices import without_autocast
 from ganc.errors import ShapeError
 from ganc.ops.bias_act import bias_act
+from ganc.ops.conv2d import conv2d
 from ganc.ops.conv2d_resample import conv2d_down, conv2d_up
 from ganc.ops.upfirdn2d import setup_filter
 
@@ -108,7 +108,7 @@ class Conv2dLayer(nn.Module):
         elif self.down == 2:
             x = conv2d_down(x, weight, self.resample_filter)
         else:
-            x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+            x = conv2d(x, weight, padding=weight.shape[-1] // 2)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return bias_act(x, bias, act=self.act, clamp=self.conv_clamp)
 

@@ -1,8 +1,8 @@
 """Convolution fused with the FIR filter that resampling needs."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from ganc.ops.conv2d import conv2d, conv_transpose2d
 from ganc.ops.upfirdn2d import downsample2d, upfirdn2d, upsample2d
 
 
@@ -19,14 +19,14 @@ def conv2d_up(x: Tensor, weight: Tensor, kernel: Tensor, *, groups: int = 1) -> 
     """
     out_channels, in_per_group, size, _ = weight.shape
     if size == 1:  # convolve first: the same result, and the filter skips the inserted zeros
-        return upsample2d(F.conv2d(x, weight, groups=groups), kernel)
+        return upsample2d(conv2d(x, weight, groups=groups), kernel)
     # conv_transpose2d wants [C_in, C_out / groups, K, K].
     transposed = (
         weight.reshape(groups, out_channels // groups, in_per_group, size, size)
         .transpose(1, 2)
         .reshape(groups * in_per_group, out_channels // groups, size, size)
     )
-    x = F.conv_transpose2d(x, transposed, stride=2, groups=groups)
+    x = conv_transpose2d(x, transposed, stride=2, groups=groups)
     # The transposed convolution gives 2H + K - 2 rows; what remains is centred on the 2H wanted.
     spare = kernel.shape[0] - 1 - (size - 2)
     return upfirdn2d(x, kernel, padding=((spare + 1) // 2, spare // 2), gain=4.0)
@@ -44,7 +44,7 @@ def conv2d_down(x: Tensor, weight: Tensor, kernel: Tensor) -> Tensor:
     """
     size = weight.shape[-1]
     if size == 1:  # decimate first: the same result at a quarter of the multiplications
-        return F.conv2d(downsample2d(x, kernel), weight)
+        return conv2d(downsample2d(x, kernel), weight)
     spare = kernel.shape[0] - 2 + size - 1
     x = upfirdn2d(x, kernel, padding=((spare + 1) // 2, spare // 2))
-    return F.conv2d(x, weight, stride=2)
+    return conv2d(x, weight, stride=2)

@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ganc.errors import ShapeError, unknown_name
+from ganc.ops.conv2d import conv2d
 from ganc.ops.conv2d_resample import conv2d_up
 
 IMPLEMENTATIONS = ("auto", "grouped", "shared")
@@ -96,7 +96,7 @@ class _How(NamedTuple):
 
 def _convolve(x: Tensor, weight: Tensor, how: _How, groups: int = 1) -> Tensor:
     if how.up == 1:
-        return F.conv2d(x, weight, padding=how.padding, groups=groups)
+        return conv2d(x, weight, padding=how.padding, groups=groups)
     if how.kernel is None:
         raise ShapeError("resample_filter must be given where up is 2")
     return conv2d_up(x, weight, how.kernel, groups=groups)

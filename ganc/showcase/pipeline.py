@@ -27,7 +27,7 @@ from ganc.report.page import write_page
 from ganc.report.plots import require_matplotlib
 from ganc.sampling import sample
 from ganc.scoring.score import score
-from ganc.weights.cache import check_weights
+from ganc.weights.cache import weights_path
 
 TEACHER = "faces32.safetensors"
 REAL = "faces32-real.zip"
@@ -93,7 +93,7 @@ def demo(
         MissingDependencyError: The extras ``export``, ``offline`` and ``plot`` are not installed.
     """
     folder, settings = Path(out), settings or DemoSettings()
-    check_packages()
+    check_packages(progress)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists already", "name another folder with -o, or remove it")
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,14 +102,14 @@ def demo(
         return run.run()
 
 
-def check_packages() -> None:
-    """Find a missing extra now, not after minutes.
+def check_packages(progress: Progress = silent) -> None:
+    """Find a missing extra, and weights that cannot be fetched, now and not after minutes.
 
     Raises:
         MissingDependencyError, WeightsError: It is named, with the command that installs it.
     """
     load_features("effnet-lite0")
-    check_weights(WEIGHTS)
+    weights_path(WEIGHTS, progress=progress)
     resolve(ExportSettings("onnx", None, "fp32", None))
     require_matplotlib()
 

@@ -257,7 +257,11 @@ def test_batches_and_phases_are_changed_differently_and_repeatably() -> None:
 
 
 def followed(augmentation: Augmentation, logits: Tensor, turns: int) -> list[float]:
-    return [augmentation.follow(logits, turn)["augment_p"].item() for turn in range(turns)]
+    found = []
+    for turn in range(turns):
+        augmentation.look(logits)
+        found.append(augmentation.follow(turn).item())
+    return found
 
 
 def test_p_rises_at_the_published_rate_where_all_reals_are_recognised() -> None:
@@ -288,8 +292,8 @@ def test_the_sign_is_that_of_the_whole_interval() -> None:
     augmentation = make_augmentation(16)
     signs = [1, 1, 1, -1]  # on average 0.5, below the target
     for turn, sign in enumerate(signs):
-        found = augmentation.follow(torch.full((16, 1), float(sign)), turn)
-        assert found["real_sign"].item() == sign
+        assert augmentation.look(torch.full((16, 1), float(sign))).item() == sign
+        augmentation.follow(turn)
     assert augmentation.p.item() == 0
 
 
@@ -297,8 +301,8 @@ def test_logits_between_real_and_fake_have_no_sign() -> None:
     unsure = {"non-saturating": 0.0, "hinge": 0.0, "bce": 0.0, "lsgan": 0.5}
     for form, logit in unsure.items():
         augmentation = make_augmentation(adversarial=form)
-        assert augmentation.follow(torch.full((4, 1), logit), 0)["real_sign"].item() == 0
-        assert augmentation.follow(torch.full((4, 1), logit + 0.1), 0)["real_sign"].item() == 1
+        assert augmentation.look(torch.full((4, 1), logit)).item() == 0
+        assert augmentation.look(torch.full((4, 1), logit + 0.1)).item() == 1
 
 
 def test_a_fixed_p_stays() -> None:
@@ -356,7 +360,7 @@ def test_r1_looks_at_the_plain_images(student: Model, teacher: Model, recipe: Re
     plain = batch.images.clone().requires_grad_(True)
     logits = trainer.discriminator(trainer.augmentation(plain, "d.r1", 2), None)
     expected = r1_penalty(logits, plain)
-    torch.testing.assert_close(trainer.d_r1(2, batch)["r1"], expected.detach())
+    torch.testing.assert_close(trainer.d_r1(2, *batch)["r1"], expected.detach())
     changed = trainer.augmentation(batch.images, "d.r1", 2).requires_grad_(True)
     other = r1_penalty(make_trainer(student, teacher).discriminator(changed, None), changed)
     assert abs(other - expected) > 0.01 * expected

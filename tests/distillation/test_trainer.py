@@ -95,9 +95,9 @@ def test_each_phase_trains_its_network_alone(student: Model, teacher: Model) -> 
         before.update({name: weights(network) for name, network in networks.items()})
         return moved
 
-    trainer.d_main(0, real_images())
+    trainer.d_main(0, *real_images())
     assert changed() == {"discriminator"}
-    trainer.d_r1(0, real_images())
+    trainer.d_r1(0, *real_images())
     assert changed() == {"discriminator"}
     trainer.g_main(0, None)
     assert changed() == {"generator"}

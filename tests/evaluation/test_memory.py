@@ -84,7 +84,8 @@ def test_cuda_counts_what_is_alive() -> None:
 def test_cuda_counts_at_least_what_the_cpu_counts(family: str) -> None:
     """The allocator sees what operators return, and the work space that the CPU's count leaves out.
 
-    The families go other ways on the CPU where that is quicker, so the two agree within a factor.
+    The families go other ways on the CPU where that is quicker, and StyleGAN3's fused kernels keep
+    what lies between its filters to themselves, so the two agree within a factor.
     """
     model = FAMILIES[family]()
     on_cpu, on_cuda = (
@@ -93,5 +94,5 @@ def test_cuda_counts_at_least_what_the_cpu_counts(family: str) -> None:
     assert on_cuda["memory-weights"] == on_cpu["memory-weights"]
     work = {name: values["memory-batch8"] - values["memory-weights"]
             for name, values in (("cpu", on_cpu), ("cuda", on_cuda))}  # fmt: skip
-    assert work["cuda"] >= work["cpu"] / 2
+    assert work["cuda"] >= work["cpu"] / 4
     assert on_cuda["memory"] >= on_cuda["memory-weights"]

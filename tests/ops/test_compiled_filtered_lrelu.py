@@ -314,6 +314,7 @@ def test_a_compiler_meets_the_composition_until_the_operators_are_there() -> Non
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the profiler's own
 def test_every_layer_of_stylegan3_has_its_own_kernel() -> None:
     sampling: How = {"num_layers": 14, "num_critical": 2, "first_cutoff": 2, "first_stopband":
                      2**2.1, "last_stopband_rel": 2**0.3, "margin_size": 10, "channel_base": 32768,

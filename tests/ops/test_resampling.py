@@ -31,7 +31,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 on_devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def operator() -> None:
     """Register the operator; on the CPU its kernels are interpreted.
 
@@ -241,6 +241,7 @@ def test_more_elements_than_an_int_counts(layout: torch.memory_format) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_upfirdn2d_is_the_kernel_on_a_gpu_eager_and_compiled(
     layout: torch.memory_format, caplog: pytest.LogCaptureFixture

@@ -171,26 +171,35 @@ class Augmentation:
         return _geometry(on, even[:6], bell[:4], resolution), _colour(on, even[6:], bell[4:])
 
     @torch.no_grad()
-    def follow(self, real_logits: Tensor, turn: int) -> dict[str, Tensor]:
-        """Let p follow how sure the discriminator is of real images.
-
-        The mean sign of their logits, over the last interval, is compared with the target: 1 where
-        all are taken for real, 0 where half of them are.
+    def look(self, real_logits: Tensor) -> Tensor:
+        """Note how sure the discriminator is of real images.
 
         Args:
             real_logits: Of this process's real images.
-            turn: Steps of the discriminator before this one.
         Returns:
-            ``augment_p`` from now on, and ``real_sign``, the mean over the global batch.
+            The mean sign of the global batch's: 1 where all are taken for real, 0 where half are.
         """
         sign = (real_logits.float() - self.boundary).sign().mean()
         collectives.average([sign])
-        self.signs = self.signs + sign
+        self.signs += sign
+        return sign
+
+    @torch.no_grad()
+    def follow(self, turn: int) -> Tensor:
+        """Let p follow what was noted since it last moved, where its interval is over.
+
+        The mean sign of the real logits is compared with the target.
+
+        Args:
+            turn: Steps of the discriminator before the last one.
+        Returns:
+            p from now on.
+        """
         if (turn + 1) % self.interval == 0:
             excess = self.signs / self.interval - self.target
-            self.p = (self.p + excess.sign() * self.rate).clamp(0, 1)
-            self.signs = torch.zeros_like(self.signs)
-        return {"augment_p": self.p, "real_sign": sign}
+            self.p.copy_((self.p + excess.sign() * self.rate).clamp(0, 1))
+            self.signs.zero_()
+        return self.p.clone()
 
     def state(self) -> dict[str, Tensor]:
         """Return what the next step reads."""
@@ -198,8 +207,8 @@ class Augmentation:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Put back what ``state`` returned."""
-        self.p = state["augment_p"].to(self.draws.device)
-        self.signs = state["augment_signs"].to(self.draws.device)
+        self.p.copy_(state["augment_p"])
+        self.signs.copy_(state["augment_signs"])
 
 
 def _geometry(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ganc import collectives
 from ganc.devices import without_autocast
+from ganc.ops.conv2d import constant_kernels
 
 
 def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
@@ -24,7 +25,8 @@ def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
         images: [N, C, H, W], real, with gradient required.
     Guarantees: differentiable with respect to the discriminator's weights.
     """
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    with constant_kernels():
+        (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
@@ -42,7 +44,8 @@ def path_lengths(images: Tensor, ws: Tensor, pixels: Tensor) -> Tensor:
     Guarantees: differentiable with respect to the generator's weights.
     """
     scale = (images.shape[2] * images.shape[3]) ** -0.5
-    (gradient,) = torch.autograd.grad((images * pixels).sum() * scale, ws, create_graph=True)
+    with constant_kernels():
+        (gradient,) = torch.autograd.grad((images * pixels).sum() * scale, ws, create_graph=True)
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()
 
 

@@ -50,6 +50,8 @@ class Player:
         gradients = [p.grad for p in self.trained if p.grad is not None]
         collectives.average(gradients)
         norm = torch.nn.utils.get_total_norm(gradients)
+        for group in self.adam.param_groups:  # a recorded step has to say so
+            group["capturable"] = loss.is_cuda and torch.cuda.is_current_stream_capturing()
         self.adam.step()
         return norm
 

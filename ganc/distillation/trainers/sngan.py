@@ -27,6 +27,7 @@ class SnganTrainer(Trainer[RealBatch]):
     """
 
     kind = SNGAN
+    is_recordable = True
 
     def __init__(self, parts: Parts) -> None:
         self.generator = latent_generator(parts.student)
@@ -50,10 +51,9 @@ class SnganTrainer(Trainer[RealBatch]):
         found, turns = Losses(), self.recipe.d_steps
         if self.recipe.adversarial_weight:
             for turn, images in enumerate(batch.images.chunk(turns)):
-                with self.phase("d_main"):
-                    found = self.d_main(step * turns + turn, images)
-        with self.phase("g_main"):
-            found |= self.g_main(step)
+                found = self.run("d_main", self.d_main, step * turns + turn, images)
+                found |= self.follow(step * turns + turn)
+        found |= self.run("g_main", self.g_main, step)
         with self.phase("ema"):
             self.finish_step(step)
         return found
@@ -72,7 +72,7 @@ class SnganTrainer(Trainer[RealBatch]):
         loss = d_loss(self.recipe.adversarial, real_logits, fake_logits)
         norm = self.d.descend(self.recipe.adversarial_weight * loss)
         found = {"d_loss": loss.detach(), "d_grad_norm": norm}
-        return found | self.follow(real_logits, turn)
+        return found | self.look(real_logits)
 
     def g_main(self, step: int) -> Losses:
         """Teach the student to fool the discriminator and to follow the teacher."""

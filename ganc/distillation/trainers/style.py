@@ -49,6 +49,7 @@ class StyleTrainer(Trainer[RealBatch]):
     """
 
     kind = STYLE
+    is_recordable = True
 
     def __init__(self, parts: Parts) -> None:
         self.generator = style_generator(parts.student)
@@ -105,7 +106,7 @@ class StyleTrainer(Trainer[RealBatch]):
             return
         with self.phase("prepare", exact=True):
             images, ws, pixels = self._path_inputs(style_generator(self.teacher), 0, batch.c)
-            self.pl_mean = losses.path_lengths(images, ws, pixels).mean().detach()
+            self.pl_mean.copy_(losses.path_lengths(images, ws, pixels).mean().detach())
         collectives.average([self.pl_mean])
 
     def state(self) -> dict[str, Tensor]:
@@ -113,7 +114,7 @@ class StyleTrainer(Trainer[RealBatch]):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         super().restore(state)
-        self.pl_mean = state["pl_mean"].to(self.device)
+        self.pl_mean.copy_(state["pl_mean"])
 
     def moving_statistics(self) -> list[Tensor]:
         return self.generator.moving_statistics()
@@ -121,37 +122,34 @@ class StyleTrainer(Trainer[RealBatch]):
     def step(self, step: int, batch: RealBatch) -> Losses:
         recipe, found = self.recipe, Losses()
         if recipe.adversarial_weight:
-            with self.phase("d_main"):
-                found |= self.d_main(step, batch)
+            found |= self.run("d_main", self.d_main, step, batch.images, batch.c)
+            found |= self.follow(step)
             if recipe.r1_gamma and step % recipe.r1_interval == 0:
-                with self.phase("d_r1", exact=True):
-                    found |= self.d_r1(step, batch)
-        with self.phase("g_main"):
-            found |= self.g_main(step, batch.c)
+                found |= self.run("d_r1", self.d_r1, step, batch.images, batch.c, exact=True)
+        found |= self.run("g_main", self.g_main, step, batch.c)
         if recipe.pl_weight and step % recipe.pl_interval == 0:
-            with self.phase("g_pl", exact=True):
-                found |= self.g_pl(step, batch.c)
+            found |= self.run("g_pl", self.g_pl, step, batch.c, exact=True)
         with self.phase("ema"):
             self.finish_step(step)
         return found
 
-    def d_main(self, step: int, batch: RealBatch) -> Losses:
+    def d_main(self, step: int, images: Tensor, c: Tensor | None) -> Losses:
         """Teach the discriminator to tell real images from the student's."""
-        latents = self._latents("d", step, batch.c)
+        latents = self._latents("d", step, c)
         with torch.no_grad():
             ws = self._ws(self.generator, latents)
             fake = self.generator.train_synthesis(ws, latents.noise)
-        real_logits = self.discriminator(self.seen(batch.images, "d.real", step), batch.c)
-        fake_logits = self.discriminator(self.seen(fake, "d.fake", step), batch.c)
+        real_logits = self.discriminator(self.seen(images, "d.real", step), c)
+        fake_logits = self.discriminator(self.seen(fake, "d.fake", step), c)
         loss = d_loss(self.recipe.adversarial, real_logits, fake_logits)
         norm = self.d.descend(self.recipe.adversarial_weight * loss)
         found = {"d_loss": loss.detach(), "d_grad_norm": norm}
-        return found | self.follow(real_logits, step)
+        return found | self.look(real_logits)
 
-    def d_r1(self, step: int, batch: RealBatch) -> Losses:
+    def d_r1(self, step: int, images: Tensor, c: Tensor | None) -> Losses:
         """Keep the discriminator's gradient small at real images, before they are augmented."""
-        real = batch.images.detach().requires_grad_(True)
-        logits = self.discriminator(self.seen(real, "d.r1", step), batch.c)
+        real = images.detach().requires_grad_(True)
+        logits = self.discriminator(self.seen(real, "d.r1", step), c)
         penalty = losses.r1_penalty(logits, real)
         self.d.descend(penalty * (self.recipe.r1_gamma / 2 * self.recipe.r1_interval))
         return {"r1": penalty.detach()}
@@ -195,10 +193,11 @@ class StyleTrainer(Trainer[RealBatch]):
         lengths = losses.path_lengths(images, ws, pixels)
         mean = lengths.detach().mean()
         collectives.average([mean])
-        self.pl_mean = torch.lerp(self.pl_mean, mean, self.recipe.pl_decay)
-        penalty = (lengths - self.pl_mean).square().mean()
+        mean = torch.lerp(self.pl_mean, mean, self.recipe.pl_decay)
+        penalty = (lengths - mean).square().mean()
         self.g.descend(penalty * (self.recipe.pl_weight * self.recipe.pl_interval))
-        return {"path_length": penalty.detach(), "path_length_mean": self.pl_mean}
+        self.pl_mean.copy_(mean)
+        return {"path_length": penalty.detach(), "path_length_mean": mean}
 
     def _latents(self, phase: str, step: int, c: Tensor | None) -> MixedLatents:
         return draw_latents(
