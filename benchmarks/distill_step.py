@@ -6,9 +6,10 @@ perceptual distance through the teacher's image as well, Adam and the weight ave
 every loss read by ``.item()`` in every step; float32 with PyTorch's own switches (on CUDA its
 convolutions take TF32). Both sides use ganc's layers, the same weights and the same random numbers;
 the plain side's are drawn before its clock starts. ganc's layers scale features around one dense
-convolution (the plain side has torch's own, whose second derivatives are slow on CUDA); "published, grouped" gives every sample its own kernel in one grouped convolution, as
-the public code does. Every variant runs in a process of its own, in turns, and the best round
-counts; the first steps, in exact float32, must give the same losses.
+convolution, which is torch's own on the plain side; "published, grouped" gives every sample its own
+kernel in one grouped convolution, as the public code does. Every variant runs in a process of its
+own, in turns, and the best round counts; the first steps, in exact float32, must give the same
+losses.
 
     python benchmarks/distill_step.py                               # the embedded 32 px teacher
     python benchmarks/distill_step.py --resolution 256 --device cuda --output step256.md

@@ -56,26 +56,26 @@ class Way:
     precision: str
     direction_batch: int
     channels_last: bool = False
-    replays: bool = False
+    cuda_graphs: bool = False
 
     def __str__(self) -> str:
         named = f"`--precision {self.precision} --direction-batch {self.direction_batch}`"
-        flags = (("channels_last", self.channels_last), ("replayed", self.replays))
+        flags = (("channels_last", self.channels_last), ("CUDA graphs", self.cuda_graphs))
         return ", ".join([named, *(name for name, is_on in flags if is_on)])
 
 
 BRIEF = {
     32: (
         Way("fp32", 1), Way("fp32", 10), Way("tf32", 10), Way("fp32", 10, channels_last=True),
-        Way("fp32", 1, replays=True), Way("fp32", 10, replays=True),
-        Way("tf32", 10, replays=True),
+        Way("fp32", 1, cuda_graphs=True), Way("fp32", 10, cuda_graphs=True),
+        Way("tf32", 10, cuda_graphs=True),
     ),
     256: (
         Way("tf32", 1, channels_last=True), Way("bf16", 1, channels_last=True),
         Way("bf16", 10, channels_last=True), Way("tf32", 10, channels_last=True),
-        Way("tf32", 1, channels_last=True, replays=True),
-        Way("bf16", 1, channels_last=True, replays=True),
-        Way("bf16", 10, channels_last=True, replays=True),
+        Way("tf32", 1, channels_last=True, cuda_graphs=True),
+        Way("bf16", 1, channels_last=True, cuda_graphs=True),
+        Way("bf16", 10, channels_last=True, cuda_graphs=True),
     ),
 }  # fmt: skip
 """By resolution: small images are a matter of launches, large ones of arithmetic and layout."""
@@ -258,7 +258,7 @@ def synchronise(device: torch.device) -> None:
 def ways(arguments: argparse.Namespace) -> list[Way]:
     """Return every combination that was asked for."""
     pairs = itertools.product(arguments.precisions, arguments.direction_batches)
-    return [Way(*pair, arguments.channels_last, arguments.replays) for pair in pairs]
+    return [Way(*pair, arguments.channels_last, arguments.cuda_graphs) for pair in pairs]
 
 
 def speed_table(case: Case, chosen: list[Way], rounds: int, figures_path: Path | None) -> list[str]:
@@ -370,9 +370,9 @@ def profile_lines(case: Case, way: Way) -> list[str]:
 
 def brief(arguments: argparse.Namespace, device: torch.device) -> Iterator[list[str]]:
     """Measure the main rows of both sizes; CUDA graphs, which may fail, last."""
-    replays = (False, True) if device.type == "cuda" else (False,)
-    for is_replayed, (size, resolution) in itertools.product(
-        replays, ((32, None), (256, arguments.resolution or 256))
+    ways_to_launch = (False, True) if device.type == "cuda" else (False,)
+    for is_recorded, (size, resolution) in itertools.product(
+        ways_to_launch, ((32, None), (256, arguments.resolution or 256))
     ):
         batches = arguments.batches or BRIEF_BATCHES[size]
         case = make_case(
@@ -382,10 +382,10 @@ def brief(arguments: argparse.Namespace, device: torch.device) -> Iterator[list[
         chosen = [
             way
             for way in BRIEF[size]
-            if way.precision in ALL_PRECISIONS[device.type] and way.replays == is_replayed
+            if way.precision in ALL_PRECISIONS[device.type] and way.cuda_graphs == is_recorded
         ]
         yield speed_table(case, chosen, BRIEF_ROUNDS, arguments.figures)
-        if arguments.profile and not is_replayed:
+        if arguments.profile and not is_recorded:
             yield profile_lines(case, chosen[0])
 
 
@@ -429,7 +429,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--direction-batches", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--precisions", nargs="+", help="default: all that the device has")
     parser.add_argument("--channels-last", action="store_true", help="lay out ours so")
-    parser.add_argument("--replays", action="store_true", help="let ours replay CUDA graphs")
+    parser.add_argument("--cuda-graphs", action="store_true", help="let ours replay CUDA graphs")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=1000, help="of --agreement and --all")
     parser.add_argument("--no-auto", action="store_true", help="leave --auto out of --all")

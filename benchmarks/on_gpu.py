@@ -13,6 +13,7 @@ line is written as it comes, under the name of its job, and every figure into on
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
@@ -134,10 +135,10 @@ JOBS: dict[str, Job] = {
         (*CPU, "--resolution", "16", "--channel-max", "8", "--batch", "4", "--steps", "4"),
     ),
     "agreement": Job(
-        with_figures("diversity_speed", *CUDA, "--agreement", "--replays", "--samples", "1000"), 1,
-        None,
+        with_figures("diversity_speed", *CUDA, "--agreement", "--cuda-graphs",
+                     "--samples", "1000"), 1, None,
     ),
-    "training": Job(with_figures("nccl_training"), 2, (*CPU, "--steps", "8")),
+    "training": Job(with_figures("nccl_training", "--steps", "200"), 2, (*CPU, "--steps", "8")),
     "demo": Job(
         (*PYTHON, "-m", "ganc", "demo", "--steps", "200", "-o", "{scratch}/demo"), 3,
         ("--steps", "2"),
@@ -153,7 +154,7 @@ STAGES: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "rest": (
         ("prefetch",), ("step-stylegan3",), ("latency",), ("filtered_lrelu",),
-        ("demo", "training", "agreement"), ("step-compiled",),
+        ("training",), ("demo", "agreement"), ("step-compiled",),
     ),
 }  # fmt: skip
 MINUTES = {"first": 5.0, "rest": 6.0}
@@ -239,8 +240,16 @@ class Run:
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    """Stop a job and whatever it started."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """Stop a job and whatever it started, such as torchrun's processes, which leave its group."""
+    for pid in [*_descendants(process.pid), process.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    own = [int(child) for path in children for child in path.read_text().split()]
+    return own + [other for child in own for other in _descendants(child)]
 
 
 def chosen(given: argparse.Namespace) -> list[list[str]]:

@@ -108,7 +108,7 @@ class _Convolution(torch.autograd.Function):
         return torch.convolution(x, weight, None, *rule.arguments())
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         dx = dw = None
         if ctx.needs_input_grad[0]:
@@ -131,9 +131,7 @@ class _KernelGradient(torch.autograd.Function):
         return gradients[1]
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, direction: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         dy, x = ctx.saved_tensors
         to_dy = to_x = None
         if ctx.needs_input_grad[0]:

@@ -87,8 +87,8 @@ class Diversity(Scorer):
             _check_latents(request.latents, request, self.space)
         self.directions = _directions(self.space, request, len(self.ranges)).to(request.device)
         self.replay: Replay | None = None
-        if request.replays:
-            _check_replays(self.space, request.device)
+        if request.cuda_graphs:
+            _check_recording(self.space, request.device)
             self.replay = Replay(partial(self._added, self.ranges[0]))
 
     @classmethod
@@ -225,11 +225,12 @@ def _check_settings(request: ScoreRequest) -> None:
     check_precision(request.precision, request.device)
 
 
-def _check_replays(space: LatentSpace, device: torch.device) -> None:
+def _check_recording(space: LatentSpace, device: torch.device) -> None:
     if device.type != "cuda" or not isinstance(space, StyleSpace):
         raise UsageError(
-            "replayed kernels need CUDA and a style-based generator, got"
-            f" {device.type} and {space.generator.architecture}"
+            "--cuda-graphs needs CUDA and a style-based generator, got"
+            f" {device.type} and {space.generator.architecture}",
+            "leave it out",
         )
 
 

@@ -42,6 +42,7 @@ class ScoreSettings(TypedDict, total=False):
     gradient: str | None
     truncation_psi: float
     direction_batch: int
+    cuda_graphs: bool
     precision: str
     content: str
     noise_prob: float
@@ -117,6 +118,8 @@ class DiversityOptions:
             "base" for stylegan3, else "both".
         truncation_psi: Truncation of both latents (it scales the step as well).
         direction_batch: Directions that run at once; more memory, the same scores.
+        cuda_graphs: Record the kernels of a batch once and launch them together, which needs CUDA
+            and a style-based generator; the same scores.
         precision: Arithmetic of the images and gradients, one of ``precision.PRECISIONS``.
     """
 
@@ -136,6 +139,11 @@ class DiversityOptions:
         1,
         "Directions that run at once; meant for GPUs, takes more memory.",
         least=1,
+        section=DIVERSITY,
+    )
+    cuda_graphs: bool = option(
+        False,
+        "Launch the kernels of a batch as one (CUDA, style-based generators).",
         section=DIVERSITY,
     )
     precision: str = option("fp32", "fp32, tf32 (CUDA) or bf16.", section=DIVERSITY)

@@ -24,8 +24,6 @@ class ScoreRequest(ScoreOptions, GivenPoints, GivenMasks, GivenState):
         samples: Latents to average over.
         batch: Latents per step.
         channels_last: diversity: lay feature maps out with their channels innermost.
-        replays: diversity: record the kernels of a batch once and launch them together, which
-            needs CUDA and a style-based generator.
         until_stable: Stop before ``samples`` where two halves keep the same channels.
         density: density: how the gates are learned.
         device: Where the computation runs.
@@ -37,7 +35,6 @@ class ScoreRequest(ScoreOptions, GivenPoints, GivenMasks, GivenState):
     samples: int = 0
     batch: int = 0
     channels_last: bool = False
-    replays: bool = False
     until_stable: bool = False
     density: DensityRecipe = field(default_factory=DensityRecipe)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

@@ -204,7 +204,7 @@ def test_replayed_kernels_give_the_same_scores(precision: str, noise_mode: str, 
         "precision": precision,
     }  # fmt: skip
     launched = scored_directly(make_model(), **settings)
-    replayed = scored_directly(make_model(), replays=True, **settings)
+    replayed = scored_directly(make_model(), cuda_graphs=True, **settings)
     for group, values in launched.items():
         # The same arithmetic, but cuDNN may choose another kernel, with sums in another order; in
         # bfloat16 that moves signs of pixels. Stale inputs would be off by all of the score.
@@ -214,8 +214,8 @@ def test_replayed_kernels_give_the_same_scores(precision: str, noise_mode: str, 
 
 @pytest.mark.parametrize("family", ["stylegan2", "sngan"])
 def test_replays_are_refused_where_they_cannot_be(family: str) -> None:
-    with pytest.raises(UsageError, match="need CUDA and a style-based generator, got cpu and"):
-        scored_directly(MODELS[family](), replays=True)
+    with pytest.raises(UsageError, match="needs CUDA and a style-based generator, got cpu and"):
+        scored_directly(MODELS[family](), cuda_graphs=True)
 
 
 def test_arithmetic_is_restored() -> None:
