@@ -1,9 +1,10 @@
 """Does the choice of channels matter? Methods side by side on the embedded face teacher.
 
 Every arm prunes to the same MACs, distills the same number of steps with the same seed, and is
-measured against the same real images.
+measured against the same real images; LPIPS is AlexNet's (extra ``offline``), perceptual is
+effnet-lite0.
 
-    python benchmarks/scoring_quality.py --steps 300 --seeds 0 random l1-out diversity
+    python benchmarks/scoring_quality.py --steps 300 --seeds 0 1 2
 """
 
 import argparse
@@ -14,12 +15,27 @@ from pathlib import Path
 import ganc
 
 SPEEDUP = 10.9
-METRICS = ("fd", "perceptual-diversity", "l1", "perceptual")
-SETTINGS = {"diversity": {"samples": 1000}}
+METRICS = (
+    "fd", "lpips-diversity", "perceptual-diversity", "recall", "l1", "lpips", "perceptual",
+)  # fmt: skip
+METHODS = ("random", "l1-out", "content", "diversity")
+TEACHER = "teacher"
+"""An arm that is measured as it is."""
+SETTINGS = {"diversity": {"samples": 1000}, "content": {"samples": 1000}}
 
 
 def arm(method: str, recipe: str, steps: int, seed: int, carried: Path) -> dict[str, float]:
+    """Return what a student is worth, or the teacher itself."""
     teacher = ganc.load(carried / "faces32.safetensors")
+    measured = teacher if method == TEACHER else student(teacher, method, recipe, steps, seed)
+    result = ganc.evaluate(
+        measured, METRICS, teacher=teacher, data=carried / "faces32-real.zip", samples=1000
+    )
+    return dict(result["metrics"])
+
+
+def student(teacher: ganc.Model, method: str, recipe: str, steps: int, seed: int) -> ganc.Model:
+    """Prune by a method and distill."""
     scores = ganc.score(teacher, method, seed=seed, **SETTINGS.get(method, {}))
     pruned = ganc.prune(teacher, scores, speedup=SPEEDUP)
     overrides = {"perceptual": "effnet-lite0", "perceptual_resolution": 64}
@@ -29,16 +45,12 @@ def arm(method: str, recipe: str, steps: int, seed: int, carried: Path) -> dict[
             pruned, teacher, run, steps=steps, seed=seed, recipe=recipe,
             overrides=overrides if recipe == "stylekd" else None,
         )  # fmt: skip
-        student = ganc.load(run / "student.safetensors")
-    result = ganc.evaluate(
-        student, METRICS, teacher=teacher, data=carried / "faces32-real.zip", samples=1000
-    )
-    return dict(result["metrics"])
+        return ganc.load(run / "student.safetensors")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("methods", nargs="*", default=["random", "l1-out", "diversity"])
+    parser.add_argument("methods", nargs="*", default=list(METHODS))
     parser.add_argument("--recipe", default="stylekd")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])

@@ -21,7 +21,7 @@ def demo(
     refit_steps: Annotated[
         int, typer.Option("--refit-steps", min=0, help="Steps of the fit, all layers together.")
     ] = 1000,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Distillation steps.")] = 300,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Distillation steps.")] = 200,
     eval_samples: Annotated[
         int, typer.Option("--eval-samples", min=2, help="Images for fd, pairs for diversity.")
     ] = 1000,
@@ -71,7 +71,6 @@ ROWS = {
     "latency-batch8": "latency at batch 8, ms",
     "fd": "fd to real images (effnet-lite0, {better} is better)",
     "lpips-diversity": "LPIPS diversity ({better} is better)",
-    "perceptual-diversity": "effnet-lite0 diversity ({better} is better)",
 }
 
 
