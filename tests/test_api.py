@@ -95,7 +95,7 @@ def test_demo_in_small(
     assert pruned["params"] == distilled["params"] < teacher["params"]
     for row in result["models"].values():
         assert row["fd"] > 0
-        assert row["perceptual-diversity"] > 0
+        assert row["lpips-diversity"] > 0
         assert row["lpips-diversity"] > 0
         assert row["latency"] > 0
     assert all(Path(path).exists() for path in result["outputs"].values())

@@ -153,7 +153,13 @@ def distill(
             run = resumed_run(folder, resolved, snapshot, origin, loaded, means)
         else:
             start = starting_model(
-                pupil, loaded, resolved.seed, options.init, warn, unpaired=options.unpaired
+                pupil,
+                loaded,
+                resolved.seed,
+                options.init,
+                warn,
+                unpaired=options.unpaired,
+                discriminators=resolved.recipe.discriminator_start,
             )
             run = new_run(folder, resolved, pupil, start, loaded, path, means)
         return _train(run, snapshot, schedule, Watchers(evaluate, on_log, progress), out)

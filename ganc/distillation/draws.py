@@ -95,6 +95,13 @@ def draw_inputs(
     return z, [maps.reshape(-1, *shape) for maps, shape in zip(flat, shapes, strict=True)]
 
 
+def draw_noise(draws: Draws, stream: str, step: int, shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    """Draw a batch of noise maps, [N, *shape] for each of ``shapes``."""
+    sizes = [torch.Size(shape).numel() for shape in shapes]
+    flat = draws.normal(stream, step, sum(sizes)).split(sizes, dim=1)
+    return [maps.reshape(-1, *shape) for maps, shape in zip(flat, shapes, strict=True)]
+
+
 def draw_latents(
     draws: Draws,
     stream: str,

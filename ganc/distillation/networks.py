@@ -9,6 +9,7 @@ import torch
 
 from ganc import seeds
 from ganc.distillation.options import INITS, SCRATCH
+from ganc.distillation.recipes import INHERITED, RANDOM
 from ganc.errors import InputError, UsageError, unknown_name
 from ganc.families import FAMILIES, STYLE, TRANSLATION
 from ganc.models import patchgan, sngan, stylegan2_discriminator
@@ -148,6 +149,7 @@ def starting_model(
     warn: Warn,
     *,
     unpaired: bool | None = None,
+    discriminators: str = INHERITED,
 ) -> Model:
     """Return the networks to train: copies, with everything that a run needs.
 
@@ -158,6 +160,8 @@ def starting_model(
         init: One of ``INITS``.
         unpaired: Of translators: whether they learn from unpaired images. None: as a second
             direction or a discriminator has it, else as the family.
+        discriminators: One of ``DISCRIMINATOR_STARTS``; random ones judge what inherited ones
+            would.
     Raises:
         UsageError: ``unpaired`` is not what the networks can do.
         InputError: A discriminator does not fit its generator.
@@ -179,6 +183,8 @@ def starting_model(
         if found is None:
             is_paired = _is_paired(generator, "generator_b" in networks, unpaired)
             found = new_discriminator(name, teacher or student, seed, is_paired=is_paired)
+        elif discriminators == RANDOM:
+            found = _new(type(found), found.config, seed, name)
         networks[name] = found
     for network in networks.values():
         network.requires_grad_(True)

@@ -24,6 +24,18 @@ PERCEPTUAL_NAMES = ("lpips-vgg", "lpips-alex", "lpips-squeeze", "effnet-lite0", 
 AUGMENT_NAMES = ("none", "ada", "fixed")
 """How the discriminator's images are augmented."""
 
+SHARED, FRESH = NOISE_NAMES = ("shared", "fresh")
+"""Whose noise maps the images of one w get that are compared: the same, or each its own."""
+
+FROM_TEACHER, FROM_ZERO = PL_STARTS = ("teacher", "zero")
+"""Where the mean path length starts."""
+
+AREA, BILINEAR = SHRINK_NAMES = ("area", "bilinear")
+"""How images are made smaller for the perceptual network."""
+
+INHERITED, RANDOM = DISCRIMINATOR_STARTS = ("inherited", "random")
+"""Where discriminators start."""
+
 LATENT_KINDS = (STYLE, SNGAN)
 
 
@@ -53,6 +65,12 @@ class Recipe:
         (*ADVERSARIAL_NAMES, "task"),
     )
     adversarial_weight: float = number(1.0, "Weight of the adversarial loss.")
+    discriminator_start: str = text(
+        INHERITED,
+        f"Where discriminators start: {INHERITED} (the teacher's, or the student's own) or"
+        f" {RANDOM} (as StyleKD and DCP-GAN publish it).",
+        DISCRIMINATOR_STARTS,
+    )
     d_steps: int = number(1, "Discriminator steps per generator step.", (SNGAN,), low=1)
     mixing_prob: float = number(0.9, "Share of samples with two styles.", (STYLE,), high=1)
     r1_gamma: float = number(10.0, "Weight of the R1 penalty (halved, as published).", (STYLE,))
@@ -60,6 +78,13 @@ class Recipe:
     pl_weight: float = number(2.0, "Weight of path length regularisation.", (STYLE,))
     pl_interval: int = number(4, "Steps between two path length steps.", (STYLE,), low=1)
     pl_decay: float = number(0.01, "How fast the mean path length follows.", (STYLE,), high=1)
+    pl_start: str = text(
+        FROM_TEACHER,
+        f"Where the mean path length starts: {FROM_TEACHER} (at the teacher's) or {FROM_ZERO} (as"
+        " published).",
+        PL_STARTS,
+        (STYLE,),
+    )
     pl_batch_shrink: int = number(2, "Path length uses batch / this many images.", (STYLE,), low=1)
     l1_weight: float = number(0.0, "Weight of the pixel L1 distance to the teacher's image.")
     perceptual_weight: float = number(0.0, "Weight of the perceptual distance to it.")
@@ -69,7 +94,12 @@ class Recipe:
         PERCEPTUAL_NAMES,
     )
     perceptual_max_resolution: int = number(
-        256, "Larger images are averaged down to this many px for it.", low=1
+        256, "Larger images are made smaller for it, to this many px.", low=1
+    )
+    perceptual_shrink: str = text(
+        AREA,
+        f"How: {AREA} averages all pixels, {BILINEAR} takes the nearest four (as published).",
+        SHRINK_NAMES,
     )
     perceptual_resolution: int = number(
         0, "Side its network resizes images to; 0 keeps its own (LPIPS none, effnet-lite0 128)."
@@ -82,6 +112,16 @@ class Recipe:
         LATENT_KINDS,
     )
     latent_direction_weight: float = number(0.0, "Weight of the latent-direction loss.", (STYLE,))
+    noise: str = text(
+        SHARED,
+        f"Noise maps of what is compared: {SHARED} by student and teacher, w and w + offset, or"
+        f" {FRESH} for each (as published).",
+        NOISE_NAMES,
+        (STYLE,),
+    )
+    similarity_group: int = number(
+        0, "Samples whose similarities are compared; 0: the whole batch.", (STYLE,)
+    )
     directions_per_block: int = number(5, "Leading eigenvectors per block.", (STYLE,), low=1)
     direction_scale: float = number(
         5.0, "Standard deviation of the step along a direction.", (STYLE,)

@@ -188,7 +188,8 @@ class Trainer(ABC, Generic[Batch]):
         if recipe.l1_weight:
             terms["pixel_l1"] = (recipe.l1_weight, losses.pixel_l1(images, target))
         if self.perceptual is not None:
-            small = (losses.shrink(x, recipe.perceptual_max_resolution) for x in (images, target))
+            size, how = recipe.perceptual_max_resolution, recipe.perceptual_shrink
+            small = (losses.shrink(x, size, how) for x in (images, target))
             terms["perceptual"] = (recipe.perceptual_weight, self.perceptual(*small).mean())
         return terms
 

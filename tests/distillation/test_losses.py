@@ -89,7 +89,26 @@ def test_latent_direction_is_the_divergence_from_the_teacher() -> None:
     assert found > 0
 
 
+def test_groups_compare_among_themselves() -> None:
+    student, teacher = pairs(1, 2), pairs(0, 3)
+    assert torch.equal(
+        losses.latent_direction(student, teacher, 6), losses.latent_direction(student, teacher)
+    )
+    halves = [
+        losses.latent_direction(*([(a[part], b[part]) for a, b in side] for side in both))
+        for both in [(student, teacher)]
+        for part in (slice(0, 3), slice(3, 6))
+    ]
+    found = losses.latent_direction(student, teacher, 3)
+    torch.testing.assert_close(found, torch.stack(halves).mean())
+    assert losses.similarity(*student[0], 3).shape == (6, 3)
+
+
 def test_shrink_averages_and_leaves_small_images_alone() -> None:
     images = torch.randn(2, 3, 16, 16)
     assert losses.shrink(images, 16) is images
     torch.testing.assert_close(losses.shrink(images, 8), F.avg_pool2d(images, 2))
+    torch.testing.assert_close(losses.shrink(images, 4), F.avg_pool2d(images, 4))
+    nearest = images[..., 1::4, 1::4] + images[..., 1::4, 2::4]
+    nearest = nearest + images[..., 2::4, 1::4] + images[..., 2::4, 2::4]
+    torch.testing.assert_close(losses.shrink(images, 4, "bilinear"), nearest / 4)

@@ -19,11 +19,14 @@ from ganc.distillation.recording import Recorder, TapedDraws
 from ganc.errors import UsageError
 from ganc.pruning.plan import prune
 from ganc.scoring.score import score
+from tests.conftest import make_model
 from tests.distillation.parts import make_parts
 from tests.distillation.test_one_device import RUNS, batch_for
 
 CPU = torch.device("cpu")
-RECORDABLE = [name for name in RUNS if RUNS[name][1] != "i2i"]
+RECORDED = {name: run for name, run in RUNS.items() if run[1] != "i2i"} | {
+    "fresh noise": (make_model, "stylekd", {"noise": "fresh", "similarity_group": 2})
+}
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def rerun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_trainer(run: str, *, cuda_graphs: bool) -> tuple[Any, Any]:
-    build, name, numbers = RUNS[run]
+    build, name, numbers = (RUNS | RECORDED)[run]
     teacher = build()
     student = prune(teacher, score(teacher, "l1-out", device="cpu"), prune_ratio=0.3)
     chance = {"augment_p": 0.5, "ada_interval": 2} if "augment" in numbers else {}
@@ -47,7 +50,7 @@ def make_trainer(run: str, *, cuda_graphs: bool) -> tuple[Any, Any]:
     return trainer, batch_for(teacher, trainer)
 
 
-@pytest.mark.parametrize("run", RECORDABLE)
+@pytest.mark.parametrize("run", RECORDED)
 def test_recorded_steps_have_the_losses_of_others(rerun: None, run: str) -> None:
     series = []
     for cuda_graphs in (False, True):

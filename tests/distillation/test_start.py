@@ -76,6 +76,21 @@ def test_scratch_keeps_the_architecture_and_inherits_the_mapping(
         starting_model(student, teacher, 0, "scrach", ignore)
 
 
+def test_a_random_discriminator_has_the_shape_of_the_inherited_one(
+    student: Model, teacher: Model
+) -> None:
+    made = [
+        starting_model(student, teacher, seed, "pruned", ignore, discriminators="random")
+        for seed in (0, 0, 1)
+    ]
+    first, again, other = (model.discriminator for model in made)
+    assert first.config == teacher.discriminator.config
+    assert same(first, again)
+    assert not same(first, other)
+    assert not same(first, teacher.discriminator)
+    assert same(made[0].generator.synthesis, student.generator.synthesis)
+
+
 def test_a_pruned_discriminator_stays_the_students(student: Model, teacher: Model) -> None:
     pruned = Model(student.generator, make_stylegan3().discriminator or teacher.discriminator)
     made = starting_model(pruned, teacher, 0, "pruned", ignore)

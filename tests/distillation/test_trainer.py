@@ -10,8 +10,8 @@ from ganc.distillation.recipes import RECIPES, Recipe, resolve_recipe
 from ganc.distillation.trainer import ema_beta
 from ganc.distillation.trainers.losses import latent_direction
 from ganc.distillation.trainers.player import Player
-from ganc.distillation.trainers.style import StyleTrainer
-from ganc.errors import InputError
+from ganc.distillation.trainers.style import Noise, StyleTrainer
+from ganc.errors import InputError, UsageError
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
 from ganc.models.stylegan2_discriminator import Discriminator
@@ -48,6 +48,51 @@ def test_a_copy_of_the_teacher_has_nothing_to_learn_from_it(teacher: Model) -> N
     assert found["latent_direction"].item() == pytest.approx(0, abs=1e-6)
 
 
+def test_fresh_noise_parts_student_from_teacher_and_w_from_its_move(teacher: Model) -> None:
+    for layer in teacher.generator.modules():
+        if hasattr(layer, "noise_strength"):
+            layer.noise_strength.data.fill_(1.0)
+    recipe = resolve_recipe("stylekd", {"batch": 4, "perceptual": "none", "noise": "fresh"})
+    trainer = make_trainer(teacher, teacher, recipe)
+    seen: list[Noise] = []
+    render = trainer._render
+
+    def watched(run, ws, noise, offset):  # type: ignore[no-untyped-def]
+        seen.append(noise)
+        return render(run, ws, noise, offset)
+
+    trainer._render = watched  # type: ignore[method-assign]
+    found = trainer.g_main(3, None)
+    maps = [layers[-1] for noise in seen for layers in noise]
+    assert len(maps) == 4
+    assert all(not torch.equal(a, b) for i, a in enumerate(maps) for b in maps[:i])
+    assert all(abs(x.mean().item()) < 0.2 and 0.8 < x.std().item() < 1.2 for x in maps)
+    assert found["pixel_l1"].item() > 0.01
+    again = make_trainer(teacher, teacher, recipe).g_main(3, None)
+    assert torch.equal(again["pixel_l1"], found["pixel_l1"])
+
+
+def test_the_mean_path_length_may_start_at_zero(student: Model, teacher: Model) -> None:
+    starts = {}
+    for start in ("teacher", "zero"):
+        recipe = resolve_recipe("stylekd", {"batch": 4, "perceptual": "none", "pl_start": start})
+        trainer = make_trainer(student, teacher, recipe)
+        trainer.prepare(real_images())
+        starts[start] = trainer.pl_mean.item()
+    assert starts["zero"] == 0 < starts["teacher"]
+
+
+@pytest.mark.parametrize(
+    ("group", "message"), [(3, "3 does not divide a batch of --batch 4"), (1, "nothing to compare")]
+)
+def test_groups_that_do_not_fit_are_refused(
+    student: Model, teacher: Model, group: int, message: str
+) -> None:
+    numbers = {"batch": 4, "perceptual": "none", "similarity_group": group}
+    with pytest.raises(UsageError, match=message):
+        make_trainer(student, teacher, resolve_recipe("stylekd", numbers))
+
+
 def test_main_losses_are_their_weighted_sum(student: Model, teacher: Model) -> None:
     found = make_trainer(student, teacher).g_main(0, None)
     expected = found["g_adversarial"] + 3 * found["pixel_l1"] + 30 * found["latent_direction"]
@@ -59,9 +104,10 @@ def test_rendered_pairs_are_two_plain_passes(student: Model, teacher: Model) -> 
     trainer = make_trainer(student, teacher)
     taught = trainer.teacher.generator  # type: ignore[union-attr]
     latents, offset = trainer._latents("g", 3, None), trainer._offset(3)
+    noise = trainer._noise("g", 3, latents.noise, offset)
     with torch.no_grad():
         ws = trainer._ws(taught, latents)
-        images, pairs = trainer._render(taught.synthesis.run, ws, latents.noise, offset)
+        images, pairs = trainer._render(taught.synthesis.run, ws, noise, offset)
         ws = trainer._ws(taught, latents)
         plain, plain_features = taught.synthesis.run(ws, noise=latents.noise)
         _, moved = taught.synthesis.run(ws + offset[:, None], noise=latents.noise)

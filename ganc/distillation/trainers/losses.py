@@ -54,30 +54,42 @@ def pixel_l1(student: Tensor, teacher: Tensor) -> Tensor:
     return (student.float() - teacher.float()).abs().mean()
 
 
-def shrink(images: Tensor, max_resolution: int) -> Tensor:
-    """Average images down to ``max_resolution``; smaller ones are returned as they are."""
+def shrink(images: Tensor, max_resolution: int, mode: str = "area") -> Tensor:
+    """Make images smaller, to ``max_resolution``; others are returned as they are.
+
+    Args:
+        mode: "area" averages all pixels; "bilinear" takes the nearest four.
+    """
     if images.shape[-1] <= max_resolution:
         return images
-    return F.interpolate(images, size=(max_resolution, max_resolution), mode="area")
+    align = {"align_corners": False} if mode == "bilinear" else {}
+    return F.interpolate(images, size=(max_resolution, max_resolution), mode=mode, **align)
 
 
-def similarity(features: Tensor, moved: Tensor) -> Tensor:
+def similarity(features: Tensor, moved: Tensor, group: int = 0) -> Tensor:
     """Return cosine similarities across a batch, [N, M]: row i is sample i against all ``moved``.
 
     Several processes compare with the whole batch, M samples, each for the N rows of its own.
 
     Args:
         features, moved: [N, …], flattened per sample.
+        group: M samples, one after the other, that are compared with each other alone; it divides
+            N. 0 is the whole batch.
     """
     exact = torch.promote_types(features.dtype, torch.float32)
     a, b = (F.normalize(x.flatten(1).to(exact), dim=1) for x in (features, moved))
     # Autocast would round the products: in bfloat16 a similarity above 0.998 is 1.
     with without_autocast(a.device):
+        if group:
+            rows, columns = (x.unflatten(0, (-1, group)) for x in (a, b))
+            return (rows @ columns.transpose(1, 2)).flatten(0, 1)
         return a @ collectives.gather(b).t()
 
 
 def latent_direction(
-    student: Sequence[tuple[Tensor, Tensor]], teacher: Sequence[tuple[Tensor, Tensor]]
+    student: Sequence[tuple[Tensor, Tensor]],
+    teacher: Sequence[tuple[Tensor, Tensor]],
+    group: int = 0,
 ) -> Tensor:
     """Compare how features move along a latent direction, across the batch.
 
@@ -88,12 +100,13 @@ def latent_direction(
     Args:
         student, teacher: Per block, features [N, C, R, R] of w and of w + offset. The teacher's
             carry no gradient.
+        group: See ``similarity``.
     Returns:
         A scalar, 0 where the student's similarities are the teacher's.
     """
     losses = [
         F.kl_div(
-            similarity(*own).log_softmax(dim=1), similarity(*target).softmax(dim=1),
+            similarity(*own, group).log_softmax(dim=1), similarity(*target, group).softmax(dim=1),
             reduction="batchmean",
         )
         for own, target in zip(student, teacher, strict=True)

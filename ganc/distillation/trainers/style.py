@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ganc import collectives
 from ganc.adversarial import d_loss, g_loss
-from ganc.distillation.draws import MixedLatents, draw_latents
+from ganc.distillation.draws import MixedLatents, draw_latents, draw_noise
 from ganc.distillation.reals import RealBatch
+from ganc.distillation.recipes import FRESH, FROM_ZERO, SHARED
 from ganc.distillation.trainer import Losses, Parts, Terms, Trainer, network_of
 from ganc.distillation.trainers import losses
 from ganc.distillation.trainers.directions import (
@@ -31,6 +32,13 @@ class Synthesis(Protocol):
     """A synthesis network: ws and noise to images and each block's features."""
 
     def __call__(self, ws: Tensor, *, noise: list[Tensor]) -> tuple[Tensor, list[Tensor]]: ...
+
+
+class Noise(NamedTuple):
+    """Noise maps per layer, for w and for w + offset."""
+
+    plain: list[Tensor]
+    moved: list[Tensor]
 
 
 class Rendered(NamedTuple):
@@ -86,6 +94,22 @@ class StyleTrainer(Trainer[RealBatch]):
                 f"pass --batch {max(group, recipe.pl_batch_shrink) * world} or a multiple of it",
             )
 
+        if recipe.latent_direction_weight and recipe.similarity_group:
+            self._check_groups(local)
+
+    def _check_groups(self, local: int) -> None:
+        size, world = self.recipe.similarity_group, self.draws.world
+        if size == 1:
+            raise UsageError(
+                "--similarity-group 1 leaves nothing to compare", "pass 2 or more, or 0 for all"
+            )
+        if local % size:
+            whose = "a batch" if world == 1 else f"each process's share, {local},"
+            raise UsageError(
+                f"--similarity-group {size} does not divide {whose} of --batch {self.recipe.batch}",
+                f"pass --batch {size * world} or a multiple of it",
+            )
+
     def _choose_directions(self) -> None:
         teacher, recipe = style_generator(self.teacher), self.recipe
         depth = len(teacher.feature_affines())
@@ -103,6 +127,8 @@ class StyleTrainer(Trainer[RealBatch]):
         its teacher would first be pulled away from it by that.
         """
         if self.teacher is None or not self.recipe.pl_weight:
+            return
+        if self.recipe.pl_start == FROM_ZERO:
             return
         with self.phase("prepare", exact=True):
             images, ws, pixels = self._path_inputs(style_generator(self.teacher), 0, batch.c)
@@ -158,19 +184,34 @@ class StyleTrainer(Trainer[RealBatch]):
         """Teach the student to fool the discriminator and to follow the teacher."""
         latents = self._latents("g", step, c)
         offset = self._offset(step) if self.recipe.latent_direction_weight else None
-        target = self._target(latents, offset)
+        target = self._target(step, latents, offset)
         ws = self._ws(self.generator, latents)
-        own = self._render(self.generator.synthesis.run, ws, latents.noise, offset)
+        noise = self._noise("g", step, latents.noise, offset)
+        own = self._render(self.generator.synthesis.run, ws, noise, offset)
         with self.d.frozen():
             return self.descend_g(self._terms(own, target, step, c))
 
     @torch.no_grad()
-    def _target(self, latents: MixedLatents, offset: Tensor | None) -> Rendered | None:
+    def _target(self, step: int, latents: MixedLatents, offset: Tensor | None) -> Rendered | None:
         if self.teacher is None or not self.recipe.distills:
             return None
         with self.phase("teacher"):
             ws = self._ws(style_generator(self.teacher), latents)
-            return self._render(self.run_teacher, ws, latents.noise, offset)
+            plain = latents.noise
+            if self.recipe.noise == FRESH:
+                plain = self._fresh_noise("teacher", step)
+            noise = self._noise("teacher", step, plain, offset)
+            return self._render(self.run_teacher, ws, noise, offset)
+
+    def _noise(self, stream: str, step: int, plain: list[Tensor], offset: Tensor | None) -> Noise:
+        """Return the noise of w, and of w + offset where that is made."""
+        if offset is None or self.recipe.noise == SHARED:
+            return Noise(plain, plain)
+        return Noise(plain, self._fresh_noise(f"{stream}.moved", step))
+
+    def _fresh_noise(self, stream: str, step: int) -> list[Tensor]:
+        shapes = self.generator.noise_shapes()
+        return draw_noise(self.draws, f"distill.noise.{stream}", step, shapes) if shapes else []
 
     def _terms(self, own: Rendered, target: Rendered | None, step: int, c: Tensor | None) -> Terms:
         recipe = self.recipe
@@ -183,7 +224,7 @@ class StyleTrainer(Trainer[RealBatch]):
             return terms
         terms |= self.imitation_terms(own.images, target.images)
         if recipe.latent_direction_weight:
-            loss = losses.latent_direction(own.features, target.features)
+            loss = losses.latent_direction(own.features, target.features, recipe.similarity_group)
             terms["latent_direction"] = (recipe.latent_direction_weight, loss)
         return terms
 
@@ -232,14 +273,13 @@ class StyleTrainer(Trainer[RealBatch]):
             self.recipe.direction_scale,
         )
 
-    def _render(
-        self, run: Synthesis, ws: Tensor, noise: list[Tensor], offset: Tensor | None
-    ) -> Rendered:
-        """Run a synthesis network on w, and on w + offset with the same noise if there is one."""
+    def _render(self, run: Synthesis, ws: Tensor, noise: Noise, offset: Tensor | None) -> Rendered:
+        """Run a synthesis network on w, and on w + offset if there is one."""
         if offset is None:
-            return Rendered(run(ws, noise=noise)[0], [])
+            return Rendered(run(ws, noise=noise.plain)[0], [])
         both = torch.cat([ws, ws + offset[:, None]])
-        images, features = run(both, noise=[m.repeat(2, 1, 1, 1) for m in noise])
+        maps = [torch.cat(pair) for pair in zip(noise.plain, noise.moved, strict=True)]
+        images, features = run(both, noise=maps)
         pairs = [features[block].chunk(2) for block in self.blocks]
         return Rendered(images[: len(ws)], [(plain, moved) for plain, moved in pairs])
 
