@@ -16,7 +16,7 @@ from ganc.distillation.options import (
     SCHEDULE,
     DistillOptions,
 )
-from ganc.distillation.recipes import ABOUT, NUMBERS, RECIPES, is_read
+from ganc.distillation.recipes import ABOUT, NUMBERS, OPPONENTS, RECIPES, is_read
 from ganc.options import OUTPUT
 
 if TYPE_CHECKING:
@@ -28,15 +28,18 @@ if TYPE_CHECKING:
     from ganc.progress import Progress, Warn
 
 
+_SHOWN = {name: recipe for name, recipe in RECIPES.items() if name not in OPPONENTS}
+
+
 def _heading(kinds: tuple[str, ...]) -> str:
     """Return the heading of the numbers that some kinds of training read, or all: ()."""
-    readers = [name for name, recipe in RECIPES.items() if recipe.kind in kinds]
+    readers = [name for name, recipe in _SHOWN.items() if recipe.kind in kinds]
     return f"Recipe numbers of {', '.join(readers)}" if readers else "Recipe numbers"
 
 
 def _recipe_option(field: Any) -> inspect.Parameter:
     """Return the option that overrides one field of a recipe."""
-    readers = [recipe for recipe in RECIPES.values() if is_read(field, recipe.kind)]
+    readers = [recipe for recipe in _SHOWN.values() if is_read(field, recipe.kind)]
     values = [str(getattr(recipe, field.name)) for recipe in readers]
     shown = values[0] if len(set(values)) == 1 else " / ".join(values)
     info = typer.Option(
@@ -143,11 +146,14 @@ def distill(
     _check_metrics(schedule, has_teacher=has_teacher, data=own["data"], resume=resume)
     if dry_run:
         family = options.architecture or _architecture(student or teacher)
+        chosen = {"recipe": recipe, **options.of(CHOICES)}
+        learned = _resolved(family, teacher, chosen, overrides)
+        own_init = learned["recipe"]["init"] if isinstance(learned.get("recipe"), dict) else None
         resolved = {
             "student": student, "teacher": teacher, "output": output, "resume": resume,
-            "architecture": options.architecture, "config": config, "init": options.init,
-            "device": device, **options.of(MEANS), **_shown_schedule(schedule, resume),
-            **_resolved(family, teacher, {"recipe": recipe, **options.of(CHOICES)}, overrides),
+            "architecture": options.architecture, "config": config,
+            "init": options.init or own_init, "device": device, **options.of(MEANS),
+            **_shown_schedule(schedule, resume), **learned,
         }  # fmt: skip
         return shared.emit(
             {"command": "distill", "settings": resolved},

@@ -156,7 +156,7 @@ def distill(
                 pupil,
                 loaded,
                 resolved.seed,
-                options.init,
+                options.init or resolved.recipe.init,
                 warn,
                 unpaired=options.unpaired,
                 discriminators=resolved.recipe.discriminator_start,
@@ -184,7 +184,7 @@ class StudentRequest:
             UsageError: None or two students are named, or a value is not known.
         """
         init, architecture = self.options.init, self.options.architecture
-        if init not in INITS:
+        if init is not None and init not in INITS:
             raise unknown_name("--init", init, INITS)
         if self.config and architecture is None:
             raise UsageError("--set and --resolution describe a new student", "add --architecture")

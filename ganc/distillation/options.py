@@ -19,7 +19,7 @@ class DistillSettings(TypedDict, total=False):
     """``DistillOptions`` as the keywords of a function."""
 
     architecture: str | None
-    init: str
+    init: str | None
     data: Path | None
     data_b: Path | None
     swap: bool | None
@@ -49,7 +49,8 @@ class DistillOptions:
 
     Attributes:
         architecture: A new student instead of a given one: see ``networks.new_student``.
-        init: "pruned" starts from the student's weights, "scratch" from random ones.
+        init: "pruned" starts from the student's weights, "scratch" from random ones. Default: the
+            recipe's.
         data: ``reals.TEACHER`` (default), or a folder or zip of images.
         data_b: Of translators: images of the other side, where ``data`` holds one side only.
         swap: Of translators: translate from the second side to the first. Default off.
@@ -74,7 +75,11 @@ class DistillOptions:
     """
 
     architecture: str | None = option(None, "A new student, in place of STUDENT.")
-    init: str = option(PRUNED, f"{PRUNED}: STUDENT's weights; {SCRATCH}: random ones.")
+    init: str | None = option(
+        None,
+        f"{PRUNED}: STUDENT's weights; {SCRATCH}: random ones (the recipe's: {PRUNED}, of"
+        f" published ones {SCRATCH}).",
+    )
     data: Path | None = option(
         None, "Folder or zip of images, or teacher (default): its samples.", section=DATA
     )

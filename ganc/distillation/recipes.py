@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ganc import options as declared
+from ganc.distillation.options import PRUNED, SCRATCH
 from ganc.errors import CheckpointError, UsageError, unknown_name
 from ganc.families import ADVERSARIAL_NAMES, FAMILIES, SNGAN, STYLE, TRANSLATION
 from ganc.options import flag_of, number, text
@@ -29,6 +30,9 @@ SHARED, FRESH = NOISE_NAMES = ("shared", "fresh")
 
 FROM_TEACHER, FROM_ZERO = PL_STARTS = ("teacher", "zero")
 """Where the mean path length starts."""
+
+OWN, MAIN = R1_STEPS = ("own", "main")
+"""Which step of the discriminator an R1 penalty belongs to."""
 
 AREA, BILINEAR = SHRINK_NAMES = ("area", "bilinear")
 """How images are made smaller for the perceptual network."""
@@ -49,10 +53,12 @@ class Recipe:
     Attributes:
         name: Of the recipe.
         kind: What it trains; a field that this kind does not read keeps its default.
+        init: What the student starts from where nobody says otherwise, one of ``INITS``.
     """
 
     name: str
     kind: str = STYLE
+    init: str = PRUNED
     batch: int = number(16, "Images per step.", low=1)
     lr: float = number(0.002, "Learning rate of Adam.")
     beta1: float = number(0.0, "First beta of Adam.", high=1, below=True)
@@ -74,6 +80,13 @@ class Recipe:
     d_steps: int = number(1, "Discriminator steps per generator step.", (SNGAN,), low=1)
     mixing_prob: float = number(0.9, "Share of samples with two styles.", (STYLE,), high=1)
     r1_gamma: float = number(10.0, "Weight of the R1 penalty (halved, as published).", (STYLE,))
+    r1_step: str = text(
+        OWN,
+        f"When: {OWN}, in a step of its own after the main one; or {MAIN}, within it (as StyleKD"
+        " and DCP-GAN publish it).",
+        R1_STEPS,
+        (STYLE,),
+    )
     r1_interval: int = number(16, "Steps between two R1 penalties.", (STYLE,), low=1)
     pl_weight: float = number(2.0, "Weight of path length regularisation.", (STYLE,))
     pl_interval: int = number(4, "Steps between two path length steps.", (STYLE,), low=1)
@@ -184,13 +197,15 @@ class Recipe:
         return any(weights) or self.uses_perceptual
 
     def to_json(self) -> dict[str, Any]:
-        """Return the recipe as JSON data: ``name``, ``kind`` and what the kind reads."""
+        """Return the recipe as JSON data: ``name``, ``kind``, ``init``, what the kind reads."""
         content = dataclasses.asdict(self)
         unread = [f.name for f in NUMBERS if not is_read(f, self.kind)]
         return {name: value for name, value in content.items() if name not in unread}
 
 
-NUMBERS = tuple(field for field in fields(Recipe) if field.name not in ("name", "kind"))
+_HEAD = ("name", "kind", "init")
+
+NUMBERS = tuple(field for field in fields(Recipe) if field.name not in _HEAD)
 """The fields that can be overridden."""
 
 
@@ -204,10 +219,23 @@ _DISTANCES: dict[str, Any] = {
     "l1_weight": 3.0, "perceptual_weight": 3.0, "perceptual": "lpips-vgg"
 }  # fmt: skip
 
+NO_RAMP = 1e9
+"""As ``ema_rampup``: the half-life of the average does not depend on the images seen."""
+
+# Four GPUs with a batch of 4 each; the average has a decay of 0.5 ** (32 / 10 000) a step of 16.
+_STYLEKD_COMMAND: dict[str, Any] = {
+    **_DISTANCES, "init": SCRATCH, "latent_direction_weight": 30.0, "noise": FRESH,
+    "similarity_group": 4, "pl_start": FROM_ZERO, "r1_step": MAIN,
+    "discriminator_start": RANDOM, "perceptual_shrink": BILINEAR, "mirror": True,
+    "ema_nimg": 5000.0, "ema_rampup": NO_RAMP,
+}  # fmt: skip
+
 RECIPES: dict[str, Recipe] = {
     "gan": Recipe("gan"),
     "cagan": Recipe("cagan", content="center", **_DISTANCES),
     "stylekd": Recipe("stylekd", latent_direction_weight=30.0, **_DISTANCES),
+    "stylekd-published": Recipe("stylekd-published", **_STYLEKD_COMMAND),
+    "dcp-published": Recipe("dcp-published", **_STYLEKD_COMMAND),
     "sngan": Recipe(
         "sngan", SNGAN, batch=64, lr=0.0002, beta2=0.9, adversarial="hinge", d_steps=5,
         **_DISTANCES,
@@ -222,10 +250,15 @@ ABOUT = {
     "gan": "StyleGAN's own training",
     "cagan": "masked distances to a StyleGAN teacher, content-aware compression",
     "stylekd": "distances and latent directions of a StyleGAN teacher",
+    "stylekd-published": "StyleKD as its official command trains",
+    "dcp-published": "DCP-GAN as its official command trains: as StyleKD's",
     "sngan": "SN-GAN's own training, with the distances",
     "i2i": "pix2pix and CycleGAN",
 }
 """Recipe → what it is, in a phrase."""
+
+OPPONENTS = ("stylekd-published", "dcp-published")
+"""Recipes to compare with: help shows the defaults of the others."""
 
 DEFAULTS = {STYLE: "stylekd", SNGAN: "sngan", TRANSLATION: "i2i"}
 """Kind of training → the recipe of a run that names none."""
@@ -301,10 +334,11 @@ def recipe_from_json(content: Mapping[str, Any], where: str) -> Recipe:
     missing = [name for name in needed if name not in content]
     if missing:
         raise CheckpointError(f"{where}: the recipe misses {', '.join(missing)}")
-    numbers = {name: value for name, value in content.items() if name not in ("name", "kind")}
+    numbers = {name: value for name, value in content.items() if name not in _HEAD}
     try:
         # Whether each has an effect was the business of whoever chose them.
-        return Recipe(str(content["name"]), str(kind), **check_numbers(numbers))
+        init = str(content.get("init", PRUNED))
+        return Recipe(str(content["name"]), str(kind), init, **check_numbers(numbers))
     except UsageError as error:
         raise CheckpointError(f"{where}: {error}", error.hint) from error
 

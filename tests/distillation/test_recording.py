@@ -25,7 +25,7 @@ from tests.distillation.test_one_device import RUNS, batch_for
 
 CPU = torch.device("cpu")
 RECORDED = {name: run for name, run in RUNS.items() if run[1] != "i2i"} | {
-    "fresh noise": (make_model, "stylekd", {"noise": "fresh", "similarity_group": 2})
+    "published": (make_model, "dcp-published", {"l1_weight": 2.0})
 }
 
 

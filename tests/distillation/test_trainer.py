@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from ganc.adversarial import d_loss
 from ganc.distillation.execution import Execution
 from ganc.distillation.networks import check_pair, starting_model
 from ganc.distillation.reals import RealBatch
 from ganc.distillation.recipes import RECIPES, Recipe, resolve_recipe
 from ganc.distillation.trainer import ema_beta
-from ganc.distillation.trainers.losses import latent_direction
+from ganc.distillation.trainers.losses import latent_direction, r1_penalty
 from ganc.distillation.trainers.player import Player
 from ganc.distillation.trainers.style import Noise, StyleTrainer
 from ganc.errors import InputError, UsageError
@@ -80,6 +81,32 @@ def test_the_mean_path_length_may_start_at_zero(student: Model, teacher: Model) 
         trainer.prepare(real_images())
         starts[start] = trainer.pl_mean.item()
     assert starts["zero"] == 0 < starts["teacher"]
+
+
+def test_r1_may_be_part_of_the_main_step(student: Model, teacher: Model) -> None:
+    """The step goes down the gradient of the sum; between its turns nothing differs."""
+    numbers = {"batch": 4, "perceptual": "none", "r1_interval": 2, "latent_direction_weight": 0.0}
+    recipe = resolve_recipe("stylekd", numbers | {"r1_step": "main"})
+    trainer = make_trainer(student, teacher, recipe)
+    real = real_images()
+    latents = trainer._latents("d", 0, None)
+    with torch.no_grad():
+        fake = trainer.generator.train_synthesis(
+            trainer._ws(trainer.generator, latents), latents.noise
+        )
+    images = real.images.clone().requires_grad_(True)
+    logits = trainer.discriminator(images, None)
+    penalty = r1_penalty(logits, images)
+    loss = d_loss("non-saturating", logits, trainer.discriminator(fake, None))
+    weights = [p for p in trainer.discriminator.parameters() if p.requires_grad]
+    expected = torch.autograd.grad(loss + 10 / 2 * 2 * penalty, weights)
+    found = trainer.d_main_r1(0, *real)
+    torch.testing.assert_close(found["r1"], penalty.detach())
+    torch.testing.assert_close(found["d_loss"], loss.detach())
+    for weight, gradient in zip(weights, expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-6)
+    ran = [set(trainer.step(step, real)) for step in (1, 2)]
+    assert ["r1" in names for names in ran] == [False, True]
 
 
 @pytest.mark.parametrize(

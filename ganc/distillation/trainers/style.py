@@ -14,7 +14,7 @@ from ganc import collectives
 from ganc.adversarial import d_loss, g_loss
 from ganc.distillation.draws import MixedLatents, draw_latents, draw_noise
 from ganc.distillation.reals import RealBatch
-from ganc.distillation.recipes import FRESH, FROM_ZERO, SHARED
+from ganc.distillation.recipes import FRESH, FROM_ZERO, MAIN, OWN, SHARED
 from ganc.distillation.trainer import Losses, Parts, Terms, Trainer, network_of
 from ganc.distillation.trainers import losses
 from ganc.distillation.trainers.directions import (
@@ -148,10 +148,14 @@ class StyleTrainer(Trainer[RealBatch]):
     def step(self, step: int, batch: RealBatch) -> Losses:
         recipe, found = self.recipe, Losses()
         if recipe.adversarial_weight:
-            found |= self.run("d_main", self.d_main, step, batch.images, batch.c)
+            is_penalised = bool(recipe.r1_gamma) and step % recipe.r1_interval == 0
+            if is_penalised and recipe.r1_step == MAIN:
+                found |= self.run("d_main_r1", self.d_main_r1, step, *batch, exact=True)
+            else:
+                found |= self.run("d_main", self.d_main, step, *batch)
             found |= self.follow(step)
-            if recipe.r1_gamma and step % recipe.r1_interval == 0:
-                found |= self.run("d_r1", self.d_r1, step, batch.images, batch.c, exact=True)
+            if is_penalised and recipe.r1_step == OWN:
+                found |= self.run("d_r1", self.d_r1, step, *batch, exact=True)
         found |= self.run("g_main", self.g_main, step, batch.c)
         if recipe.pl_weight and step % recipe.pl_interval == 0:
             found |= self.run("g_pl", self.g_pl, step, batch.c, exact=True)
@@ -161,15 +165,28 @@ class StyleTrainer(Trainer[RealBatch]):
 
     def d_main(self, step: int, images: Tensor, c: Tensor | None) -> Losses:
         """Teach the discriminator to tell real images from the student's."""
+        return self._judge(step, images, c, is_penalised=False)
+
+    def d_main_r1(self, step: int, images: Tensor, c: Tensor | None) -> Losses:
+        """Do so, and keep its gradient small at the real images: in one step, on both losses."""
+        return self._judge(step, images, c, is_penalised=True)
+
+    def _judge(self, step: int, images: Tensor, c: Tensor | None, *, is_penalised: bool) -> Losses:
         latents = self._latents("d", step, c)
         with torch.no_grad():
             ws = self._ws(self.generator, latents)
             fake = self.generator.train_synthesis(ws, latents.noise)
-        real_logits = self.discriminator(self.seen(images, "d.real", step), c)
+        real = images.detach().requires_grad_(is_penalised)
+        real_logits = self.discriminator(self.seen(real, "d.real", step), c)
         fake_logits = self.discriminator(self.seen(fake, "d.fake", step), c)
         loss = d_loss(self.recipe.adversarial, real_logits, fake_logits)
-        norm = self.d.descend(self.recipe.adversarial_weight * loss)
-        found = {"d_loss": loss.detach(), "d_grad_norm": norm}
+        total = self.recipe.adversarial_weight * loss
+        found = {"d_loss": loss.detach()}
+        if is_penalised:
+            penalty = losses.r1_penalty(real_logits, real)
+            total = total + penalty * self._r1_weight()
+            found["r1"] = penalty.detach()
+        found["d_grad_norm"] = self.d.descend(total)
         return found | self.look(real_logits)
 
     def d_r1(self, step: int, images: Tensor, c: Tensor | None) -> Losses:
@@ -177,8 +194,11 @@ class StyleTrainer(Trainer[RealBatch]):
         real = images.detach().requires_grad_(True)
         logits = self.discriminator(self.seen(real, "d.r1", step), c)
         penalty = losses.r1_penalty(logits, real)
-        self.d.descend(penalty * (self.recipe.r1_gamma / 2 * self.recipe.r1_interval))
+        self.d.descend(penalty * self._r1_weight())
         return {"r1": penalty.detach()}
+
+    def _r1_weight(self) -> float:
+        return self.recipe.r1_gamma / 2 * self.recipe.r1_interval
 
     def g_main(self, step: int, c: Tensor | None) -> Losses:
         """Teach the student to fool the discriminator and to follow the teacher."""
