@@ -11,7 +11,7 @@ from ganc.distillation.recipes import RECIPES, Recipe, resolve_recipe
 from ganc.distillation.trainer import ema_beta
 from ganc.distillation.trainers.losses import latent_direction, r1_penalty
 from ganc.distillation.trainers.player import Player
-from ganc.distillation.trainers.style import Noise, StyleTrainer
+from ganc.distillation.trainers.style import NoisePair, StyleTrainer
 from ganc.errors import InputError, UsageError
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
@@ -55,7 +55,7 @@ def test_fresh_noise_parts_student_from_teacher_and_w_from_its_move(teacher: Mod
             layer.noise_strength.data.fill_(1.0)
     recipe = resolve_recipe("stylekd", {"batch": 4, "perceptual": "none", "noise": "fresh"})
     trainer = make_trainer(teacher, teacher, recipe)
-    seen: list[Noise] = []
+    seen: list[NoisePair] = []
     render = trainer._render
 
     def watched(run, ws, noise, offset):  # type: ignore[no-untyped-def]

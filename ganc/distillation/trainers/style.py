@@ -34,7 +34,7 @@ class Synthesis(Protocol):
     def __call__(self, ws: Tensor, *, noise: list[Tensor]) -> tuple[Tensor, list[Tensor]]: ...
 
 
-class Noise(NamedTuple):
+class NoisePair(NamedTuple):
     """Noise maps per layer, for w and for w + offset."""
 
     plain: list[Tensor]
@@ -223,11 +223,13 @@ class StyleTrainer(Trainer[RealBatch]):
             noise = self._noise("teacher", step, plain, offset)
             return self._render(self.run_teacher, ws, noise, offset)
 
-    def _noise(self, stream: str, step: int, plain: list[Tensor], offset: Tensor | None) -> Noise:
+    def _noise(
+        self, stream: str, step: int, plain: list[Tensor], offset: Tensor | None
+    ) -> NoisePair:
         """Return the noise of w, and of w + offset where that is made."""
         if offset is None or self.recipe.noise == SHARED:
-            return Noise(plain, plain)
-        return Noise(plain, self._fresh_noise(f"{stream}.moved", step))
+            return NoisePair(plain, plain)
+        return NoisePair(plain, self._fresh_noise(f"{stream}.moved", step))
 
     def _fresh_noise(self, stream: str, step: int) -> list[Tensor]:
         shapes = self.generator.noise_shapes()
@@ -293,7 +295,9 @@ class StyleTrainer(Trainer[RealBatch]):
             self.recipe.direction_scale,
         )
 
-    def _render(self, run: Synthesis, ws: Tensor, noise: Noise, offset: Tensor | None) -> Rendered:
+    def _render(
+        self, run: Synthesis, ws: Tensor, noise: NoisePair, offset: Tensor | None
+    ) -> Rendered:
         """Run a synthesis network on w, and on w + offset if there is one."""
         if offset is None:
             return Rendered(run(ws, noise=noise.plain)[0], [])
