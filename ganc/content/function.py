@@ -1,8 +1,10 @@
 """Functions of the user's own, ``module:function``: found, called, and taken for masks."""
 
+import contextlib
 import importlib
+import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,6 +65,26 @@ def find_function(
     return cast("Callable[[Tensor], Any]", function)
 
 
+def check_function(
+    module: str, name: str, *, flag: str = "--content", instead: str = OTHER_SOURCES
+) -> None:
+    """Refuse a function whose module is not there. Runs no code, so the module stays unread.
+
+    Args:
+        module, name, flag, instead: See ``find_function``.
+    Raises:
+        UsageError: Nothing of the module's name is in the current folder or installed.
+    """
+    top = module.partition(".")[0]
+    with _here():
+        try:
+            is_there = importlib.util.find_spec(top) is not None
+        except (ImportError, ValueError):  # a name that nothing can have
+            is_there = False
+    if not is_there:
+        raise _missing(f"{flag} {module}:{name}", top, instead)
+
+
 def call_function(what: str, function: Callable[[Tensor], Any], images: Tensor) -> Tensor:
     """Return what a user's function makes of images, a tensor or an array, as a tensor.
 
@@ -83,22 +105,34 @@ def call_function(what: str, function: Callable[[Tensor], Any], images: Tensor) 
 
 
 def _import(module: str, what: str, instead: str) -> Any:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
     try:
-        return importlib.import_module(module)
+        with _here():
+            return importlib.import_module(module)
     except Exception as error:  # importing runs the module's code
         if isinstance(error, ModuleNotFoundError) and error.name in _parents(module):
-            raise UsageError(
-                f"{what}: no module {error.name}",
-                f"it is looked for in the current folder and among the installed packages{instead}",
-            ) from error
+            raise _missing(what, error.name, instead) from error
         raise InputError(
             f"{what}: importing {module} raised {type(error).__name__}: {_one_line(error)}",
             "--debug shows the traceback",
         ) from error
+
+
+@contextlib.contextmanager
+def _here() -> Iterator[None]:
+    """Let the current folder's modules be found."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
     finally:
         sys.path.remove(here)
+
+
+def _missing(what: str, module: str | None, instead: str) -> UsageError:
+    return UsageError(
+        f"{what}: no module {module}",
+        f"it is looked for in the current folder and among the installed packages{instead}",
+    )
 
 
 def _parents(module: str) -> list[str]:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from ganc.content.bisenet import check_bisenet, open_bisenet
 from ganc.content.center import center
 from ganc.content.folder import find_masks, open_folder
-from ganc.content.function import find_function, open_function
+from ganc.content.forms import FORMS
+from ganc.content.function import check_function, open_function
 from ganc.content.request import MaskRequest, MaskSource
 from ganc.content.segmentation import check_segmentation, open_segmentation
 from ganc.errors import UsageError, unknown_name
@@ -18,7 +19,7 @@ class MaskKind(NamedTuple):
 
     Attributes:
         check: Gets what follows the colon, the number of samples and whether to stay offline;
-            refuses what it can at no cost.
+            refuses what it can at no cost, and runs nobody's code.
         open: Makes the source.
     """
 
@@ -33,11 +34,7 @@ KINDS: dict[str, MaskKind] = {
     "bisenet": MaskKind(lambda file, samples, offline: check_bisenet(file, offline), open_bisenet),
     "masks": MaskKind(lambda path, samples, offline: find_masks(path, samples), open_folder),
 }
-"""What stands before the colon; any other word is a module."""
-
-FORMS = (
-    "center", "torchvision:CLASS", "bisenet", "bisenet:FILE", "masks:DIR", "module:function",
-)  # fmt: skip
+"""Of ``forms.NAMED``."""
 
 
 def check_masks(content: str, samples: int, *, offline: bool = False) -> None:
@@ -74,6 +71,8 @@ def _parse(content: str) -> tuple[MaskKind, str]:
         raise unknown_name("--content", content, FORMS)
     if not (name and argument):
         raise UsageError(f"--content {content} is incomplete; allowed: {', '.join(FORMS)}")
-    module = MaskKind(lambda function, samples, offline: find_function(name, function),
-                  partial(open_function, name))  # fmt: skip
+    module = MaskKind(
+        lambda function, samples, offline: check_function(name, function),
+        partial(open_function, name),
+    )
     return KINDS.get(name, module), argument

@@ -1,11 +1,13 @@
 """What a user chose, and what a resumed run must not change."""
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ganc.content.forms import names_code
 from ganc.distillation.reals import TEACHER
 from ganc.distillation.recipe_file import SUFFIX, read_recipe
 from ganc.distillation.recipes import (
@@ -61,11 +63,28 @@ class Choices:
 
         Raises:
             UsageError: It is not known, or an override is not valid.
-            InputError: Its file does not hold one.
+            InputError: Its file does not hold one, or names code that the caller does not.
         """
         if isinstance(recipe, str) and recipe.endswith(SUFFIX):
-            recipe = read_recipe(Path(recipe))
+            path, recipe = Path(recipe), read_recipe(Path(recipe))
+            self.check_code(recipe, str(path))
         return resolve_recipe(recipe, self.overrides)
+
+    def check_code(self, recipe: Recipe, where: str) -> None:
+        """Refuse code that a file names and the caller does not: a module would be imported.
+
+        Args:
+            recipe: From a file.
+            where: The file.
+        Raises:
+            InputError: ``content`` is a function there, and not asked for here.
+        """
+        is_named = "content" in self.overrides or isinstance(self.recipe, Recipe)
+        if names_code(recipe.content) and not is_named:
+            raise InputError(
+                f"{where} names code to run, content = {recipe.content}",
+                f"pass --content {shlex.quote(recipe.content)} where you trust it",
+            )
 
 
 @dataclass(frozen=True)
@@ -147,9 +166,11 @@ def resumed_settings(
     The data may have moved (its content is compared, elsewhere); all else must be as it was.
 
     Raises:
-        InputError: A choice differs from the run's; all differences are named.
+        InputError: A choice differs from the run's; all differences are named. Or the run names
+            code, and the caller does not.
     """
     before = TrainingSettings(**{**saved, "recipe": recipe_from_json(saved["recipe"], where)})
+    choices.check_code(before.recipe, where)
     kept = {n: getattr(before, n) for n in COMPARED if getattr(choices, n) is None}
     asked = dataclasses.replace(
         choices,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ganc.content.function import call_function, find_function
+from ganc.content.function import call_function, check_function, find_function
 from ganc.data.images import CHANNELS, to_uint8
 from ganc.errors import (
     ComputationError,
@@ -94,8 +94,8 @@ def check_name(name: str) -> None:
     """Refuse an encoder before anything slow happens: no model is loaded, nothing is fetched.
 
     Raises:
-        UsageError: The name is none of ``FORMS``, or there is no such module or function.
-        InputError: Its file is not there, or its module fails when it is imported.
+        UsageError: The name is none of ``FORMS``, or there is no such module.
+        InputError: Its file is not there.
     """
     kind, argument = _parse(name)
     kind.check(argument)
@@ -105,7 +105,8 @@ def open_encoder(request: EncoderRequest) -> Encoder:
     """Open an encoder; ``trained`` is trained here.
 
     Raises:
-        UsageError, InputError: As ``check_name``; or its file or weights cannot be had or read.
+        UsageError, InputError: As ``check_name``; or its file or weights cannot be had or read, its
+            module fails when it is imported or has no such function.
         ComputationError: Training did not end in descriptions that tell images apart.
     """
     kind, argument = _parse(request.name)
@@ -210,16 +211,22 @@ def _open_resnet50(file: str, request: EncoderRequest) -> Encoder:
     )  # fmt: skip
 
 
-def _find_function(name: str) -> Callable[[Tensor], Any]:
+def _check_function(name: str) -> None:
+    """Refuse a module that is not there; what it holds is looked at when it is run."""
     module, _, function = name.partition(":")
-    others = ", ".join(form for form in FORMS if form != "module:function")
-    return find_function(module, function, flag="encoder", instead=f"; other encoders: {others}")
+    check_function(module, function, flag="encoder", instead=_others())
+
+
+def _others() -> str:
+    named = ", ".join(form for form in FORMS if form != "module:function")
+    return f"; other encoders: {named}"
 
 
 def _open_function(name: str, request: EncoderRequest) -> Encoder:
     """Open a function of the user's; its module's file stands for its weights."""
-    function = _find_function(name)
-    file = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
+    module, _, wanted = name.partition(":")
+    function = find_function(module, wanted, flag="encoder", instead=_others())
+    file = getattr(sys.modules[module], "__file__", None)
 
     def encode(indices: range) -> Tensor:
         images = request.images(indices).float().cpu().clamp(-1, 1)
@@ -240,7 +247,7 @@ def _nothing(argument: str) -> None:
 
 
 RESNET50 = EncoderKind(_check_file, _open_resnet50)
-FUNCTION = EncoderKind(_find_function, _open_function)
+FUNCTION = EncoderKind(_check_function, _open_function)
 NAMED: dict[str, EncoderKind] = {
     "trained": EncoderKind(_nothing, _open_trained),
     **{name: EncoderKind(_nothing, _open_features) for name in FEATURE_NETWORKS},
