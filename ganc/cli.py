@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from ganc import errors
 from ganc.commands._sections import SectionedCommand
 from ganc.standard_streams import Outlet, open_standard_streams
+from ganc.terminal import shown
 
 MODULES = {
     "import": "import_",
@@ -248,6 +249,6 @@ def _usage(error: Any) -> tuple[str, str | None]:
 
 def _print_error(message: str | None, hint: str | None) -> None:
     if message is not None:
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"error: {shown(' '.join(message.split()))}", file=sys.stderr)
     if hint is not None:
-        print(f"hint: {' '.join(hint.split())}", file=sys.stderr)
+        print(f"hint: {shown(' '.join(hint.split()))}", file=sys.stderr)

@@ -36,7 +36,7 @@ LAYERS: list[set[str]] = [
         "timing",
         "values",
     },
-    {"errors", "progress", "version"},
+    {"errors", "progress", "terminal", "version"},
 ]
 # Within these rows modules know each other; everywhere else siblings are strangers.
 OPEN_ROWS = ({"checkpoints", "models"}, {"content", "data", "perceptual", "scores", "weights"})

@@ -7,6 +7,7 @@ A ganc checkpoint is a safetensors file: eight bytes of length, a JSON table of 
 import hashlib
 import json
 import math
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ FORMAT = 1
 
 _MAX_HEADER_BYTES = 100 * 2**20
 _DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+
+OTHER_NETWORKS = ("discriminator", "generator_b", "discriminator_b")
+"""Networks that a model's config has under their names; what else is in it is the generator's."""
 
 TensorTable = dict[str, tuple[str, tuple[int, ...]]]
 """Tensor name → (safetensors dtype name, shape)."""
@@ -76,11 +80,7 @@ class Header:
 
 def network_configs(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Split a model's config into one per network: "generator", "discriminator", …"""
-    others = {
-        name: value["config"]
-        for name, value in config.items()
-        if name in ("discriminator", "generator_b", "discriminator_b")
-    }
+    others = {name: value["config"] for name, value in config.items() if name in OTHER_NETWORKS}
     own = {name: value for name, value in config.items() if name not in others}
     return ({"generator": own} if own else {}) | others
 
@@ -170,11 +170,15 @@ def parse_header(text: bytes, data_bytes: int, where: str) -> Header:
     """
     try:
         table = json.loads(text)
-        entries = table.pop("__metadata__", {})
+        found = table.pop("__metadata__", {})
         tensors = {name: (row["dtype"], tuple(row["shape"])) for name, row in table.items()}
         end = max((row["data_offsets"][1] for row in table.values()), default=0)
+        is_text = all(isinstance(value, str) for value in found.values())
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise damaged(where, "its header is not valid") from error
+    if not is_text:
+        raise damaged(where, "an entry of its metadata is no text")
+    entries = Entries(found, where)
     if end != data_bytes:
         raise damaged(where, f"it holds {data_bytes} bytes of weights, its header says {end}")
     if "ganc_format" not in entries:
@@ -186,39 +190,142 @@ def parse_header(text: bytes, data_bytes: int, where: str) -> Header:
     if entries.get("header_sha256") != _checksum(entries, tensors):
         raise damaged(where, "its header does not match its checksum")
     _check_sizes(tensors, data_bytes, where)
-    config = json.loads(entries["config"])
+    config = _config(entries)
     return Header(
-        architecture=entries["architecture"],
+        architecture=entries.text("architecture"),
         config=config,
-        provenance=json.loads(entries["provenance"]),
-        params=int(entries["params"]),
-        macs=int(entries["macs"]),
+        provenance=_provenance(entries),
+        params=entries.count("params"),
+        macs=entries.count("macs"),
         networks=_networks(entries, config),
-        content_hash=entries["content_hash"],
+        content_hash=entries.text("content_hash"),
         tensors=tensors,
     )
 
 
-def _networks(entries: Mapping[str, str], config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+class Entries(dict[str, str]):
+    """The metadata of a file: texts by name, read as what they have to be.
+
+    Args:
+        found: The texts.
+        where: The file, as error messages name it.
+    """
+
+    def __init__(self, found: Mapping[str, str], where: str) -> None:
+        super().__init__(found)
+        self.where = where
+
+    def text(self, key: str) -> str:
+        """Return an entry.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        if key not in self:
+            raise damaged(self.where, f"its metadata has no {key}")
+        return self[key]
+
+    def count(self, key: str) -> int:
+        """Return an entry that is a whole number, 0 or more."""
+        text = self.text(key)
+        if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
+            raise self.wrong(key, "is no whole number")
+        return int(text)
+
+    def json(self, key: str) -> Any:
+        """Return what an entry holds as JSON: no NaN, no infinity."""
+        text = self.text(key)
+        try:
+            return json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise self.wrong(key, "is not valid JSON") from error
+
+    def wrong(self, key: str, finding: str) -> CheckpointError:
+        """Say what is wrong with an entry."""
+        return damaged(self.where, f"its {key} {finding}")
+
+
+_MOST_DIGITS = 19
+"""Of a count: what 64 bits hold."""
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)
+
+
+def _is_count(value: object, least: int = 0) -> bool:
+    return type(value) is int and least <= value < 10**_MOST_DIGITS
+
+
+def _config(entries: Entries) -> dict[str, Any]:
+    """Read the config, as far as the header itself goes by it; networks check the rest."""
+    config = entries.json("config")
+    if not isinstance(config, dict):
+        raise entries.wrong("config", "is no JSON object")
+    for name in OTHER_NETWORKS:
+        own = config.get(name, {"architecture": "", "config": {}})
+        is_named = isinstance(own, dict) and isinstance(own.get("architecture"), str)
+        if not is_named or not isinstance(own.get("config"), dict):
+            raise entries.wrong("config", f"has no architecture and config of its {name}")
+    for name, own in network_configs(config).items():
+        widths = own.get("widths", {})
+        if not (isinstance(widths, dict) and all(_is_count(w, 1) for w in widths.values())):
+            raise entries.wrong(
+                "config", f"has widths of its {name} that are no numbers of channels"
+            )
+        if not _is_count(own.get("img_resolution", 1), 1):
+            raise entries.wrong("config", f"has an img_resolution of its {name} that is no size")
+    return config
+
+
+def _provenance(entries: Entries) -> list[dict[str, Any]]:
+    steps = entries.json("provenance")
+    if not isinstance(steps, list) or not all(
+        isinstance(step, dict) and isinstance(step.get("command"), str) for step in steps
+    ):
+        raise entries.wrong("provenance", "is no list of objects with a command")
+    return steps
+
+
+def _networks(entries: Entries, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if "networks" in entries:
-        networks: dict[str, dict[str, Any]] = json.loads(entries["networks"])
+        networks = entries.json("networks")
+        if not (
+            isinstance(networks, dict) and networks and all(map(_is_counted, networks.values()))
+        ):
+            raise entries.wrong("networks", "is no object with the counts of each network")
         return networks
-    counts = {"params": int(entries["params"]), "macs": int(entries["macs"])}
+    counts = {"params": entries.count("params"), "macs": entries.count("macs")}
+    if not config:
+        raise entries.wrong("config", "holds no network")
     first, *others = network_configs(config)
-    return {first: {"architecture": entries["architecture"], **counts}} | {
+    return {first: {"architecture": entries.text("architecture"), **counts}} | {
         name: {"architecture": config[name]["architecture"]} for name in others
     }
 
 
-def _check_format(entries: Mapping[str, str], where: str) -> None:
-    version = entries["ganc_format"]
-    if not version.isdecimal():
-        raise damaged(where, f"its format `{version}` is not a number")
-    if int(version) > FORMAT:
+def _is_counted(counts: object) -> bool:
+    return (
+        isinstance(counts, dict)
+        and isinstance(counts.get("architecture"), str)
+        and all(_is_count(value) for name, value in counts.items() if name != "architecture")
+    )
+
+
+def _check_format(entries: Entries, where: str) -> None:
+    text = entries["ganc_format"]
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+        raise damaged(where, f"its format `{text[:40]}` is not a number")
+    if int(text) > FORMAT:
+        version = entries.get("ganc_version", "")
+        newer = f"'ganc>={version}'" if _VERSION.fullmatch(version) else "--upgrade ganc"
         raise CheckpointError(
-            f"{where} has format {version}, this ganc reads up to {FORMAT}",
-            f"pip install 'ganc>={entries.get('ganc_version', '?')}'",
+            f"{where} has format {text}, this ganc reads up to {FORMAT}", f"pip install {newer}"
         )
+
+
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]{0,39}")
+"""What may stand in a command that is copied into a shell."""
 
 
 def _check_sizes(tensors: TensorTable, data_bytes: int, where: str) -> None:

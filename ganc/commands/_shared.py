@@ -12,6 +12,7 @@ import typer
 from ganc.commands._dash import STDIN, STDOUT
 from ganc.commands._options import reader
 from ganc.options import EXECUTION, OUTPUT, parse_setting
+from ganc.terminal import MOST_CELL, shown, shown_lines
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -105,7 +106,21 @@ def emit(
     console = Console(width=width, markup=False, emoji=False, highlight=False)
     with console:  # one write, so that a reader that wants the first lines alone misses nothing
         for table in tables():
-            console.print(table)
+            console.print(_printable(table))
+
+
+def _printable(part: "RenderableType") -> "RenderableType":
+    """Return a table or a sentence with nothing in its text that a terminal would act on."""
+    from rich.table import Table
+
+    if isinstance(part, str):
+        return shown_lines(part, MOST_CELL)
+    if isinstance(part, Table):
+        part.title = part.title if part.title is None else _printable(part.title)  # type: ignore[assignment]
+        for column in part.columns:
+            column.header = _printable(column.header)
+            column._cells = [_printable(cell) for cell in column._cells]
+    return part
 
 
 def emit_settings(command: str, settings: Mapping[str, Any], as_json: bool) -> None:
@@ -143,7 +158,7 @@ def format_value(value: Any) -> str:
 def note(message: str, quiet: bool = False) -> None:
     """Say something on stderr."""
     if not quiet:
-        print(message, file=sys.stderr)
+        print(shown_lines(message), file=sys.stderr)
 
 
 def noter(quiet: bool) -> Callable[[str], None]:
@@ -186,7 +201,7 @@ def progress_bar(quiet: bool) -> Iterator["Progress"]:
 
         def report(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
+                tasks[what] = bar.add_task(shown(what), total=total)
             bar.update(tasks[what], completed=done, total=total)
 
         yield report
