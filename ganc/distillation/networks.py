@@ -13,6 +13,7 @@ from ganc.distillation.recipes import INHERITED, RANDOM
 from ganc.errors import InputError, UsageError, unknown_name
 from ganc.families import FAMILIES, STYLE, TRANSLATION
 from ganc.models import patchgan, sngan, stylegan2_discriminator
+from ganc.models.config_types import finding
 from ganc.models.model import ARCHITECTURES, Model
 from ganc.models.network import IMAGE_SIZES, ImageGenerator, Network, Translator
 from ganc.models.style import StyleGenerator
@@ -88,10 +89,9 @@ def new_generator(
     for name in config:
         if name not in parameters or name == "self":
             raise unknown_name(f"setting of {architecture}", name, list(parameters)[1:])
-        if parameters[name].annotation is int and type(config[name]) is not int:
-            raise UsageError(
-                f"{name} of a {architecture} must be a whole number, got {config[name]}"
-            )
+    wrong = finding(network_class, config)
+    if wrong is not None:
+        raise UsageError(f"a new {architecture}: {wrong}")
     basis = dict(FAMILIES[architecture].sizes)
     if like is not None and like.architecture == architecture:
         basis = {k: v for k, v in like.generator.config.items() if k in parameters}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ganc.errors import CheckpointError, UsageError, unknown_name
+from ganc.errors import CheckpointError, GancError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, widths_of
 from ganc.models import (
     patchgan,
@@ -21,6 +21,7 @@ from ganc.models import (
     stylegan3,
     unet_translator,
 )
+from ganc.models.config_types import finding
 from ganc.models.network import Network
 from ganc.version import __version__
 
@@ -165,6 +166,10 @@ class Model:
         return [*copy.deepcopy(self.provenance), step]
 
 
+_UNBUILDABLE = (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, MemoryError)
+"""What constructors raise, torch's included, for sizes of the right type that make no network."""
+
+
 def build_network(
     architecture: str, role: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> Network:
@@ -178,7 +183,8 @@ def build_network(
     Returns:
         The network in eval mode, on the tensors' device; it owns its own copies.
     Raises:
-        CheckpointError: Tensors are missing, too many, or of other shapes than the config says.
+        CheckpointError: An entry of the config is of another type than the constructor takes, or
+            tensors are missing, too many, or of other shapes than the config says.
     """
     if architecture not in ARCHITECTURES:
         raise CheckpointError(
@@ -188,10 +194,15 @@ def build_network(
     network_class = getattr(ARCHITECTURES[architecture], role.removesuffix("_b"))
     if network_class is None:
         raise CheckpointError(f"architecture `{architecture}` has no {role}")
+    wrong = finding(network_class, config, most=len(tensors))
+    if wrong is not None:
+        raise CheckpointError(f"the config of the {role} does not fit: {wrong}")
     try:
         with torch.device("meta"):
             network = network_class(**config)
-    except TypeError as error:
+    except GancError:
+        raise
+    except _UNBUILDABLE as error:  # sizes that no network can have, unknown names
         raise CheckpointError(f"the config of the {role} does not fit: {error}") from error
     check_tensors(network.shapes(), tensors)
     owned = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+import ganc
 from ganc.checkpoints.header import Header, _checksum, parse_header, read_header
 from ganc.checkpoints.store import save
-from ganc.errors import CheckpointError
+from ganc.errors import CheckpointError, GancError
 from tests.conftest import make_model
 
 OTHER_TYPES: list[Any] = [
@@ -97,6 +98,26 @@ def test_every_entry_is_read_or_named(file: File) -> None:
         assert all(isinstance(own["architecture"], str) for own in header.networks.values())
     assert counted > 1000
     assert refused > counted / 4
+
+
+def loaded_or_code(file: File, path: Path, config: Any) -> int:
+    """Load a model with a config; return the exit code that its error stands for, or 0."""
+    text = file.signed(file.entries | {"config": json.dumps(config)})
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + file.body)
+    try:
+        ganc.load(path)
+    except GancError as error:
+        return error.exit_code
+    return 0
+
+
+def test_a_model_is_rebuilt_or_refused(file: File, tmp_path: Path) -> None:
+    """Of a config that the header takes, the network looks at the rest."""
+    config = json.loads(file.entries["config"])
+    huge = config | {"mapping_kwargs": {"num_layers": 10**8}}
+    for value in (huge, *variants(config)):
+        assert loaded_or_code(file, tmp_path / "model.st", value) in (0, 3), value
 
 
 @pytest.mark.parametrize(
