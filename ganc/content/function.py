@@ -1,5 +1,6 @@
 """Functions of the user's own, ``module:function``: found, called, and taken for masks."""
 
+import ast
 import contextlib
 import importlib
 import importlib.util
@@ -68,21 +69,44 @@ def find_function(
 def check_function(
     module: str, name: str, *, flag: str = "--content", instead: str = OTHER_SOURCES
 ) -> None:
-    """Refuse a function whose module is not there. Runs no code, so the module stays unread.
+    """Refuse a function that is not there, as far as reading tells; none of the code is run.
 
     Args:
         module, name, flag, instead: See ``find_function``.
     Raises:
-        UsageError: Nothing of the module's name is in the current folder or installed.
+        UsageError: Nothing of the module's name is in the current folder or installed, or nothing
+            in its file has the function's name.
     """
     top = module.partition(".")[0]
     with _here():
         try:
-            is_there = importlib.util.find_spec(top) is not None
+            spec = importlib.util.find_spec(top)
         except (ImportError, ValueError):  # a name that nothing can have
-            is_there = False
-    if not is_there:
+            spec = None
+    if spec is None:
         raise _missing(f"{flag} {module}:{name}", top, instead)
+    if top == module and spec.origin is not None and spec.origin.endswith(".py"):
+        names = _names_in(Path(spec.origin))
+        if names is not None and name not in names:
+            raise unknown_name(f"function of module {module}", name, sorted(names))
+
+
+def _names_in(path: Path) -> set[str] | None:
+    """Return all names that a file's code gives to anything; None where reading cannot tell."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None  # what is wrong with it, importing says
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name.partition(".")[0])
+    is_open = "*" in names or "__getattr__" in names or "globals" in names
+    return None if is_open else names
 
 
 def call_function(what: str, function: Callable[[Tensor], Any], images: Tensor) -> Tensor:
@@ -122,6 +146,7 @@ def _here() -> Iterator[None]:
     """Let the current folder's modules be found."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
+    importlib.invalidate_caches()  # the folder may be younger than what was last seen of it
     try:
         yield
     finally:

@@ -73,7 +73,12 @@ def test_a_recipe_file_may_not_choose_code(own: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("check", [lambda name: check_masks(name, 1), check_name])
 def test_a_check_runs_no_code(own: str, check: Callable[[str], None]) -> None:
     check(f"{own}:whole")
-    check(f"{own}:nothing_of_it")
+    with pytest.raises(UsageError, match="unknown function of module") as caught:
+        check(f"{own}:whol")
+    assert caught.value.hint == "did you mean `whole`?"
+    for text in ("from os.path import *\n", "def __getattr__(name): return len\n", "def (:\n"):
+        Path("unclear_code.py").write_text(text)
+        check("unclear_code:anything")  # only running it tells
     assert not Path("ran").exists()
     path = list(sys.path)
     for name in ("nowhere_at_all:whole", "..:whole"):
