@@ -59,7 +59,7 @@ TESTS = (
     *PYTHON, "-m", "pytest", "-v", "-m", "gpu", "--tb=short", "--durations=10", "-p", "instant",
     "-p", "no:benchmark", "-p", "no:cacheprovider",
 )  # fmt: skip
-LARGE = "32_bits"
+LARGE = "(32_bits or int_counts)"
 """In the names of tests that fill the card: beside them no other one has its memory."""
 
 

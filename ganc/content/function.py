@@ -92,7 +92,7 @@ def check_function(
 
 
 def _names_in(path: Path) -> set[str] | None:
-    """Return all names that a file's code gives to anything; None where reading cannot tell."""
+    """Return all names in a file's code; None where it may make others as it runs."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):

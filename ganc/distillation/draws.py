@@ -4,6 +4,7 @@ Nothing is carried from step to step, so a resumed run draws what the uninterrup
 run on several ranks draws what one rank would: there is no generator state to save.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,13 +93,16 @@ def draw_inputs(
     shapes = generator.noise_shapes()
     sizes = [generator.z_dim] + [torch.Size(shape).numel() for shape in shapes]
     z, *flat = draws.normal(stream, step, sum(sizes)).split(sizes, dim=1)
-    return z, [maps.reshape(-1, *shape) for maps, shape in zip(flat, shapes, strict=True)]
+    return z, _maps(flat, shapes)
 
 
 def draw_noise(draws: Draws, stream: str, step: int, shapes: list[tuple[int, ...]]) -> list[Tensor]:
     """Draw a batch of noise maps, [N, *shape] for each of ``shapes``."""
     sizes = [torch.Size(shape).numel() for shape in shapes]
-    flat = draws.normal(stream, step, sum(sizes)).split(sizes, dim=1)
+    return _maps(draws.normal(stream, step, sum(sizes)).split(sizes, dim=1), shapes)
+
+
+def _maps(flat: Sequence[Tensor], shapes: list[tuple[int, ...]]) -> list[Tensor]:
     return [maps.reshape(-1, *shape) for maps, shape in zip(flat, shapes, strict=True)]
 
 
@@ -123,7 +127,7 @@ def draw_latents(
     """
     sizes = [2 * z_dim] + [torch.Size(shape).numel() for shape in noise_shapes]
     z, *flat = draws.normal(stream, step, sum(sizes)).split(sizes, dim=1)
-    noise = [maps.reshape(-1, *shape) for maps, shape in zip(flat, noise_shapes, strict=True)]
+    noise = _maps(flat, noise_shapes)
     coin, place = draws.uniform(f"{stream}.mixing", step, 2).split(1, dim=1)
     cut = 1 + (place * (num_ws - 1)).long()
     cut = torch.where(coin < mixing_prob, cut, num_ws)

@@ -94,7 +94,7 @@ def check_name(name: str) -> None:
     """Refuse an encoder before anything slow happens: no model is loaded, nothing is fetched.
 
     Raises:
-        UsageError: The name is none of ``FORMS``, or there is no such module.
+        UsageError: The name is none of ``FORMS``, or there is no such module or function.
         InputError: Its file is not there.
     """
     kind, argument = _parse(name)
@@ -105,8 +105,8 @@ def open_encoder(request: EncoderRequest) -> Encoder:
     """Open an encoder; ``trained`` is trained here.
 
     Raises:
-        UsageError, InputError: As ``check_name``; or its file or weights cannot be had or read, its
-            module fails when it is imported or has no such function.
+        UsageError, InputError: As ``check_name``; or its file or weights cannot be had or read, or
+            its module fails when it is imported.
         ComputationError: Training did not end in descriptions that tell images apart.
     """
     kind, argument = _parse(request.name)
@@ -212,7 +212,7 @@ def _open_resnet50(file: str, request: EncoderRequest) -> Encoder:
 
 
 def _check_function(name: str) -> None:
-    """Refuse a module that is not there; what it holds is looked at when it is run."""
+    """Refuse a function that is not there, as far as reading tells."""
     module, _, function = name.partition(":")
     check_function(module, function, flag="encoder", instead=_others())
 
