@@ -151,9 +151,17 @@ def checkpoint_mib(run: Path, step: int) -> float:
 def measure(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Make all runs; return the figures."""
     setting, start = prepare(folder, given)
+    began = time.monotonic()
+
+    def report(what: str) -> None:
+        print(f"{what} after {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
     setting.finish("whole", setting.run("whole", *start))
+    report(f"{given.steps} steps")
     stopped_at = stop_half_way(setting, setting.run("parts", *start))
+    report(f"stopped at step {stopped_at}")
     setting.finish("parts", setting.run("parts", "--resume", "latest"))
+    report("resumed and ended")
     whole, parts = setting.lines("whole"), setting.lines("parts")
     off = differences(whole, parts)
     first, last = whole[0], whole[-1]

@@ -7,7 +7,8 @@
 
 The jobs of a wave run at once, the waves one after the other: what is timed has the GPU to itself.
 A job has a limit of its own, a stage one for all; what does not fit is stopped or left out. Every
-line is written as it comes, under the name of its job, and every figure into one JSON file.
+line is written as it comes, with the seconds since the start and the name of its job, and every
+figure into one JSON file.
 
 ``--plugin FOLDER`` measures against NVIDIA's operators, in a checkout of NVlabs/stylegan3.
 """
@@ -106,7 +107,7 @@ JOBS: dict[str, Job] = {
         plugin=("--plugin",),
     ),
     "filtered_lrelu": Job(
-        with_figures("filtered_lrelu", "--brief"), 1, (*CPU, "--shrink", "16", "--runs", "1")
+        with_figures("filtered_lrelu", "--brief"), 1.5, (*CPU, "--shrink", "16", "--runs", "1")
     ),
     "step": Job(
         with_figures("distill_step", *CUDA, "--resolution", "256", "--brief",
@@ -138,7 +139,7 @@ JOBS: dict[str, Job] = {
         with_figures("diversity_speed", *CUDA, "--agreement", "--cuda-graphs",
                      "--samples", "1000"), 1, None,
     ),
-    "training": Job(with_figures("nccl_training", "--steps", "200"), 2, (*CPU, "--steps", "8")),
+    "training": Job(with_figures("nccl_training", "--steps", "100"), 2, (*CPU, "--steps", "8")),
     "demo": Job(
         (*PYTHON, "-m", "ganc", "demo", "--steps", "200", "-o", "{scratch}/demo"), 3,
         ("--steps", "2"),
@@ -180,8 +181,9 @@ class Run:
 
     def say(self, job: str, line: str) -> None:
         """Write a line, at once."""
+        seconds = time.monotonic() - self.began
         with self.lock, self.log.open("a") as file:
-            file.write(f"{job} | {line.rstrip()}\n")
+            file.write(f"{seconds:5.1f} {job} | {line.rstrip()}\n")
 
     def wave(self, names: list[str]) -> None:
         """Run jobs at once."""
