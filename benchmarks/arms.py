@@ -1,0 +1,261 @@
+"""Tables of students: arms × seeds × steps, measured alike, one JSON line each, gone on with.
+
+An arm is a start, which is pruned from the teacher and perhaps fitted, and how it is distilled.
+Students are measured with latents that neither fit nor distillation saw. Seconds are of the pruning
+with its fit, or of the distillation up to there.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import figures
+
+import ganc
+
+EFFNET = {"perceptual": "effnet-lite0", "perceptual_resolution": 64}
+"""A perceptual term that takes half the time of the recipe's own at 32 px."""
+UNSEEN = 1000
+"""Seed of the samples that are measured."""
+RESULTS = "results.jsonl"
+Change = Callable[[], contextlib.AbstractContextManager[None]]
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a student comes to be.
+
+    Attributes:
+        scores: How channels are scored; of a model on the way anew.
+        settings: Of ``ganc.prune``.
+        stages: MACs of the models on the way, each fitted to the teacher.
+        macs: What is left.
+        change: What no setting says.
+    """
+
+    scores: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    stages: tuple[float, ...] = ()
+    macs: float = 3.93e6
+    change: Change = contextlib.nullcontext
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a start is distilled.
+
+    Attributes:
+        recipe: Its name; None for the family's own.
+        overrides: Numbers that differ from it.
+        init: See ``ganc.distill``; None: as the recipe has it.
+        on_real: Whether the discriminator learns from the real images; if not, from the teacher's.
+        change: What no number says.
+    """
+
+    recipe: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    init: str | None = None
+    on_real: bool = False
+    change: Change = contextlib.nullcontext
+
+
+class Run(NamedTuple):
+    """One measurement: an arm, its seed, and the steps of distillation before it."""
+
+    arm: str
+    seed: int
+    steps: int
+
+
+class Bench:
+    """The folder of one table.
+
+    Args:
+        folder: Gets results, pruned models and runs.
+        name: Of the benchmark, in the file of figures.
+        starts: By name.
+        arms: By name: a start's name, and how it is distilled. A start's own name is an arm, too:
+            with 0 steps the start is measured.
+        metrics: Of every student; "l1" and "perceptual" compare with the teacher.
+        teacher: Is pruned and distilled from.
+        real: Images to measure against.
+        samples: How many are measured.
+        figures_file: See ``figures``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        starts: Mapping[str, Start],
+        arms: Mapping[str, tuple[str, Training]],
+        metrics: Sequence[str],
+        teacher: ganc.Model,
+        real: Path,
+        samples: int,
+        figures_file: Path | None,
+    ) -> None:
+        self.folder, self.name, self.starts, self.arms = folder, name, starts, arms
+        self.metrics, self.teacher, self.real, self.samples = metrics, teacher, real, samples
+        self.figures_file = figures_file
+
+    def measure(self, run: Run) -> None:
+        """Do a run, unless there is a line of it."""
+        if run in results(self.folder):
+            return
+        made, seconds, cpu_seconds = self.distilled(run) if run.steps else self.started(run)
+        found = self.evaluate(made, self.metrics, teacher=self.teacher)
+        self.write(run, {**found, "seconds": seconds, "cpu_seconds": cpu_seconds})
+
+    def measure_teacher(self) -> None:
+        """Measure the teacher, as far as that makes sense."""
+        run = Run("teacher", 0, 0)
+        own = [name for name in self.metrics if name not in ("l1", "perceptual")]
+        if run not in results(self.folder):
+            self.write(run, self.evaluate(self.teacher, own))
+
+    def started(self, run: Run) -> tuple[ganc.Model, float, float]:
+        """Return a start, and what it took; saved for its distillation."""
+        start = self.starts[run.arm]
+        settings = dict(start.settings) | ({"seed": run.seed} if start.settings else {})
+        scores = self.scores(start.scores, run.seed)
+
+        def prune() -> ganc.Model:
+            model, own = self.teacher, scores
+            with start.change():
+                for macs in start.stages:
+                    model = ganc.prune(model, own, macs=macs, teacher=self.teacher, **settings)
+                    own = ganc.score(model, **start.scores, seed=run.seed)
+                fitted = {"teacher": self.teacher} if start.stages else {}
+                return ganc.prune(model, own, macs=start.macs, **fitted, **settings)
+
+        made = timed(prune)
+        ganc.save(made[0], self.start(run.arm, run.seed), force=True)
+        return made
+
+    def scores(self, how: Mapping[str, Any], seed: int) -> ganc.Scores:
+        """Return the teacher's scores, made once."""
+        path = self.folder / f"{seed}.{how['method']}.scores.safetensors"
+        if not path.exists():
+            ganc.score(self.teacher, **how, seed=seed).save(path, force=True)
+        return ganc.Scores.load(path)
+
+    def distilled(self, run: Run) -> tuple[ganc.Model, float, float]:
+        """Return a start after some steps; fewer steps that are there already are gone on from."""
+        start, training = self.arms[run.arm]
+        if not self.start(start, run.seed).exists():
+            self.measure(Run(start, run.seed, 0))
+        if not self.start(start, run.seed).exists():  # measured, then removed
+            self.started(Run(start, run.seed, 0))
+        out = self.folder / f"{run.arm} {run.seed}"
+        student = out / "student.safetensors"
+        is_begun = student.exists()
+
+        def distill() -> None:
+            with training.change():
+                if is_begun:
+                    ganc.distill(None, self.teacher, out, steps=run.steps, resume="latest")
+                    return
+                given: dict[str, Any] = {} if training.init is None else {"init": training.init}
+                given |= {"data": self.real} if training.on_real else {}
+                ganc.distill(
+                    ganc.load(self.start(start, run.seed)), self.teacher, out, steps=run.steps,
+                    seed=run.seed, recipe=training.recipe, overrides=training.overrides, **given,
+                )  # fmt: skip
+
+        _, seconds, cpu_seconds = timed(distill)
+        return ganc.load(student), seconds, cpu_seconds
+
+    def start(self, name: str, seed: int) -> Path:
+        """Return where a start is."""
+        return self.folder / f"{name} {seed}.safetensors"
+
+    def evaluate(
+        self, model: ganc.Model, metrics: Sequence[str], **settings: Any
+    ) -> dict[str, float]:
+        """Return a model's metrics."""
+        found = ganc.evaluate(
+            model, metrics, data=self.real, samples=self.samples, seed=UNSEEN, **settings
+        )
+        return dict(found["metrics"])
+
+    def write(self, run: Run, values: Mapping[str, float]) -> None:
+        """Keep and print what a run gave."""
+        with (self.folder / RESULTS).open("a") as file:
+            file.write(json.dumps(run._asdict() | values) + "\n")
+        figures.record(self.figures_file, self.name, **run._asdict(), **values)
+        print(*run, *(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
+
+
+def timed(work: Callable[[], Made]) -> tuple[Made, float, float]:
+    """Return what work gives, its seconds by the wall and of the CPU."""
+    start, cpu_start = time.perf_counter(), time.process_time()
+    made = work()
+    return made, time.perf_counter() - start, time.process_time() - cpu_start
+
+
+def runs(arms: Sequence[str], seeds: Sequence[int], steps: Sequence[int]) -> Iterator[Run]:
+    """Yield all runs, those first of which a part says most: one seed, all arms, then the rest.
+
+    The longer distillations of a seed follow when the shorter ones of all seeds are there.
+    """
+    first, *others = seeds
+    for part, lengths in (([first], steps[:2]), (others, steps[:2]), (seeds, steps[2:])):
+        for length in lengths:
+            yield from (Run(arm, seed, length) for seed in part for arm in arms)
+
+
+def results(folder: Path) -> dict[Run, dict[str, float]]:
+    """Return what was measured so far."""
+    path, found = folder / RESULTS, {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        values = json.loads(line)
+        found[Run(*(values.pop(name) for name in Run._fields))] = values
+    return found
+
+
+def table(
+    found: Mapping[Run, Mapping[str, float]], order: Sequence[str], metrics: Sequence[str]
+) -> list[str]:
+    """Return a Markdown table: a row per arm and length, a cell's numbers in order of seeds.
+
+    Args:
+        order: Of the arms.
+        metrics: The columns behind the seconds.
+    """
+    columns = ("seconds", "cpu_seconds", *metrics)
+    lines = [
+        "| arm | steps | seeds | " + " | ".join(columns) + " |",
+        "|---" * (3 + len(columns)) + "|",
+    ]
+    order = ["teacher", *order]
+    for steps, arm in sorted({(r.steps, order.index(r.arm)) for r in found if r.arm in order}):
+        own = {r.seed: found[r] for r in sorted(found) if (r.arm, r.steps) == (order[arm], steps)}
+        cells = [_cell([v[name] for v in own.values() if name in v]) for name in columns]
+        lines.append(
+            f"| {order[arm]} | {steps} | {', '.join(map(str, own))} | {' | '.join(cells)} |"
+        )
+    return lines
+
+
+def _cell(values: Sequence[float]) -> str:
+    shown = ", ".join(f"{value:.4g}" for value in values)
+    return f"**{statistics.fmean(values):.4g}** ({shown})" if len(values) > 1 else shown
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every table's command takes."""
+    parser.add_argument("-o", "--out", type=Path, required=True, help="folder, gone on with")
+    parser.add_argument("--data", type=Path, help="real images; default: those of the package")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, nargs="+", default=[300], help="ascending")
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--table", action="store_true", help="run nothing")
+    figures.add_option(parser)
