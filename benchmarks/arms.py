@@ -23,6 +23,8 @@ EFFNET = {"perceptual": "effnet-lite0", "perceptual_resolution": 64}
 """A perceptual term that takes half the time of the recipe's own at 32 px."""
 UNSEEN = 1000
 """Seed of the samples that are measured."""
+TO_TEACHER = ("l1", "perceptual", "irs-kept")
+"""Metrics that the teacher itself has none of."""
 RESULTS = "results.jsonl"
 Change = Callable[[], contextlib.AbstractContextManager[None]]
 Made = TypeVar("Made")
@@ -83,7 +85,7 @@ class Bench:
         starts: By name.
         arms: By name: a start's name, and how it is distilled. A start's own name is an arm, too:
             with 0 steps the start is measured.
-        metrics: Of every student; "l1" and "perceptual" compare with the teacher.
+        metrics: Of every student.
         teacher: Is pruned and distilled from.
         real: Images to measure against.
         samples: How many are measured.
@@ -117,7 +119,7 @@ class Bench:
     def measure_teacher(self) -> None:
         """Measure the teacher, as far as that makes sense."""
         run = Run("teacher", 0, 0)
-        own = [name for name in self.metrics if name not in ("l1", "perceptual")]
+        own = [name for name in self.metrics if name not in TO_TEACHER]
         if run not in results(self.folder):
             self.write(run, self.evaluate(self.teacher, own))
 

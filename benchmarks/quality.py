@@ -13,18 +13,13 @@ See ``arms`` for how an interrupted table goes on.
 """
 
 import argparse
-import contextlib
-from collections.abc import Iterator
 from importlib import resources
 from typing import Any
-from unittest import mock
 
 import torch
 from arms import EFFNET, Bench, Start, Training, add_options, results, runs, table
-from torch import Tensor
 
 import ganc
-from ganc.distillation.trainers.style import Rendered, StyleTrainer
 
 FITTED = {"refit": True, "refit_steps": 3000}
 STARTS = {
@@ -37,23 +32,6 @@ STARTS = {
 DEFAULT = Training(overrides=EFFNET, on_real=True)
 PUBLISHED = Training("dcp-published", init="pruned", on_real=True)
 FROM_RANDOM = Training("dcp-published", on_real=True)
-
-
-@contextlib.contextmanager
-def terms_on_both() -> Iterator[None]:
-    """Compare the images of w + offset with the teacher's, too."""
-    plain = StyleTrainer._render
-
-    def render(self: Any, run: Any, ws: Tensor, noise: Any, offset: Tensor | None) -> Rendered:
-        if offset is None:
-            return plain(self, run, ws, noise, offset)
-        both = torch.cat([ws, ws + offset[:, None]])
-        maps = [torch.cat(pair) for pair in zip(noise.plain, noise.moved, strict=True)]
-        images, features = run(both, noise=maps)
-        return Rendered(images, [tuple(features[block].chunk(2)) for block in self.blocks])
-
-    with mock.patch.object(StyleTrainer, "_render", render):
-        yield
 
 
 def setting(**overrides: Any) -> tuple[str, Training]:
@@ -76,10 +54,13 @@ SETTINGS: dict[str, tuple[str, Training]] = {
     "adversarial 0.3": setting(adversarial_weight=0.3),
     "perceptual 10": setting(perceptual_weight=10),
     "no path length": setting(pl_weight=0),
-    "terms on w + offset": (
-        "fitted", Training(overrides=EFFNET, on_real=True, change=terms_on_both)
-    ),
-}  # fmt: skip
+    "terms on w + offset": setting(compared="both"),
+    "lr falls": setting(lr_decay=1),
+    "lr falls over the second half": setting(lr_decay=0.5),
+    "warm-up of 30 steps": setting(lr_warmup=30),
+    "lr 0.004, falls": setting(lr=0.004, lr_decay=1),
+    "longer average": setting(ema_rampup=0.2),
+}
 """One thing at a time, after a fit."""
 
 STUDIES: dict[str, dict[str, tuple[str, Training]]] = {

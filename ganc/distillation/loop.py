@@ -60,6 +60,7 @@ class Session:
                 with execution.arithmetic():
                     with self.trainer.phase("data", exact=True):
                         batch = next(batches)
+                    self.trainer.pace(step, schedule.steps)
                     losses = self.trainer.step(step, batch)
                 done, before = step + 1, self._clock
                 self._clock = time.perf_counter()

@@ -3,7 +3,9 @@
 Sources: Karras et al. 2020 (StyleGAN2) for the adversarial part of the StyleGAN recipes and its
 lazy regularisation; Liu et al. 2021 (Content-Aware GAN Compression) for ``cagan``; Xu et al. 2022
 (StyleKD, "Mind the Gap in Distilling StyleGANs") for ``stylekd``; Miyato et al. 2018 for ``sngan``;
-Isola et al. 2017 and Zhu et al. 2017 (pix2pix, CycleGAN) for ``i2i``.
+Isola et al. 2017 and Zhu et al. 2017 (pix2pix, CycleGAN) for ``i2i``; Li et al. 2020 (GAN
+Compression) for ``i2i-published``; Karras et al. 2021 (StyleGAN3) and Chung et al. 2024 (DCP-GAN)
+for ``stylegan3``. A recipe that ends in "published" is an official command to the letter.
 
 This module imports no torch: the command line makes one option of each field.
 """
@@ -34,6 +36,9 @@ FROM_TEACHER, FROM_ZERO = PL_STARTS = ("teacher", "zero")
 OWN, MAIN = R1_STEPS = ("own", "main")
 """Which step of the discriminator an R1 penalty belongs to."""
 
+PLAIN, BOTH = COMPARED_NAMES = ("plain", "both")
+"""Whose images a student is judged by: those of w, or those of w + offset as well."""
+
 AREA, BILINEAR = SHRINK_NAMES = ("area", "bilinear")
 """How images are made smaller for the perceptual network."""
 
@@ -48,7 +53,8 @@ class Recipe:
     """The resolved settings of a run. A weight of 0 drops its term, and what only it needs.
 
     Learning rate and betas are those of a step without regularisation; an optimiser that is also
-    stepped by a regulariser every k steps uses ``lr * k/(k+1)`` and ``betas ** (k/(k+1))``.
+    stepped by a regulariser every k steps uses ``lr * k/(k+1)`` and ``betas ** (k/(k+1))``. With
+    ``lr_decay`` a run that goes on for more steps falls from there on as if it had been as long.
 
     Attributes:
         name: Of the recipe.
@@ -61,6 +67,11 @@ class Recipe:
     init: str = PRUNED
     batch: int = number(16, "Images per step.", low=1)
     lr: float = number(0.002, "Learning rate of Adam.")
+    d_lr: float = number(0.0, "That of the discriminator; 0: the same.")
+    lr_warmup: int = number(0, "Steps in which the learning rate rises to its value.")
+    lr_decay: float = number(
+        0.0, "Share of --steps, at their end, in which it falls to 0, linearly.", high=1
+    )
     beta1: float = number(0.0, "First beta of Adam.", high=1, below=True)
     beta2: float = number(0.99, "Second beta of Adam.", high=1, below=True)
     adam_eps: float = number(1e-8, "Epsilon of Adam.")
@@ -130,6 +141,13 @@ class Recipe:
         f"Noise maps of what is compared: {SHARED} by student and teacher, w and w + offset, or"
         f" {FRESH} for each (as published).",
         NOISE_NAMES,
+        (STYLE,),
+    )
+    compared: str = text(
+        PLAIN,
+        f"Images that the generator's losses see: {PLAIN}, those of w; or {BOTH}, those of"
+        " w + offset as well (as DCP-GAN publishes it for StyleGAN3).",
+        COMPARED_NAMES,
         (STYLE,),
     )
     similarity_group: int = number(
@@ -222,46 +240,77 @@ _DISTANCES: dict[str, Any] = {
 NO_RAMP = 1e9
 """As ``ema_rampup``: the half-life of the average does not depend on the images seen."""
 
-# Four GPUs with a batch of 4 each; the average has a decay of 0.5 ** (32 / 10 000) a step of 16.
+# The average has a decay of 0.5 ** (32 / 10 000) a step of 16.
+_PUBLISHED: dict[str, Any] = {
+    **_DISTANCES, "noise": FRESH, "pl_start": FROM_ZERO, "perceptual_shrink": BILINEAR,
+    "mirror": True, "ema_nimg": 5000.0, "ema_rampup": NO_RAMP,
+}  # fmt: skip
+
+# Four GPUs with a batch of 4 each.
 _STYLEKD_COMMAND: dict[str, Any] = {
-    **_DISTANCES, "init": SCRATCH, "latent_direction_weight": 30.0, "noise": FRESH,
-    "similarity_group": 4, "pl_start": FROM_ZERO, "r1_step": MAIN,
-    "discriminator_start": RANDOM, "perceptual_shrink": BILINEAR, "mirror": True,
-    "ema_nimg": 5000.0, "ema_rampup": NO_RAMP,
+    **_PUBLISHED, "init": SCRATCH, "latent_direction_weight": 30.0, "similarity_group": 4,
+    "r1_step": MAIN, "discriminator_start": RANDOM,
+}  # fmt: skip
+
+_I2I: dict[str, Any] = {
+    "batch": 1, "lr": 0.0002, "beta1": 0.5, "beta2": 0.999, "adversarial": "task",
+    "cycle_weight": 10.0, "identity_weight": 0.5, "pool_size": 50, "mirror": True,
+}  # fmt: skip
+
+# NVIDIA trains StyleGAN3 without style mixing and path length.
+_STYLEGAN3: dict[str, Any] = {
+    **_DISTANCES, "lr": 0.0025, "d_lr": 0.002, "mixing_prob": 0.0, "pl_weight": 0.0,
+    "latent_direction_weight": 30.0, "first_similarity_block": 1, "last_similarity_block": 2,
+    "compared": BOTH, "augment": "ada",
 }  # fmt: skip
 
 RECIPES: dict[str, Recipe] = {
     "gan": Recipe("gan"),
     "cagan": Recipe("cagan", content="center", **_DISTANCES),
+    "cagan-published": Recipe("cagan-published", content="bisenet", **_PUBLISHED),
     "stylekd": Recipe("stylekd", latent_direction_weight=30.0, **_DISTANCES),
     "stylekd-published": Recipe("stylekd-published", **_STYLEKD_COMMAND),
     "dcp-published": Recipe("dcp-published", **_STYLEKD_COMMAND),
+    "stylegan3": Recipe("stylegan3", **_STYLEGAN3),
+    # Two GPUs with a batch of 8 each.
+    "stylegan3-published": Recipe(
+        "stylegan3-published", similarity_group=8, discriminator_start=RANDOM,
+        perceptual_shrink=BILINEAR, ema_nimg=5000.0, **_STYLEGAN3,
+    ),
     "sngan": Recipe(
         "sngan", SNGAN, batch=64, lr=0.0002, beta2=0.9, adversarial="hinge", d_steps=5,
         **_DISTANCES,
     ),
-    "i2i": Recipe(
-        "i2i", TRANSLATION, batch=1, lr=0.0002, beta1=0.5, beta2=0.999, adversarial="task",
-        paired_l1_weight=100.0, cycle_weight=10.0, identity_weight=0.5, pool_size=50, mirror=True,
+    "i2i": Recipe("i2i", TRANSLATION, paired_l1_weight=100.0, **_I2I),
+    "i2i-published": Recipe(
+        "i2i-published", TRANSLATION, paired_l1_weight=10.0, feature_weight=0.01, lr_decay=0.5,
+        ema_nimg=0.0, **_I2I,
     ),
 }  # fmt: skip
 
 ABOUT = {
     "gan": "StyleGAN's own training",
     "cagan": "masked distances to a StyleGAN teacher, content-aware compression",
+    "cagan-published": "content-aware compression as its official command trains",
     "stylekd": "distances and latent directions of a StyleGAN teacher",
     "stylekd-published": "StyleKD as its official command trains",
     "dcp-published": "DCP-GAN as its official command trains: as StyleKD's",
+    "stylegan3": "stylekd with the numbers that StyleGAN3 is trained with",
+    "stylegan3-published": "DCP-GAN's official command for StyleGAN3",
     "sngan": "SN-GAN's own training, with the distances",
     "i2i": "pix2pix and CycleGAN",
+    "i2i-published": "one direction of a CycleGAN, as GAN Compression's official command",
 }
 """Recipe → what it is, in a phrase."""
 
-OPPONENTS = ("stylekd-published", "dcp-published")
+OPPONENTS = tuple(name for name in RECIPES if name.endswith("-published"))
 """Recipes to compare with: help shows the defaults of the others."""
 
 DEFAULTS = {STYLE: "stylekd", SNGAN: "sngan", TRANSLATION: "i2i"}
 """Kind of training → the recipe of a run that names none."""
+
+OWN_DEFAULTS = {"stylegan3": "stylegan3"}
+"""Family → its own, where its kind's is not the one."""
 
 TEACHER_WEIGHTS = ("l1_weight", "perceptual_weight", "latent_direction_weight", "feature_weight")
 
@@ -274,7 +323,7 @@ def default_recipe(architecture: str) -> str:
     """
     if architecture not in FAMILIES:
         raise unknown_name("architecture to train", architecture, FAMILIES)
-    return DEFAULTS[FAMILIES[architecture].training]
+    return OWN_DEFAULTS.get(architecture, DEFAULTS[FAMILIES[architecture].training])
 
 
 def resolve_recipe(recipe: str | Recipe, overrides: Mapping[str, Any] | None = None) -> Recipe:
@@ -364,6 +413,11 @@ def _check_effect(recipe: Recipe, overrides: Mapping[str, Any]) -> None:
         raise UsageError(
             f"--first-similarity-block {recipe.first_similarity_block} comes after"
             f" --last-similarity-block {recipe.last_similarity_block}"
+        )
+    if overrides.get("compared") == BOTH and recipe.latent_direction_weight == 0:
+        raise UsageError(
+            f"--compared {BOTH} has no effect: at --latent-direction-weight 0 there is no offset",
+            "add --latent-direction-weight 30",
         )
     _check_augment(recipe, overrides)
     weights = (recipe.adversarial_weight, recipe.paired_l1_weight, recipe.cycle_weight)

@@ -97,6 +97,10 @@ class Trainer(ABC, Generic[Batch]):
                 network.requires_grad_(False)
         self.check_split()
         self.g, self.d = self.make_players()
+        self.is_paced = bool(self.recipe.lr_warmup or self.recipe.lr_decay)
+        if self.is_paced and self.recorder is not None:
+            for player in (self.g, self.d):
+                player.put_lr_on_device()
         is_augmented = self.recipe.augment != "none"
         self.augmentation = Augmentation(self.recipe, self.draws) if is_augmented else None
 
@@ -115,6 +119,13 @@ class Trainer(ABC, Generic[Batch]):
             The losses of the phases that ran, unweighted, but for the sums ``d_loss`` and
             ``g_loss``; and the norms of the main phases' gradients.
         """
+
+    def pace(self, step: int, steps: int) -> None:
+        """Set the learning rates of a step; see ``lr_share``."""
+        if self.is_paced:
+            share = lr_share(step, steps, self.recipe)
+            self.g.pace(share)
+            self.d.pace(share)
 
     def prepare(self, batch: Batch) -> None:
         """Do what a new run needs before its first step."""
@@ -269,6 +280,23 @@ def network_of(model: Model | None, name: str = "generator") -> ImageGenerator:
     network = getattr(model, name)
     assert isinstance(network, ImageGenerator)
     return network
+
+
+def lr_share(step: int, steps: int, recipe: Recipe) -> float:
+    """Return which share of the learning rate a step takes.
+
+    It rises over the first ``lr_warmup`` steps and falls over the last ``lr_decay`` of all, both
+    linearly: the step after the last one would take nothing. Source of the fall: Zhu et al. 2017
+    (CycleGAN), Section 7.1.
+
+    Args:
+        step: From 0.
+        steps: Of the whole run.
+    """
+    rise = (step + 1) / recipe.lr_warmup if recipe.lr_warmup else 1.0
+    falling = steps * recipe.lr_decay
+    fall = (steps - step) / falling if falling else 1.0
+    return min(1.0, rise, fall)
 
 
 def ema_beta(images: int, recipe: Recipe) -> float:

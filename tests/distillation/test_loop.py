@@ -121,6 +121,13 @@ def test_resume_gives_the_losses_of_an_uninterrupted_run(
     assert whole.read_bytes() == parts.read_bytes()
 
 
+def test_a_rate_that_falls_is_found_again(train: Train, tmp_path: Path) -> None:
+    train("run", steps=6, overrides={"lr_decay": 1, "lr_warmup": 2}, save_every=3, keep_last=9)
+    whole = metrics(tmp_path / "run"), tensors(tmp_path / "run", 6)
+    train("run", steps=6, resume=tmp_path / "run" / "checkpoints" / "3")
+    assert (metrics(tmp_path / "run"), tensors(tmp_path / "run", 6)) == whole
+
+
 def test_resume_cuts_the_metrics_back(train: Train, tmp_path: Path) -> None:
     train(steps=6, save_every=3)
     folder = tmp_path / "run"

@@ -51,6 +51,7 @@ RUNS: dict[str, tuple[Callable[[], Model], str, dict[str, Any]]] = {
     "stylegan2-conditional": (lambda: make_model(c_dim=2), "gan", {}),
     "stylegan3-t": (lambda: stylegan3(is_rotation_equivariant=False), "stylekd", {}),
     "stylegan3-r": (lambda: stylegan3(is_rotation_equivariant=True), "stylekd", {}),
+    "stylegan3": (lambda: stylegan3(is_rotation_equivariant=False), "stylegan3", {}),
     "sngan": (with_discriminator, "sngan", {"augment": "ada"}),
     "pix2pix": (make_unet, "i2i", {"feature_weight": 1.0}),
     "cyclegan": (make_cyclegan, "i2i", {"feature_weight": 1.0}),

@@ -7,13 +7,16 @@ import pytest
 
 from ganc.distillation.recipes import (
     NUMBERS,
+    OPPONENTS,
     PERCEPTUAL_NAMES,
     RECIPES,
     Recipe,
+    default_recipe,
     recipe_from_json,
     resolve_recipe,
 )
 from ganc.errors import CheckpointError, UsageError
+from ganc.families import FAMILIES
 from ganc.perceptual.distance import PERCEPTUAL_DISTANCES
 
 
@@ -28,6 +31,50 @@ def test_stylekd_has_the_published_weights() -> None:
     assert (recipe.r1_gamma, recipe.r1_interval) == (10, 16)
     assert (recipe.pl_weight, recipe.pl_interval) == (2, 4)
     assert (recipe.batch, recipe.mixing_prob, recipe.lr) == (16, 0.9, 0.002)
+
+
+OFFICIAL = {
+    "cagan-published": {
+        "content": "bisenet", "init": "pruned", "noise": "fresh", "pl_start": "zero",
+        "r1_step": "own", "discriminator_start": "inherited", "perceptual": "lpips-vgg",
+        "perceptual_shrink": "bilinear", "ema_nimg": 5000, "mirror": True,
+        "latent_direction_weight": 0, "lr": 0.002, "l1_weight": 3, "perceptual_weight": 3,
+    },
+    "dcp-published": {
+        "init": "scratch", "noise": "fresh", "similarity_group": 4, "r1_step": "main",
+        "discriminator_start": "random", "ema_nimg": 5000, "mirror": True, "content": "none",
+    },
+    "stylegan3-published": {
+        "init": "pruned", "mixing_prob": 0, "pl_weight": 0, "lr": 0.0025, "d_lr": 0.002,
+        "augment": "ada", "ada_target": 0.6, "first_similarity_block": 1,
+        "last_similarity_block": 2, "similarity_group": 8, "compared": "both", "ema_nimg": 5000,
+        "ema_rampup": 0.05, "r1_step": "own", "discriminator_start": "random", "mirror": False,
+    },
+    "i2i-published": {
+        "lr": 0.0002, "lr_decay": 0.5, "ema_nimg": 0, "paired_l1_weight": 10,
+        "feature_weight": 0.01, "batch": 1, "beta1": 0.5, "beta2": 0.999,
+    },
+}  # fmt: skip
+"""What the official commands say, beside what all of a kind have."""
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_opponents_are_the_official_commands(name: str) -> None:
+    recipe = RECIPES[name]
+    assert {key: getattr(recipe, key) for key in OFFICIAL[name]} == OFFICIAL[name]
+    assert name in OPPONENTS
+
+
+def test_a_family_has_the_default_that_it_is_trained_with() -> None:
+    names = {name: default_recipe(name) for name in ("stylegan2", "stylegan3", "sngan")}
+    assert names == {"stylegan2": "stylekd", "stylegan3": "stylegan3", "sngan": "sngan"}
+    assert {default_recipe(name) for name in FAMILIES} <= RECIPES.keys() - {*OPPONENTS}
+    assert (RECIPES["stylegan3"].mixing_prob, RECIPES["stylegan3"].pl_weight) == (0, 0)
+
+
+def test_images_that_are_not_made_cannot_be_compared() -> None:
+    with pytest.raises(UsageError, match="there is no offset"):
+        resolve_recipe("gan", {"compared": "both"})
 
 
 def test_gan_has_no_distillation_term() -> None:

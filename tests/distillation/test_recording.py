@@ -25,7 +25,9 @@ from tests.distillation.test_one_device import RUNS, batch_for
 
 CPU = torch.device("cpu")
 RECORDED = {name: run for name, run in RUNS.items() if run[1] != "i2i"} | {
-    "published": (make_model, "dcp-published", {"l1_weight": 2.0})
+    "published": (make_model, "dcp-published", {"l1_weight": 2.0}),
+    "paced": (make_model, "stylekd", {"lr_warmup": 2, "lr_decay": 0.5, "d_lr": 0.001}),
+    "both halves": (make_model, "stylekd", {"compared": "both", "augment": "ada"}),
 }
 
 
@@ -52,11 +54,14 @@ def make_trainer(run: str, *, cuda_graphs: bool) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("run", RECORDED)
 def test_recorded_steps_have_the_losses_of_others(rerun: None, run: str) -> None:
-    series = []
+    series: list[list[dict[str, Tensor]]] = []
     for cuda_graphs in (False, True):
         trainer, batch = make_trainer(run, cuda_graphs=cuda_graphs)
         trainer.prepare(batch)
-        series.append([trainer.step(step, batch) for step in range(7)])
+        series.append([])
+        for step in range(7):
+            trainer.pace(step, 7)
+            series[-1].append(trainer.step(step, batch))
     assert trainer.recorder is not None
     assert all(phase.replay is not None for phase in trainer.recorder.phases.values())
     for plain, recorded in zip(*series, strict=True):

@@ -8,7 +8,7 @@ from ganc.distillation.execution import Execution
 from ganc.distillation.networks import check_pair, starting_model
 from ganc.distillation.reals import RealBatch
 from ganc.distillation.recipes import RECIPES, Recipe, resolve_recipe
-from ganc.distillation.trainer import ema_beta
+from ganc.distillation.trainer import ema_beta, lr_share
 from ganc.distillation.trainers.losses import latent_direction, r1_penalty
 from ganc.distillation.trainers.player import Player
 from ganc.distillation.trainers.style import NoisePair, StyleTrainer
@@ -144,6 +144,24 @@ def test_rendered_pairs_are_two_plain_passes(student: Model, teacher: Model) -> 
     assert latent_direction(pairs, pairs).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_both_halves_are_judged_where_the_recipe_says_so(student: Model, teacher: Model) -> None:
+    numbers = {"batch": 4, "perceptual": "none", "compared": "both", "augment": "ada"}
+    recipe = resolve_recipe("stylekd", numbers)
+    trainer = make_trainer(student, teacher, recipe)
+    taught = trainer.teacher.generator  # type: ignore[union-attr]
+    latents, offset = trainer._latents("g", 3, None), trainer._offset(3)
+    with torch.no_grad():
+        made, goal = [], []
+        for generator, images in ((trainer.generator, made), (taught, goal)):
+            ws = trainer._ws(generator, latents)
+            for w in (ws, ws + offset[:, None]):
+                images.append(generator.synthesis(w, noise=latents.noise))
+        logits = trainer.discriminator(torch.cat(made))  # ada's p is 0
+    found = trainer.g_main(3, None)
+    torch.testing.assert_close(found["pixel_l1"], (torch.cat(made) - torch.cat(goal)).abs().mean())
+    torch.testing.assert_close(found["g_adversarial"], torch.nn.functional.softplus(-logits).mean())
+
+
 def test_style_mixing_switches_at_the_cut(teacher: Model) -> None:
     trainer = make_trainer(teacher, teacher)
     taught = trainer.teacher.generator  # type: ignore[union-attr]
@@ -256,6 +274,30 @@ def test_adam_makes_up_for_the_extra_steps() -> None:
     assert group["lr"] == pytest.approx(0.002 * 0.8)
     assert group["betas"] == pytest.approx((0.5**0.8, 0.99**0.8))
     assert Player({"d": layer}, recipe).adam.param_groups[0]["lr"] == 0.002
+
+
+def test_discriminators_may_have_a_rate_of_their_own(student: Model, teacher: Model) -> None:
+    numbers = {"batch": 4, "perceptual": "none", "pl_weight": 0, "lr": 0.01, "d_lr": 0.004}
+    trainer = make_trainer(student, teacher, resolve_recipe("stylekd", numbers))
+    rates = [p.adam.param_groups[0]["lr"] for p in (trainer.g, trainer.d)]
+    assert rates == pytest.approx([0.01, 0.004 * 16 / 17])
+
+
+def test_rates_rise_and_fall_linearly(student: Model, teacher: Model) -> None:
+    recipe = resolve_recipe("gan", {"lr_warmup": 4, "lr_decay": 0.5})
+    shares = [lr_share(step, 10, recipe) for step in range(10)]
+    assert shares == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+    assert [lr_share(step, 10, RECIPES["gan"]) for step in range(10)] == [1.0] * 10
+    recipe = resolve_recipe("stylekd", {"batch": 4, "perceptual": "none", "lr_decay": 1})
+    trainer = make_trainer(student, teacher, recipe)
+    before = trainer.generator.synthesis.b4.const.detach().clone()
+    trainer.pace(9, 10)
+    trainer.g_main(1, None)
+    moved = (trainer.generator.synthesis.b4.const - before).abs()
+    # The first step of Adam moves each weight by the learning rate.
+    torch.testing.assert_close(
+        moved, torch.full_like(moved, 0.1 * 0.002 * 4 / 5), rtol=0.01, atol=0
+    )
 
 
 def test_optimizer_state_round_trip(student: Model, teacher: Model) -> None:

@@ -19,19 +19,26 @@ class Player:
             gradients.
         recipe: Learning rate, betas, epsilon.
         interval: Steps between two extra steps of a regulariser, or None: Adam is made up for them.
+        lr: In place of the recipe's, unless it is 0.
     """
 
     def __init__(
-        self, networks: Mapping[str, nn.Module], recipe: Recipe, interval: int | None = None
+        self,
+        networks: Mapping[str, nn.Module],
+        recipe: Recipe,
+        interval: int | None = None,
+        *,
+        lr: float = 0.0,
     ) -> None:
         self.networks = dict(networks)
         self.trained = [
             p for network in networks.values() for p in network.parameters() if p.requires_grad
         ]
         ratio = 1.0 if interval is None else interval / (interval + 1)
+        self.lr = (lr or recipe.lr) * ratio
         self.adam = torch.optim.Adam(
             self.trained,
-            lr=recipe.lr * ratio,
+            lr=self.lr,
             betas=(recipe.beta1**ratio, recipe.beta2**ratio),
             eps=recipe.adam_eps,
             fused=True,
@@ -54,6 +61,19 @@ class Player:
             group["capturable"] = loss.is_cuda and torch.cuda.is_current_stream_capturing()
         self.adam.step()
         return norm
+
+    def pace(self, share: float) -> None:
+        """Take steps of this share of the learning rate from now on."""
+        for group in self.adam.param_groups:
+            if isinstance(group["lr"], Tensor):  # where a recorded step reads it
+                group["lr"].fill_(self.lr * share)
+            else:
+                group["lr"] = self.lr * share
+
+    def put_lr_on_device(self) -> None:
+        """Keep the learning rate where a recorded step can read it anew."""
+        for group in self.adam.param_groups:
+            group["lr"] = torch.tensor(group["lr"], device=self.trained[0].device)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:

@@ -43,7 +43,7 @@ class SnganTrainer(Trainer[RealBatch]):
                 network.eval()
         return (
             Player({"generator": self.generator}, self.recipe),
-            Player({"discriminator": self.discriminator}, self.recipe),
+            Player({"discriminator": self.discriminator}, self.recipe, lr=self.recipe.d_lr),
         )
 
     def step(self, step: int, batch: RealBatch) -> Losses:

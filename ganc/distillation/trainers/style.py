@@ -14,7 +14,7 @@ from ganc import collectives
 from ganc.adversarial import d_loss, g_loss
 from ganc.distillation.draws import MixedLatents, draw_latents, draw_noise
 from ganc.distillation.reals import RealBatch
-from ganc.distillation.recipes import FRESH, FROM_ZERO, MAIN, OWN, SHARED
+from ganc.distillation.recipes import BOTH, FRESH, FROM_ZERO, MAIN, OWN, SHARED
 from ganc.distillation.trainer import Losses, Parts, Terms, Trainer, network_of
 from ganc.distillation.trainers import losses
 from ganc.distillation.trainers.directions import (
@@ -42,7 +42,10 @@ class NoisePair(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """Images, and per compared block the features of w and of w + offset."""
+    """Images, and per compared block the features of w and of w + offset.
+
+    The images are those of w; behind them, where both are compared, those of w + offset.
+    """
 
     images: Tensor
     features: list[tuple[Tensor, Tensor]]
@@ -77,7 +80,7 @@ class StyleTrainer(Trainer[RealBatch]):
         d_interval = recipe.r1_interval if recipe.r1_gamma else None
         return (
             Player({"generator": self.generator}, recipe, g_interval),
-            Player({"discriminator": self.discriminator}, recipe, d_interval),
+            Player({"discriminator": self.discriminator}, recipe, d_interval, lr=recipe.d_lr),
         )
 
     def check_split(self) -> None:
@@ -239,8 +242,7 @@ class StyleTrainer(Trainer[RealBatch]):
         recipe = self.recipe
         terms: Terms = {}
         if recipe.adversarial_weight:
-            logits = self.discriminator(self.seen(own.images, "g", step), c)
-            loss = g_loss(recipe.adversarial, logits)
+            loss = g_loss(recipe.adversarial, self._judged(own.images, step, c))
             terms["g_adversarial"] = (recipe.adversarial_weight, loss)
         if target is None:
             return terms
@@ -249,6 +251,15 @@ class StyleTrainer(Trainer[RealBatch]):
             loss = losses.latent_direction(own.features, target.features, recipe.similarity_group)
             terms["latent_direction"] = (recipe.latent_direction_weight, loss)
         return terms
+
+    def _judged(self, images: Tensor, step: int, c: Tensor | None) -> Tensor:
+        """Return the logits of the images of w, and of those of w + offset that lie behind them."""
+        halves = images.split(self.draws.local_batch)
+        phases = ("g", "g.moved")[: len(halves)]
+        seen = [self.seen(x, phase, step) for x, phase in zip(halves, phases, strict=True)]
+        labels = None if c is None else c.repeat(len(halves), 1)
+        logits: Tensor = self.discriminator(torch.cat(seen), labels)
+        return logits
 
     def g_pl(self, step: int, c: Tensor | None) -> Losses:
         """Keep the student's path lengths near their running mean."""
@@ -305,7 +316,8 @@ class StyleTrainer(Trainer[RealBatch]):
         maps = [torch.cat(pair) for pair in zip(noise.plain, noise.moved, strict=True)]
         images, features = run(both, noise=maps)
         pairs = [features[block].chunk(2) for block in self.blocks]
-        return Rendered(images[: len(ws)], [(plain, moved) for plain, moved in pairs])
+        judged = images if self.recipe.compared == BOTH else images[: len(ws)]
+        return Rendered(judged, [(plain, moved) for plain, moved in pairs])
 
     def _path_inputs(
         self, generator: StyleGenerator, step: int, c: Tensor | None

@@ -84,7 +84,11 @@ class TranslationTrainer(Trainer[SideBatch]):
         self.ways = [self._way(s) for s in ("", "_b") if getattr(self.student, f"generator{s}")]
         generators = {f"generator{way.suffix}": way.generator for way in self.ways}
         judges = {f"discriminator{way.suffix}": way.discriminator for way in self.ways}
-        return Player({**generators, **self._distances()}, self.recipe), Player(judges, self.recipe)
+        recipe = self.recipe
+        return (
+            Player({**generators, **self._distances()}, recipe),
+            Player(judges, recipe, lr=recipe.d_lr),
+        )
 
     def _way(self, suffix: str) -> Way:
         generator = getattr(self.student, f"generator{suffix}")
