@@ -227,7 +227,7 @@ def explain(error: BaseException) -> tuple[int, str | None, str | None]:
         return error.exit_code, None, None
     if hasattr(error, "format_message"):
         return errors.EXIT_USAGE, *_usage(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _is_out_of_memory(error):
         return errors.EXIT_COMPUTATION, "out of memory", "halve --batch"
     what = f"{type(error).__name__}: {error}"
     return (
@@ -235,6 +235,12 @@ def explain(error: BaseException) -> tuple[int, str | None, str | None]:
         f"internal error: {what}",
         "this is a bug in ganc: run again with --debug and report it",
     )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, CUDA or torch's allocator of the CPU had no memory left."""
+    is_own = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_own or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def _usage(error: Any) -> tuple[str, str | None]:

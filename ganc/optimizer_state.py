@@ -36,7 +36,11 @@ def restore_optimizer(
     tensors: Mapping[str, Tensor],
     separator: str = ".",
 ) -> None:
-    """Put back copies of what ``optimizer_state`` returned; other tensors are left alone."""
+    """Put back copies of what ``optimizer_state`` returned; other tensors are left alone.
+
+    Raises:
+        ValueError: A tensor does not fit its parameter, or what Adam knows of one is incomplete.
+    """
     is_fused = bool(optimizer.defaults.get("fused"))
     for key, value in tensors.items():
         name, _, field = key.rpartition(separator)
@@ -44,7 +48,16 @@ def restore_optimizer(
             continue
         parameter = parameters[name]
         if field == "step":  # counted on the device by a fused optimiser, else on the CPU
-            own = torch.empty_like(value, device=parameter.device if is_fused else "cpu")
+            own = torch.empty([], device=parameter.device if is_fused else "cpu")
         else:  # in the parameter's layout, as the optimiser made it: its kernel takes no other
             own = torch.empty_like(parameter)
+        if field not in _ADAM or own.shape != value.shape:
+            raise ValueError(f"{key} {list(value.shape)} is nothing that Adam knows of {name}")
         optimizer.state[parameter][field] = own.copy_(value)
+    for name, parameter in parameters.items():
+        known = optimizer.state.get(parameter, {})
+        if known and set(known) != _ADAM:
+            raise ValueError(f"the state of {name} is not whole: {', '.join(sorted(known))} alone")
+
+
+_ADAM = {"step", "exp_avg", "exp_avg_sq"}

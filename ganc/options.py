@@ -5,13 +5,13 @@ A command line is made of such fields (``ganc.commands._options``), and so are a
 """
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, TypeVar
 
+from ganc import strict_json
 from ganc.errors import UsageError, nearest, unknown_name
 
 Options = TypeVar("Options")
@@ -30,6 +30,7 @@ def option(
     section: str | None = None,
     metavar: str | None = None,
     least: float | None = None,
+    above: float | None = None,
     parser: Callable[[str], Any] | None = None,
     repeatable: bool = False,
 ) -> Any:
@@ -41,13 +42,14 @@ def option(
         flags: How it is written on a command line; () makes one of its name.
         section: Heading of its part of the help.
         metavar: Stands for the value in the help, in place of its type.
-        least: Smallest value that the command line takes.
+        least: Smallest value; numbers are finite as well.
+        above: What a value has to be above.
         parser: Text → value, ValueError for what it cannot read.
         repeatable: Whether it may be given several times: a list of what the parser reads.
     """
     metadata = {
         "help": meaning, "flags": flags, "section": section, "metavar": metavar, "least": least,
-        "parser": parser, "repeatable": repeatable,
+        "above": above, "parser": parser, "repeatable": repeatable,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -70,7 +72,23 @@ def options_of(kind: type[Options], settings: Mapping[str, Any]) -> Options:
             match = nearest(name, known)
             hint = f"; did you mean {match!r}?" if match else f"; allowed: {', '.join(known)}"
             raise TypeError(f"unexpected keyword argument {name!r}{hint}")
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        value = settings.get(field.name)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            _check_number(field, value)
     return kind(**settings)
+
+
+def _check_number(field: "dataclasses.Field[Any]", value: float) -> None:
+    metadata = field.metadata
+    flag = next(iter(metadata.get("flags", ())), flag_of(field.name))
+    least, above = metadata.get("least"), metadata.get("above")
+    if not math.isfinite(value):
+        raise UsageError(f"{flag} {value} is no finite number")
+    if least is not None and value < least:
+        raise UsageError(f"{flag} {value} is below {least}")
+    if above is not None and value <= above:
+        raise UsageError(f"{flag} {value} must be above {above}")
 
 
 def parse_count(text: str) -> float:
@@ -78,8 +96,23 @@ def parse_count(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([kKMGT]?)", text.strip())
     if match is None:
         raise ValueError(f"`{text}` is not a count; allowed: a number, with K, M, G or T")
+    return scaled(match[1], match[2])
+
+
+def scaled(number: str, suffix: str) -> float:
+    """Return a decimal number with one of the suffixes "", K, M, G and T.
+
+    Raises:
+        ValueError: It is too large.
+    """
     # Decimal, so that 4.1G is 4 100 000 000 and not a float below it.
-    return float(Decimal(match[1]).scaleb(3 * " KMGT".index(match[2].upper() or " ")))
+    try:
+        value = float(Decimal(number).scaleb(3 * " KMGT".index(suffix.upper() or " ")))
+    except ArithmeticError:  # Decimal has its own limits
+        value = math.inf
+    if not math.isfinite(value):
+        raise ValueError(f"`{number}{suffix}` is no finite number")
+    return value
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -88,8 +121,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not (name and equals):
         raise ValueError(f"`{text}` is no setting; allowed: NAME=VALUE")
     try:
-        return name, json.loads(value)
-    except ValueError:  # text; None is how Python and the notes spell null
+        return name, strict_json.parse(value, name, UsageError)
+    except UsageError:  # text; None is how Python and the notes spell null
         return name, None if value == "None" else value
 
 

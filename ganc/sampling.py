@@ -10,7 +10,7 @@ from ganc.data.grid import side_by_side
 from ganc.data.inputs import open_inputs, open_source
 from ganc.data.label_tables import read_label_file
 from ganc.devices import resolve_device
-from ganc.errors import GancError, InputError, UsageError
+from ganc.errors import ComputationError, GancError, InputError, UsageError
 from ganc.models.labels import LabelTable, as_table
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator, LatentGenerator, Translator
@@ -61,6 +61,7 @@ def sample(
         UsageError: A value is out of range, or an argument does not go with the model.
         InputError: The model has no such generator; ``input``, or a file of ``labels``, cannot
             serve.
+        ComputationError: An image is not finite.
     """
     if num < 1:
         raise UsageError(f"-n {num} must be at least 1")
@@ -77,7 +78,11 @@ def sample(
         )
     count = num if source.count is None else min(num, source.count)
     own = generator.copy_on(resolve_device(device))
-    return torch.cat([images.cpu() for images in iterate_samples(own, source, count, batch=batch)])
+    made = [images.cpu() for images in iterate_samples(own, source, count, batch=batch)]
+    images = torch.cat(made)
+    if not images.isfinite().all():
+        raise ComputationError("the model gives images that are not finite")
+    return images
 
 
 def _open_labels(labels: Labels, generator: ImageGenerator) -> LabelTable:

@@ -1,6 +1,7 @@
 """Scores: one importance per channel, from any method, in a file that ``prune`` consumes."""
 
 import json
+import math
 import struct
 from collections.abc import KeysView, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from ganc.errors import ScoresError
 from ganc.files import atomic_write, read_error
+from ganc.metadata import Metadata
 from ganc.safetensors_file import serialize
 from ganc.version import __version__
 
@@ -46,6 +48,8 @@ class Scores:
                 raise ScoresError(
                     f"scores of group {name} must be one finite non-negative number per channel"
                 )
+        if not all(math.isfinite(value) for value in self.thresholds.values()):
+            raise ScoresError("thresholds must be finite numbers")
         if self.thresholds and set(self.thresholds) != set(clean):
             raise ScoresError("thresholds must be given for every group of the scores, or none")
         object.__setattr__(self, "values", clean)
@@ -83,22 +87,25 @@ class Scores:
             ScoresError: It is something else, damaged, or of a later format.
         """
         metadata = _metadata(content, where)
-        if int(metadata["ganc_scores"]) > FORMAT:
-            raise ScoresError(
-                f"{where} has scores format {metadata['ganc_scores']}, this ganc reads {FORMAT}",
-                f"pip install 'ganc>={metadata.get('ganc_version', '?')}'",
-            )
+        metadata.check_format("ganc_scores", FORMAT, ScoresError, where)
+        groups = metadata.typed("groups", list[str])
+        settings = metadata.typed("settings", dict[str, Any])
+        thresholds: dict[str, float] = {}
+        if "thresholds" in metadata:
+            thresholds = metadata.typed("thresholds", dict[str, float])
         try:
             tensors = safetensors.torch.load(content)
-            return cls(
-                {name: tensors[name] for name in json.loads(metadata["groups"])},
-                metadata["method"],
-                json.loads(metadata["settings"]),
-                metadata["content_hash"] or None,
-                {n: float(t) for n, t in json.loads(metadata.get("thresholds", "{}")).items()},
-            )
-        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
-            raise ScoresError(f"{where} is damaged: {error}", "run ganc score again") from error
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise metadata.refuse(str(error)) from error
+        missing = [name for name in groups if name not in tensors]
+        if missing:
+            raise metadata.refuse(f"it holds no scores of {missing[0]}")
+        values = {name: tensors[name] for name in groups}
+        method, content_hash = metadata.text("method"), metadata.text("content_hash")
+        try:
+            return cls(values, method, settings, content_hash or None, thresholds)
+        except (ScoresError, TypeError, RuntimeError) as error:
+            raise metadata.refuse(str(error)) from error
 
     def save(self, path: str | Path | BinaryIO, *, force: bool = False) -> None:
         """Write the file atomically.
@@ -139,12 +146,15 @@ def kept_channels(values: Tensor, prune_ratio: float) -> tuple[int, ...]:
     return top_channels(values, len(values) - int(prune_ratio * len(values)))
 
 
-def _metadata(content: bytes, where: str) -> dict[str, str]:
+def _metadata(content: bytes, where: str) -> Metadata:
+    def refuse(finding: str) -> ScoresError:
+        return ScoresError(f"{where} is damaged: {finding}", "run ganc score again")
+
     try:
         (length,) = struct.unpack("<Q", content[:8])
         metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
-    except (struct.error, ValueError, AttributeError, MemoryError) as error:
+    except (struct.error, ValueError, AttributeError, MemoryError, RecursionError) as error:
         raise ScoresError(f"{where} is not a scores file", "make one with ganc score") from error
-    if not str(metadata.get("ganc_scores", "")).isdecimal():
+    if not isinstance(metadata, Mapping) or "ganc_scores" not in metadata:
         raise ScoresError(f"{where} holds no scores", "make them with ganc score CKPT")
-    return dict(metadata)
+    return Metadata(metadata, refuse)

@@ -27,6 +27,7 @@ LAYERS: list[set[str]] = [
         "families",
         "files",
         "launch",
+        "metadata",
         "optimizer_state",
         "options",
         "safetensors_file",
@@ -36,6 +37,7 @@ LAYERS: list[set[str]] = [
         "timing",
         "values",
     },
+    {"strict_json"},
     {"errors", "progress", "terminal", "version"},
 ]
 # Within these rows modules know each other; everywhere else siblings are strangers.

@@ -7,14 +7,15 @@ A ganc checkpoint is a safetensors file: eight bytes of length, a JSON table of 
 import hashlib
 import json
 import math
-import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ganc.errors import CheckpointError
+from ganc.metadata import MOST_DIGITS, Metadata
 
 FORMAT = 1
 """Version of the layout below; a file of a later one is refused."""
@@ -173,12 +174,9 @@ def parse_header(text: bytes, data_bytes: int, where: str) -> Header:
         found = table.pop("__metadata__", {})
         tensors = {name: (row["dtype"], tuple(row["shape"])) for name, row in table.items()}
         end = max((row["data_offsets"][1] for row in table.values()), default=0)
-        is_text = all(isinstance(value, str) for value in found.values())
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise damaged(where, "its header is not valid") from error
-    if not is_text:
-        raise damaged(where, "an entry of its metadata is no text")
-    entries = Entries(found, where)
+    entries = Metadata(found, partial(damaged, where))
     if end != data_bytes:
         raise damaged(where, f"it holds {data_bytes} bytes of weights, its header says {end}")
     if "ganc_format" not in entries:
@@ -186,7 +184,7 @@ def parse_header(text: bytes, data_bytes: int, where: str) -> Header:
             f"{where} is a safetensors file without ganc metadata",
             "ganc import SRC -o OUT reads it where its layout is known",
         )
-    _check_format(entries, where)
+    entries.check_format("ganc_format", FORMAT, CheckpointError, where)
     if entries.get("header_sha256") != _checksum(entries, tensors):
         raise damaged(where, "its header does not match its checksum")
     _check_sizes(tensors, data_bytes, where)
@@ -203,61 +201,11 @@ def parse_header(text: bytes, data_bytes: int, where: str) -> Header:
     )
 
 
-class Entries(dict[str, str]):
-    """The metadata of a file: texts by name, read as what they have to be.
-
-    Args:
-        found: The texts.
-        where: The file, as error messages name it.
-    """
-
-    def __init__(self, found: Mapping[str, str], where: str) -> None:
-        super().__init__(found)
-        self.where = where
-
-    def text(self, key: str) -> str:
-        """Return an entry.
-
-        Raises:
-            CheckpointError: There is none.
-        """
-        if key not in self:
-            raise damaged(self.where, f"its metadata has no {key}")
-        return self[key]
-
-    def count(self, key: str) -> int:
-        """Return an entry that is a whole number, 0 or more."""
-        text = self.text(key)
-        if not (text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS):
-            raise self.wrong(key, "is no whole number")
-        return int(text)
-
-    def json(self, key: str) -> Any:
-        """Return what an entry holds as JSON: no NaN, no infinity."""
-        text = self.text(key)
-        try:
-            return json.loads(text, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as error:
-            raise self.wrong(key, "is not valid JSON") from error
-
-    def wrong(self, key: str, finding: str) -> CheckpointError:
-        """Say what is wrong with an entry."""
-        return damaged(self.where, f"its {key} {finding}")
-
-
-_MOST_DIGITS = 19
-"""Of a count: what 64 bits hold."""
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(name)
-
-
 def _is_count(value: object, least: int = 0) -> bool:
-    return type(value) is int and least <= value < 10**_MOST_DIGITS
+    return type(value) is int and least <= value < 10**MOST_DIGITS
 
 
-def _config(entries: Entries) -> dict[str, Any]:
+def _config(entries: Metadata) -> dict[str, Any]:
     """Read the config, as far as the header itself goes by it; networks check the rest."""
     config = entries.json("config")
     if not isinstance(config, dict):
@@ -278,16 +226,14 @@ def _config(entries: Entries) -> dict[str, Any]:
     return config
 
 
-def _provenance(entries: Entries) -> list[dict[str, Any]]:
-    steps = entries.json("provenance")
-    if not isinstance(steps, list) or not all(
-        isinstance(step, dict) and isinstance(step.get("command"), str) for step in steps
-    ):
-        raise entries.wrong("provenance", "is no list of objects with a command")
+def _provenance(entries: Metadata) -> list[dict[str, Any]]:
+    steps = entries.typed("provenance", list[dict[str, Any]])
+    if not all(isinstance(step.get("command"), str) for step in steps):
+        raise entries.wrong("provenance", "has a step without a command")
     return steps
 
 
-def _networks(entries: Entries, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _networks(entries: Metadata, config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if "networks" in entries:
         networks = entries.json("networks")
         if not (
@@ -310,22 +256,6 @@ def _is_counted(counts: object) -> bool:
         and isinstance(counts.get("architecture"), str)
         and all(_is_count(value) for name, value in counts.items() if name != "architecture")
     )
-
-
-def _check_format(entries: Entries, where: str) -> None:
-    text = entries["ganc_format"]
-    if not text.isdecimal() or len(text) > _MOST_DIGITS:
-        raise damaged(where, f"its format `{text[:40]}` is not a number")
-    if int(text) > FORMAT:
-        version = entries.get("ganc_version", "")
-        newer = f"'ganc>={version}'" if _VERSION.fullmatch(version) else "--upgrade ganc"
-        raise CheckpointError(
-            f"{where} has format {text}, this ganc reads up to {FORMAT}", f"pip install {newer}"
-        )
-
-
-_VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]{0,39}")
-"""What may stand in a command that is copied into a shell."""
 
 
 def _check_sizes(tensors: TensorTable, data_bytes: int, where: str) -> None:

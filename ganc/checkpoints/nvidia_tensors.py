@@ -4,14 +4,14 @@
 loads such a state dict strictly where the widths follow that code's rule.
 """
 
-import contextlib
-import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from ganc import strict_json
 from ganc.checkpoints.foreign import Conversion, Layout, as_float, best_rule
 from ganc.checkpoints.header import network_configs
 from ganc.checkpoints.normalise import Found
@@ -66,14 +66,16 @@ def convert(found: Found, settings: Mapping[str, Any]) -> Conversion:
     return Conversion(network, {}, settings={"licence": LICENCE})
 
 
+@dataclass
+class _Described:
+    architecture: str
+    config: dict[str, Any]
+
+
 def _described(text: str) -> tuple[str, dict[str, Any]]:
     """Return the architecture and our own config, which the JSON text holds."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        described = json.loads(text)
-        architecture, config = described["architecture"], described["config"]
-        if isinstance(architecture, str) and isinstance(config, dict):
-            return architecture, config
-    raise CheckpointError("its config is no JSON object with architecture and config")
+    found = strict_json.read(text, _Described, "its config", CheckpointError)
+    return found.architecture, found.config
 
 
 def _own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

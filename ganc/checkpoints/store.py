@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import torch
+
 from ganc.checkpoints import foreign_file, native
 from ganc.checkpoints.foreign import SettingError, describe, exported_history
 from ganc.checkpoints.header import is_other_program
@@ -83,7 +85,9 @@ def _open(
     if is_native and not is_other_program(foreign_file.header_text(content)):
         if keys:
             raise UsageError(f"--key goes with foreign files, {where} is ganc's own")
-        return _own(native.from_bytes(content, where), settings)
+        model = native.from_bytes(content, where)
+        _check_finite(model, where)
+        return _own(model, settings)
     tree = foreign_file.read(content, where)
     try:
         reading = read_tree(tree, architecture=architecture, keys=keys, settings=settings)
@@ -103,8 +107,18 @@ def _open(
         "ganc": __version__,
     }
     model = Model(**reading.networks, provenance=[*exported_history(tree), step])
+    _check_finite(model, where)
     told = f"{where}: {layout} layout, inferred {one_line(describe(reading.inferred))}"
     return _Opened(model, reading.assumed, _entries(model), told)
+
+
+def _check_finite(model: Model, where: str) -> None:
+    for name, tensor in model.tensors().items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{where}: {name} holds values that are not finite",
+                "the training that wrote it had diverged: take an earlier checkpoint",
+            )
 
 
 def _own(model: Model, settings: Mapping[str, Any]) -> _Opened:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ganc import collectives
-from ganc.distillation.metrics import cut_back
+from ganc.distillation.metrics import Line, cut_back
 from ganc.distillation.run_folder import EVALUATIONS
 from ganc.distillation.schedule import Best
 from ganc.errors import ComputationError, UsageError
@@ -68,10 +68,9 @@ class EvaluationLog:
 
     def __init__(self, folder: Path, start: int) -> None:
         self._path = folder / EVALUATIONS
-        self.lines: list[dict[str, Any]] = []
+        self.lines: list[Line] = []
         if collectives.rank() == 0 and self._path.exists():
-            cut_back(self._path, start)
-            self.lines = [json.loads(line) for line in self._path.read_text().splitlines()]
+            self.lines = cut_back(self._path, start)
 
     @property
     def last(self) -> dict[str, float]:
@@ -103,4 +102,4 @@ class EvaluationLog:
         sign = -1 if wanted.is_higher_better else 1
         known = [line for line in self.lines if line["step"] in among and wanted.metric in line]
         known.sort(key=lambda line: (sign * line[wanted.metric], line["step"]))
-        return [line["step"] for line in known[: wanted.count]]
+        return [int(line["step"]) for line in known[: wanted.count]]

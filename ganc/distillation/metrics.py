@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganc import collectives
+from ganc import collectives, strict_json
 from ganc.data.images import to_uint8
 from ganc.distillation.events import EventFile
 from ganc.distillation.run_folder import METRICS
-from ganc.errors import ComputationError
+from ganc.errors import ComputationError, InputError
 from ganc.files import atomic_write
+
+Line = dict[str, int | float]
+"""One of a series: ``step``, and numbers by name."""
 
 
 class MetricsLog:
@@ -97,21 +100,39 @@ def _grouped(group: str, values: Mapping[str, float]) -> dict[str, float]:
     return {f"{group}/{name}": value for name, value in values.items() if name not in unlisted}
 
 
-def cut_back(path: Path, start: int) -> None:
-    """Keep the lines of a series up to step ``start``; a file that is not there stays so."""
+def cut_back(path: Path, start: int) -> list[Line]:
+    """Keep the lines of a series up to step ``start``; a file that is not there stays so.
+
+    Returns:
+        What the lines hold.
+    Raises:
+        InputError: A line is no line of a series; only the last one may be the half that a killed
+            run was writing.
+    """
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            step = json.loads(line)["step"]
-        except ValueError:  # the line that a killed run was writing
+        return []
+    kept: list[tuple[str, Line]] = []
+    *whole, _ = path.read_text(errors="replace").split("\n")
+    for number, text in enumerate(whole, 1):
+        line = _read_line(text, path, number)
+        if line["step"] > start:
             break
-        if step > start:
-            break
-        kept.append(line + "\n")
+        kept.append((text + "\n", line))
     with atomic_write(path, force=True) as temporary:
-        temporary.write_text("".join(kept))
+        temporary.write_text("".join(text for text, _ in kept))
+    return [line for _, line in kept]
+
+
+def _read_line(text: str, path: Path, number: int) -> Line:
+    def refuse(finding: str) -> InputError:
+        return InputError(
+            f"{path}, line {number}, is damaged: {finding}", "remove the line, or the file"
+        )
+
+    line = strict_json.read(text, Line, "it", refuse)
+    if not isinstance(line.get("step"), int):
+        raise refuse("it has no step")
+    return line
 
 
 def _fetch(values: list[Tensor]) -> list[float]:

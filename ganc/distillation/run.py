@@ -21,11 +21,17 @@ from ganc.distillation.execution import Execution
 from ganc.distillation.metrics import MetricsLog
 from ganc.distillation.reals import TEACHER, Reals
 from ganc.distillation.recipes import Recipe
-from ganc.distillation.run_folder import Snapshot
+from ganc.distillation.run_folder import DataIdentity, Identity, RunState, Snapshot
 from ganc.distillation.schedule import Schedule
 from ganc.distillation.settings import TrainingSettings
 from ganc.distillation.trainer import Distance, Parts, Trainer
-from ganc.errors import InputError, MissingDependencyError, UsageError, WeightsError
+from ganc.errors import (
+    CheckpointError,
+    InputError,
+    MissingDependencyError,
+    UsageError,
+    WeightsError,
+)
 from ganc.families import TRANSLATION
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator
@@ -73,7 +79,7 @@ class TrainingRun:
     settings: TrainingSettings
     trainer: Trainer[Any]
     reals: Reals
-    identity: dict[str, Any]
+    identity: Identity
     provenance: list[dict[str, Any]]
 
     def save(
@@ -94,13 +100,13 @@ class TrainingRun:
         if collectives.rank():
             return
         trainer = self.trainer
-        state = {
+        state: RunState = {
             "step": step,
             "steps": schedule.steps,
             "schedule": schedule.to_json(),
             "images": step * self.settings.recipe.reals_per_step,
             "losses": dict(losses),
-            "settings": self.settings.to_json(),
+            "settings": self.settings.to_json(),  # type: ignore[typeddict-item]
             "identity": self.identity,
             "ganc": __version__,
         }
@@ -235,7 +241,7 @@ def new_run(
     reals = _open_batches(settings, trainer, means)
     with contextlib.closing(reals.batches(0, 1)) as batches:
         trainer.prepare(next(batches))
-    identity = {
+    identity: Identity = {
         "teacher_path": teacher_path,
         "student": origin.content_hash(),
         "teacher": None if teacher is None else teacher.content_hash(),
@@ -269,12 +275,18 @@ def resumed_run(
         InputError: Teacher, data or student (where one is given) are not the run's.
     """
     trainer = _trainer(settings, snapshot.student, snapshot.ema, teacher, means)
-    for player in (trainer.g, trainer.d):
-        player.restore(snapshot.optimizers)
-    trainer.restore(snapshot.trainer)
+    try:
+        for player in (trainer.g, trainer.d):
+            player.restore(snapshot.optimizers)
+        trainer.restore(snapshot.trainer)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder}: the state of its last checkpoint does not fit its networks: {error}",
+            "resume an earlier one: --resume FOLDER/checkpoints/STEP",
+        ) from error
     reals = _open_batches(settings, trainer, means)
     identity = snapshot.state["identity"]
-    found = _data_identity(reals)
+    found: dict[str, object] = dict(_data_identity(reals))
     found |= {} if teacher is None else {"teacher": teacher.content_hash()}
     found |= {} if origin is None else {"student": origin.content_hash()}
     other = [name for name, value in found.items() if value != identity.get(name)]
@@ -286,10 +298,10 @@ def resumed_run(
     return TrainingRun(folder, settings, trainer, reals, identity, snapshot.student.provenance)
 
 
-def _data_identity(reals: Reals) -> dict[str, Any]:
-    """Return the hashes of the real images and, where the networks read them, of their labels."""
-    labels = {} if reals.labels is None else {"labelling": reals.labels.content_hash}
-    return {"data": reals.content_hash, **labels}
+def _data_identity(reals: Reals) -> DataIdentity:
+    if reals.labels is None:
+        return {"data": reals.content_hash}
+    return {"data": reals.content_hash, "labelling": reals.labels.content_hash}
 
 
 def _generators(model: Model) -> Model:

@@ -15,15 +15,18 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import filelock
 import safetensors.torch
+from msgspec import Meta
+from safetensors import SafetensorError
 from torch import Tensor
 
-from ganc import collectives
+from ganc import collectives, strict_json
 from ganc.checkpoints import native
 from ganc.checkpoints.store import load
+from ganc.distillation.schedule import Schedule
 from ganc.errors import CheckpointError, InputError, OutputError
 from ganc.files import atomic_write, file_sha256, sync_folder, write_error
 from ganc.models.model import Model
@@ -36,6 +39,55 @@ EVALUATIONS = "evaluations.jsonl"
 LATEST = "latest"
 
 _LOCK, _STATE, _TEMPORARY = ".lock", "state.json", ".tmp-"
+_CONTENT = ("student.safetensors", "ema.safetensors", "optimizers.safetensors",
+            "trainer.safetensors")  # fmt: skip
+"""The other files of a checkpoint."""
+
+
+class SavedSettings(TypedDict):
+    """``TrainingSettings.to_json``."""
+
+    recipe: dict[str, Any]
+    seed: int
+    data: str
+    data_b: str | None
+    swap: bool
+    unpaired: bool | None
+    resize: bool
+
+
+class DataIdentity(TypedDict):
+    """Hashes of the real images and, where the networks read them, of their labels."""
+
+    data: str
+    labelling: NotRequired[str]
+
+
+class Identity(DataIdentity):
+    """What a run was started with: hashes, and where the teacher was."""
+
+    teacher_path: str | None
+    student: str
+    teacher: str | None
+
+
+class RunState(TypedDict):
+    """What ``state.json`` says beside the hashes of the other files."""
+
+    step: Annotated[int, Meta(ge=0)]
+    steps: int
+    schedule: dict[str, Any]
+    images: int
+    losses: dict[str, float]
+    settings: SavedSettings
+    identity: Identity
+    ganc: str
+
+
+class _StateFile(TypedDict):
+    sha256: str
+    files: dict[str, str]
+    state: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,19 +99,19 @@ class Snapshot:
         ema: The generators' running averages.
         optimizers: States of the optimisers by parameter.
         trainer: What else a step reads: the mean path length, past images.
-        state: JSON data: step, images, settings, hashes.
+        state: Step, images, settings, hashes.
     """
 
     student: Model
     ema: Model
     optimizers: dict[str, Tensor]
     trainer: dict[str, Tensor]
-    state: dict[str, Any]
+    state: RunState
 
     @property
     def step(self) -> int:
         """Steps done."""
-        return int(self.state["step"])
+        return self.state["step"]
 
 
 @contextlib.contextmanager
@@ -184,12 +236,11 @@ def drop_checkpoint(folder: Path, step: int) -> None:
 
 
 def _write_files(folder: Path, snapshot: Snapshot) -> None:
-    contents = {
-        "student.safetensors": native.to_bytes(snapshot.student),
-        "ema.safetensors": native.to_bytes(snapshot.ema),
-        "optimizers.safetensors": _tensor_bytes(snapshot.optimizers),
-        "trainer.safetensors": _tensor_bytes(snapshot.trainer),
-    }
+    written = (
+        native.to_bytes(snapshot.student), native.to_bytes(snapshot.ema),
+        _tensor_bytes(snapshot.optimizers), _tensor_bytes(snapshot.trainer),
+    )  # fmt: skip
+    contents = dict(zip(_CONTENT, written, strict=True))
     files = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     body = {"state": snapshot.state, "files": files}
     contents[_STATE] = json.dumps(body | {"sha256": _digest(body)}, indent=1).encode()
@@ -238,36 +289,49 @@ def load_snapshot(folder: Path, resume: str | os.PathLike[str], warn: Warn) -> S
 
 def _read_snapshot(path: Path) -> Snapshot:
     state = _read_state(path)
-    return Snapshot(
-        student=load(path / "student.safetensors"),
-        ema=load(path / "ema.safetensors"),
-        optimizers=safetensors.torch.load_file(path / "optimizers.safetensors"),
-        trainer=safetensors.torch.load_file(path / "trainer.safetensors"),
-        state=state,
-    )
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    """Check every file of a checkpoint against its recorded hash; return the state."""
+    student, ema, optimizers, trainer = (path / name for name in _CONTENT)
     try:
-        body = json.loads((path / _STATE).read_bytes())
-        recorded = body.pop("sha256")
-        files, state = body["files"], body["state"]
+        return Snapshot(
+            student=load(student),
+            ema=load(ema),
+            optimizers=safetensors.torch.load_file(optimizers),
+            trainer=safetensors.torch.load_file(trainer),
+            state=state,
+        )
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _read_state(path: Path) -> RunState:
+    """Check every file of a checkpoint against its recorded hash; return the state."""
+
+    def refuse(finding: str) -> CheckpointError:
+        return CheckpointError(f"{path / _STATE} is damaged: {finding}")
+
+    try:
+        text = (path / _STATE).read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is not a complete checkpoint: no {_STATE}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path / _STATE} is damaged") from error
+    except OSError as error:
+        raise refuse(str(error.strerror or error)) from error
+    body = strict_json.parse(text, "it", refuse)
+    file = strict_json.typed(body, _StateFile, "its content", refuse)
+    recorded = body.pop("sha256")
     if recorded != _digest(body):
-        raise CheckpointError(f"{path / _STATE} is damaged: it does not match its checksum")
-    for name, expected in files.items():
+        raise refuse("it does not match its checksum")
+    missing = [name for name in _CONTENT if name not in file["files"]]
+    if missing or set(file["files"]) - set(_CONTENT):
+        raise refuse(f"it does not tell the hashes of {', '.join(_CONTENT)}")
+    for name, expected in file["files"].items():
         try:
             found = file_sha256(path / name)
         except InputError as error:
             raise CheckpointError(str(error)) from error
         if found != expected:
             raise CheckpointError(f"{path / name} is damaged: it does not match its checksum")
-    assert isinstance(state, dict)
-    return state
+    state = strict_json.typed(file["state"], RunState, "its state", refuse)
+    schedule = strict_json.typed(state["schedule"], Schedule, "its schedule", refuse)
+    return {**state, "schedule": schedule.to_json()}
 
 
 def prepare(folder: Path, recipe: Mapping[str, Any], start: int) -> None:

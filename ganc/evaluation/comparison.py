@@ -3,15 +3,19 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ganc import strict_json
 from ganc.errors import InputError
 from ganc.evaluation.metrics import value_names
 from ganc.evaluation.options import EvalOptions
 from ganc.evaluation.task import SAMPLING
 from ganc.files import read_error
 from ganc.perceptual.distance import SOURCE
+
+_HINT = "write it with `ganc eval CKPT --json > result.json`"
 
 RESULT_FOUND = frozenset({"runs", "left_out", SOURCE})
 """Keys of a protocol that say what happened, not how it was measured."""
@@ -28,13 +32,10 @@ def read_result(source: str | os.PathLike[str] | BinaryIO) -> dict[str, Any]:
     else:
         path, read = getattr(source, "name", "the stream"), source.read
     try:
-        content = json.loads(read())
+        text = read()
     except OSError as error:
         raise read_error(InputError, path, error) from error
-    except ValueError as error:
-        raise InputError(
-            f"{path} is not JSON", "write it with `ganc eval CKPT --json > result.json`"
-        ) from error
+    content = strict_json.parse(text, "it", lambda _: InputError(f"{path} is not JSON", _HINT))
     _check_result(content, path)
     document: dict[str, Any] = content
     return document
@@ -42,17 +43,30 @@ def read_result(source: str | os.PathLike[str] | BinaryIO) -> dict[str, Any]:
 
 def _check_result(content: Any, path: str) -> None:
     """Refuse what is not one result; raises InputError."""
-    if isinstance(content, dict) and "results" in content:
+
+    def refuse(finding: str) -> InputError:
+        return InputError(f"{path} is not a result of ganc eval: {finding}", _HINT)
+
+    results = content.get("results") if isinstance(content, Mapping) else None
+    if isinstance(results, list):
         raise InputError(
-            f"{path} holds {len(content['results'])} results, expected one",
+            f"{path} holds {len(results)} results, expected one",
             "evaluate the one checkpoint to compare with by itself",
         )
-    protocols = content.get("settings", {}).get("protocols") if isinstance(content, dict) else None
-    if not isinstance(protocols, dict) or not isinstance(content.get("metrics"), dict):
-        raise InputError(
-            f"{path} is not a result of ganc eval: it has no metrics with protocols",
-            "write it with `ganc eval CKPT --json > result.json`",
-        )
+    strict_json.typed(content, _Result, "its content", refuse)
+
+
+@dataclass
+class _Settings:
+    protocols: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass
+class _Result:
+    """What is read of a result."""
+
+    settings: _Settings
+    metrics: Mapping[str, float]
 
 
 def check_settings(

@@ -5,16 +5,15 @@ COMPARISON one of <=, <, >=, >, ==, BOUND a number with an optional K, M, G or T
 or a multiple of the teacher's own value (``fd<=1.2*teacher``, ``fd<teacher``).
 """
 
-import math
 import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from ganc.errors import UsageError, unknown_name
 from ganc.evaluation.metrics import METRICS, value_names
+from ganc.options import scaled
 
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -23,7 +22,6 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "==": operator.eq,
 }
-EXPONENTS = {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?"
 _PATTERN = re.compile(
@@ -81,13 +79,11 @@ def parse_requirement(text: str) -> Requirement:
     name, of_teacher = match["name"], match["number"] is None
     if name not in value_names():
         raise unknown_name("--require metric", name, value_names())
-    if of_teacher:
-        bound = float(match["factor"] or 1)
-    else:
-        # Decimal, so that 4.1G is 4 100 000 000 and not a float below it.
-        bound = float(Decimal(match["number"]).scaleb(EXPONENTS[match["suffix"].upper()]))
-    if not math.isfinite(bound):
-        raise UsageError(f"--require `{text}`: the bound is no finite number")
+    number, suffix = (match["factor"] or "1", "") if of_teacher else match.group("number", "suffix")
+    try:
+        bound = scaled(number, suffix)
+    except ValueError as error:
+        raise UsageError(f"--require `{text}`: the bound is no finite number") from error
     return Requirement(text, name, match["comparison"], bound, of_teacher)
 
 

@@ -7,13 +7,14 @@ Source: Karras et al. 2018, Section 4.1 (equalised learning rate); Karras et al.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
 from ganc.devices import without_autocast
 from ganc.errors import ShapeError
+from ganc.models.config_types import Positive, Size
 from ganc.ops.bias_act import bias_act
 from ganc.ops.conv2d import conv2d
 from ganc.ops.conv2d_resample import conv2d_down, conv2d_up
@@ -148,9 +149,9 @@ class MappingNetwork(nn.Module):
         num_ws: int | None,
         *,
         num_layers: int = 8,
-        lr_multiplier: float = 0.01,
-        embed_features: int | None = None,
-        layer_features: int | None = None,
+        lr_multiplier: Positive = 0.01,
+        embed_features: Size | None = None,
+        layer_features: Size | None = None,
     ) -> None:
         super().__init__()
         self.z_dim, self.c_dim, self.num_ws, self.num_layers = z_dim, c_dim, num_ws, num_layers
@@ -209,3 +210,7 @@ class MappingNetwork(nn.Module):
                 raise ShapeError(f"c must be [N, {self.c_dim}], got {shape_of(c)}")
             parts.append(normalize_2nd_moment(self.embed(c)))
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+MappingArguments = Annotated[Mapping[str, Any], MappingNetwork]
+"""What a config says of a mapping network: some arguments of its constructor."""

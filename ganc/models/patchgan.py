@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ganc.errors import UsageError, unknown_name
 from ganc.groups import ChannelGroup
+from ganc.models.config_types import Size
 from ganc.models.network import Network
 from ganc.models.spectral import SpectralConv2d
 from ganc.models.translation import (
@@ -52,17 +53,17 @@ class Discriminator(Network):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Size,
         *,
-        img_resolution: int = 256,
-        num_layers: int = 3,
+        img_resolution: Size = 256,
+        num_layers: Size = 3,
         norm: str = "batch",
         norm_affine: bool | None = None,
         norm_statistics: str = "running",
         bias: bool | None = None,
         spectral_norm: Sequence[str] = (),
         widths: Mapping[str, int] | None = None,
-        base_width: int = BASE_WIDTH,
+        base_width: Size = BASE_WIDTH,
     ) -> None:
         super().__init__()
         check_least("num_layers", num_layers, 1)

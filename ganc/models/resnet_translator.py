@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganc.groups import ChannelGroup
+from ganc.models.config_types import Size
 from ganc.models.fitting import FitLayer
 from ganc.models.network import Translator
 from ganc.models.translation import (
@@ -73,10 +74,10 @@ class Generator(Translator):
 
     def __init__(
         self,
-        in_channels: int,
-        img_channels: int,
+        in_channels: Size,
+        img_channels: Size,
         *,
-        img_resolution: int = 256,
+        img_resolution: Size = 256,
         num_blocks: int = 9,
         num_downsampling: int = 2,
         norm: str = "instance",
@@ -85,7 +86,7 @@ class Generator(Translator):
         bias: bool | None = None,
         use_dropout: bool = False,
         widths: Mapping[str, int] | None = None,
-        base_width: int = BASE_WIDTH,
+        base_width: Size = BASE_WIDTH,
     ) -> None:
         super().__init__()
         check_least("num_blocks", num_blocks, 0)

@@ -193,7 +193,7 @@ class Latents(InputSource[LatentGenerator]):
         seed, noise_mode, labels: See ``latent_inputs``.
         truncation_psi, truncation_cutoff: See ``generate``.
     Raises:
-        UsageError: ``truncation_psi`` is no finite number in float32.
+        UsageError: ``truncation_psi`` is no finite number in float32, or the cutoff negative.
     """
 
     seed: int = 0
@@ -207,6 +207,11 @@ class Latents(InputSource[LatentGenerator]):
             raise UsageError(
                 f"--truncation {self.truncation_psi} is no finite number",
                 "1 changes nothing, 0.7 is usual",
+            )
+        if self.truncation_cutoff is not None and self.truncation_cutoff < 0:
+            raise UsageError(
+                f"--truncation-cutoff {self.truncation_cutoff} is no number of layers",
+                "0 truncates none, without it all are",
             )
 
     def block(self, generator: LatentGenerator) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ganc.errors import ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
+from ganc.models.config_types import Size
 from ganc.models.fitting import FitLayer, plain_conv
 from ganc.models.layers import shape_of
 from ganc.models.network import NOISE_MODES, LatentGenerator, Network, check_widths
@@ -88,10 +89,10 @@ class Generator(LatentGenerator):
     def __init__(
         self,
         z_dim: int,
-        img_resolution: int,
-        img_channels: int,
+        img_resolution: Size,
+        img_channels: Size,
         *,
-        bottom_width: int | None = None,
+        bottom_width: Size | None = None,
         widths: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
@@ -253,7 +254,7 @@ class Discriminator(Network):
     logit_layer = "out"
 
     def __init__(
-        self, img_resolution: int, img_channels: int, *, widths: Mapping[str, int] | None = None
+        self, img_resolution: Size, img_channels: Size, *, widths: Mapping[str, int] | None = None
     ) -> None:
         super().__init__()
         plan, published = plan_of(img_resolution), discriminator_widths(img_resolution)

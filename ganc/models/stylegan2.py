@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from ganc.errors import ShapeError, UsageError, unknown_name
 from ganc.groups import ChannelGroup, Slice
+from ganc.models.config_types import Positive, Size, Taps
 from ganc.models.fitting import FitConv, FitLayer, enlarged
 from ganc.models.layers import (
     RESAMPLE_FILTER,
     Conv2dLayer,
     FullyConnectedLayer,
+    MappingArguments,
     MappingNetwork,
     mapping_settings,
     shape_of,
@@ -344,17 +346,17 @@ class Generator(StyleGenerator):
         self,
         z_dim: int,
         c_dim: int,
-        w_dim: int,
-        img_resolution: int,
-        img_channels: int,
+        w_dim: Size,
+        img_resolution: Size,
+        img_channels: Size,
         *,
-        mapping_kwargs: Mapping[str, Any] | None = None,
+        mapping_kwargs: MappingArguments | None = None,
         architecture: str = "skip",
         widths: Mapping[str, int] | None = None,
-        channel_base: int = 32768,
-        channel_max: int = 512,
-        resample_filter: Sequence[float] = RESAMPLE_FILTER,
-        conv_clamp: float | None = None,
+        channel_base: Size = 32768,
+        channel_max: Size = 512,
+        resample_filter: Taps = RESAMPLE_FILTER,
+        conv_clamp: Positive | None = None,
     ) -> None:
         super().__init__()
         names = generator_group_names(img_resolution)

@@ -6,17 +6,18 @@ tensor names are those of NVIDIA's PyTorch release.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ganc.errors import ShapeError, UsageError
 from ganc.groups import ChannelGroup, Slice
+from ganc.models.config_types import Positive, Size, Taps
 from ganc.models.layers import (
     RESAMPLE_FILTER,
     Conv2dLayer,
     FullyConnectedLayer,
+    MappingArguments,
     MappingNetwork,
     mapping_settings,
     shape_of,
@@ -166,19 +167,19 @@ class Discriminator(Network):
     def __init__(
         self,
         c_dim: int,
-        img_resolution: int,
-        img_channels: int,
+        img_resolution: Size,
+        img_channels: Size,
         *,
         cmap_dim: int | None = None,
-        mapping_kwargs: Mapping[str, Any] | None = None,
+        mapping_kwargs: MappingArguments | None = None,
         architecture: str = "resnet",
         widths: Mapping[str, int] | None = None,
-        channel_base: int = 32768,
-        channel_max: int = 512,
-        mbstd_group_size: int | None = 4,
+        channel_base: Size = 32768,
+        channel_max: Size = 512,
+        mbstd_group_size: Size | None = 4,
         mbstd_num_channels: int = 1,
-        resample_filter: Sequence[float] = RESAMPLE_FILTER,
-        conv_clamp: float | None = None,
+        resample_filter: Taps = RESAMPLE_FILTER,
+        conv_clamp: Positive | None = None,
     ) -> None:
         super().__init__()
         sides = group_resolutions(img_resolution)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganc.groups import ChannelGroup
+from ganc.models.config_types import Size
 from ganc.models.fitting import FitLayer
 from ganc.models.network import Translator
 from ganc.models.translation import (
@@ -55,18 +56,18 @@ class Generator(Translator):
 
     def __init__(
         self,
-        in_channels: int,
-        img_channels: int,
+        in_channels: Size,
+        img_channels: Size,
         *,
-        num_downs: int = 8,
-        img_resolution: int | None = None,
+        num_downs: Size = 8,
+        img_resolution: Size | None = None,
         norm: str = "batch",
         norm_affine: bool | None = None,
         norm_statistics: str = "running",
         bias: bool | None = None,
         use_dropout: bool = False,
         widths: Mapping[str, int] | None = None,
-        base_width: int = BASE_WIDTH,
+        base_width: Size = BASE_WIDTH,
     ) -> None:
         super().__init__()
         # One level would be a plain auto-encoder: nothing to skip.

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ganc import strict_json
 from ganc.checkpoints.header import network_configs
 from ganc.checkpoints.native import build_model
+from ganc.errors import UsageError
 from ganc.groups import check_groups, slice_tensors
 from ganc.models.model import Model
 
@@ -37,9 +39,12 @@ class PrunePlan:
 
     @classmethod
     def from_json(cls, text: str) -> "PrunePlan":
-        """Read what ``to_json`` wrote."""
-        document = json.loads(text)
-        return cls(document["keep"], document["settings"])
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            UsageError: It is something else.
+        """
+        return strict_json.read(text, cls, "the plan", UsageError)
 
 
 def apply_plan(model: Model, plan: PrunePlan) -> Model:

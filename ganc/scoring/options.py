@@ -124,7 +124,7 @@ class DiversityOptions:
     """
 
     alpha: float | None = option(
-        None, "Length of the step; default 5, for stylegan3 10.", section=DIVERSITY
+        None, "Length of the step; default 5, for stylegan3 10.", above=0, section=DIVERSITY
     )
     num_directions: int = option(10, "Directions per batch.", least=2, section=DIVERSITY)
     gradient: str | None = option(

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ganc import strict_json
+from ganc.errors import WeightsError
 from ganc.files import write_error
 from ganc.progress import Progress
 
@@ -205,8 +207,9 @@ def _read_origin(part: Path, url: str) -> _Origin | None:
     if not _size(part):
         return None
     try:
-        origin = _Origin(**json.loads(_origin_path(part).read_text()))
-    except (OSError, ValueError, TypeError):  # never written, or half: the part is worth nothing
+        text = _origin_path(part).read_bytes()
+        origin = strict_json.read(text, _Origin, "the origin", WeightsError)
+    except (OSError, WeightsError):  # never written, or half: the part is worth nothing
         return None
     return origin if origin.url == url and origin.validator else None
 

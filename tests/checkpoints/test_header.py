@@ -17,12 +17,8 @@ from ganc.checkpoints.header import Header, _checksum, parse_header, read_header
 from ganc.checkpoints.store import save
 from ganc.errors import CheckpointError, GancError
 from tests.conftest import make_model
+from tests.typed_space import TEXTS, variants
 
-OTHER_TYPES: list[Any] = [
-    None, True, 0, 1, -1, 10**30, 1.5, float("nan"), float("inf"), "", "text", "\x1b[31m", [], [1],
-    [None], {}, {"a": 1}, [[]] * 3, {"": None},
-]  # fmt: skip
-TEXTS = ["", "{nope", "NaN", "[" * 200_000, "9" * 5000, "-1", "٣", " 1", "1 ", "0x1"]
 JSON_ENTRIES = ("config", "provenance", "networks")
 
 
@@ -46,20 +42,6 @@ class File:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> File:
     return File(tmp_path_factory.mktemp("header") / "model.safetensors")
-
-
-def variants(value: Any) -> Iterator[Any]:
-    """Yield a JSON value with one part of it missing, or of another type."""
-    yield from OTHER_TYPES
-    if isinstance(value, dict):
-        for key, part in value.items():
-            yield {name: own for name, own in value.items() if name != key}
-            for other in variants(part):
-                yield value | {key: other}
-    if isinstance(value, list):
-        for i, part in enumerate(value):
-            for other in variants(part):
-                yield [*value[:i], other, *value[i + 1 :]]
 
 
 def cases(entries: dict[str, str]) -> Iterator[dict[str, str]]:
@@ -127,7 +109,7 @@ def test_a_model_is_rebuilt_or_refused(file: File, tmp_path: Path) -> None:
         ({"config": "{nope"}, "its config is not valid JSON"),
         ({"config": "[]"}, "its config is no JSON object"),
         ({"params": "9" * 5000}, "its params is no whole number"),
-        ({"provenance": '[{"x": 1}]'}, "its provenance is no list of objects with a command"),
+        ({"provenance": '[{"x": 1}]'}, "its provenance has a step without a command"),
         ({"networks": "[]"}, "its networks is no object with the counts of each network"),
     ],
 )

@@ -20,6 +20,7 @@ from torch import Tensor
 from ganc import collectives
 from ganc.errors import InputError
 from ganc.files import atomic_write
+from ganc.metadata import Metadata
 from ganc.progress import Progress, silent
 from ganc.safetensors_file import read, serialize
 from ganc.version import __version__
@@ -180,32 +181,29 @@ def load(path: Path) -> dict[str, Neighbourhoods]:
             f"{path} is not a file of neighbourhoods, or damaged: {error}",
             "name another file with --neighbourhoods, or remove it to build it again",
         ) from error
-    if not str(metadata.get("ganc_neighbourhoods", "")).isdecimal():
+    if "ganc_neighbourhoods" not in metadata:
         raise InputError(
             f"{path} holds no neighbourhoods", "name another file with --neighbourhoods"
         )
-    if int(metadata["ganc_neighbourhoods"]) > FORMAT:
-        raise InputError(
-            f"{path} has neighbourhoods of format {metadata['ganc_neighbourhoods']}, this ganc"
-            f" reads {FORMAT}",
-            f"pip install 'ganc>={metadata.get('ganc_version', '?')}'",
-        )
+
+    def refuse(finding: str) -> InputError:
+        return InputError(f"{path} is damaged: {finding}", "remove it, and it is built again")
+
+    entries = Metadata(metadata, refuse)
+    entries.check_format("ganc_neighbourhoods", FORMAT, InputError, str(path))
+    sides = entries.typed("sides", dict[str, dict[str, Any]])
     try:
-        sides = json.loads(metadata["sides"])
         return {name: _side(tensors, name, identity) for name, identity in sides.items()}
-    except (KeyError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path} is damaged: {error}", "remove it, and it is built again"
-        ) from error
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise refuse(str(error)) from error
 
 
-def _side(tensors: Mapping[str, Tensor], name: str, identity: Any) -> Neighbourhoods:
+def _side(tensors: Mapping[str, Tensor], name: str, identity: dict[str, Any]) -> Neighbourhoods:
     parts = (tensors[f"{name}.{part}"] for part in ("neighbours", "radii", "features"))
     neighbours, radii, features = parts
     count = len(features)
     is_sound = (
-        isinstance(identity, dict)
-        and (neighbours.ndim, features.ndim) == (2, 2)
+        (neighbours.ndim, features.ndim) == (2, 2)
         and len(neighbours) == len(radii) == count
         and bool(((neighbours >= 0) & (neighbours < count)).all())
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from ganc import collectives
 from ganc.errors import ComputationError, InputError, Interrupted
 from ganc.files import atomic_write
+from ganc.metadata import Metadata
 from ganc.progress import Progress
 from ganc.safetensors_file import read, serialize
 from ganc.scoring.density.agent import gumbel
@@ -149,16 +150,19 @@ class Search:
         """
         assert self.state is not None
         metadata, tensors = _read(self.state)
-        if json.loads(metadata["identity"]) != self.identity:
-            before = json.loads(metadata["identity"])
+        before = metadata.typed("identity", dict[str, Any])
+        if before != self.identity:
             other = sorted(k for k in self.identity if before.get(k) != self.identity[k])
             raise InputError(
                 f"{self.state} is of a search with another {', '.join(other)} than given here",
                 "pass the same ones, or leave --resume out and pass --force to start again",
             )
-        self.generator.restore(tensors)
-        self.discriminator.restore(tensors)
-        self.done, self._is_saved = int(metadata["step"]), True
+        try:
+            self.generator.restore(tensors)
+            self.discriminator.restore(tensors)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise metadata.refuse(str(error)) from error
+        self.done, self._is_saved = metadata.count("step"), True
 
     def _interrupted(self, steps: int, exit_code: int) -> tuple[str, int, str | None]:
         where = f"{self.generator.name} at step {self.done} of {steps}"
@@ -171,15 +175,18 @@ class Search:
         )
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[Metadata, dict[str, Tensor]]:
+    def refuse(finding: str) -> InputError:
+        return InputError(
+            f"{path} is damaged: {finding}", "leave --resume out and pass --force to start again"
+        )
+
     try:
         metadata, tensors = read(path)
     except FileNotFoundError as error:
         raise InputError(f"--resume: there is no {path}", "start it without --resume") from error
     except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{path} is damaged: {error}", "leave --resume out and pass --force to start again"
-        ) from error
+        raise refuse(str(error)) from error
     if metadata.get("ganc_density") != str(FORMAT):
         raise InputError(f"{path} is not the state of a search", "start it without --resume")
-    return metadata, tensors
+    return Metadata(metadata, refuse), tensors

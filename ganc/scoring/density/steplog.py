@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from ganc import collectives
+from ganc import collectives, strict_json
+from ganc.errors import InputError
 from ganc.files import atomic_write
 
 
@@ -42,9 +44,17 @@ class StepLog:
             temporary.write_text("".join(kept))
 
 
-def _stays(line: str, network: str, step: int) -> bool:
+@dataclass
+class _Line:
+    """What is read of a line."""
+
+    network: str
+    step: int
+
+
+def _stays(text: str, network: str, step: int) -> bool:
     try:
-        content = json.loads(line)
-        return bool(content["network"] != network or content["step"] <= step)
-    except (ValueError, KeyError, TypeError):
+        line = strict_json.read(text, _Line, "the line", InputError)
+    except InputError:
         return False
+    return line.network != network or line.step <= step
