@@ -10,7 +10,7 @@ import typer
 from ganc.commands import _shared as shared
 from ganc.commands._dash import STDIN, STDOUT
 from ganc.commands._options import blocks_of, with_options
-from ganc.options import OUTPUT
+from ganc.options import OUTPUT, options_of
 from ganc.scoring.methods import ABOUT
 from ganc.scoring.options import CONTENT, ScoreOptions
 
@@ -91,7 +91,7 @@ def score(
 
     stem = "stdin" if ckpt == "-" else Path(ckpt).stem
     target = output or f"{stem}.{'mix' if ',' in method else method}.scores.safetensors"
-    options = ScoreOptions(**settings)
+    options = options_of(ScoreOptions, settings)
     parts = [part.beside(stem, target) for part in resolve(method, **settings)]
     looked_at = _check_outputs(target, compare, preview, plot, parts)
     extra = {"compare": compare, "plot": plot, "preview": preview}

@@ -429,7 +429,7 @@ class Generator(StyleGenerator):
         channel_max: Size = 512,
         fourier_channels: Size | None = None,
         num_layers: Size = 14,
-        num_critical: Size = 2,
+        num_critical: int = 2,
         first_cutoff: Positive = 2,
         first_stopband: Positive = 2**2.1,
         last_stopband_rel: Positive = 2**0.3,
