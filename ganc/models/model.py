@@ -203,7 +203,8 @@ def build_network(
     except GancError:
         raise
     except _UNBUILDABLE as error:  # sizes that no network can have, unknown names
-        raise CheckpointError(f"the config of the {role} does not fit: {error}") from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)  # torch adds its frames
+        raise CheckpointError(f"the config of the {role} does not fit: {reason}") from error
     check_tensors(network.shapes(), tensors)
     owned = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
     network.load_state_dict(owned, assign=True)
