@@ -242,7 +242,7 @@ def _fetch(name: str, target: Path, progress: Progress) -> None:
             discard(part)
             sent = f"{file.url} sent other content, SHA-256 {found}, which was thrown away"
             raise _unavailable(name, f"and {sent}")
-        move_into_place(part, target)
+        move_into_place(part, target, force=True)
         discard(part)
 
 
