@@ -134,11 +134,11 @@ def _main(
 
 def main() -> NoReturn:
     """Run the command line of this process."""
-    end_at_second_signal()
     # OpenMP's waiting threads spin for milliseconds by default. On an idle machine 1000 turns are
     # as fast; where another process wants a core, a training step went from 20 s to 0.5 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    stdout = open_standard_streams()
+    stdout = open_standard_streams()  # first: what is opened later must not be one of them
+    end_at_second_signal()
     sys.exit(after_output(run(sys.argv[1:]), stdout))
 
 

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,25 @@ def _exists(path: Path) -> OutputError:
         f"{path} is a link to {os.readlink(path)}, which does not exist",
         "pass --force to write that file",
     )
+
+
+def read_whole(path: Path, kind: type[InputError]) -> bytes:
+    """Return the bytes of an input; of a pipe, such as the shell's ``<(…)``, all that comes, once.
+
+    Args:
+        path: The file.
+        kind: What to raise.
+    Raises:
+        InputError: It cannot be read, or is a folder or a device, which may have no end.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
+            return path.read_bytes()
+    except OSError as error:
+        raise read_error(kind, path, error) from error
+    what = "a folder" if stat.S_ISDIR(mode) else "no file"
+    raise kind(f"{path} is {what}, expected a file")
 
 
 def read_error(
