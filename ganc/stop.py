@@ -1,6 +1,7 @@
 """What Ctrl-C and SIGTERM do: end a command, or a loop at the end of its step."""
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -75,6 +76,7 @@ def end_on_signals() -> Iterator[None]:
         nonlocal exit_code
         if exit_code is None:  # once: what cleans up is not interrupted
             exit_code = EXIT_CODES[signal.Signals(number)]
+            logging.disable()  # torch would tell of its own failure
             raise Ended(exit_code)
 
     try:
@@ -82,6 +84,7 @@ def end_on_signals() -> Iterator[None]:
             yield
     finally:
         if exit_code is not None:
+            logging.disable(logging.NOTSET)
             raise Ended(exit_code)
 
 
