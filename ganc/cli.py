@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import FrameType, MappingProxyType
+from types import MappingProxyType
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from ganc import errors
 from ganc.commands._sections import SectionedCommand
 from ganc.standard_streams import Outlet, open_standard_streams
+from ganc.stop import Ended, end_at_second_signal, end_on_signals
 from ganc.terminal import shown
 
 MODULES = {
@@ -136,7 +137,8 @@ def main() -> NoReturn:
     # OpenMP's waiting threads spin for milliseconds by default. On an idle machine 1000 turns are
     # as fast; where another process wants a core, a training step went from 20 s to 0.5 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    stdout = open_standard_streams()
+    stdout = open_standard_streams()  # first: what is opened later must not be one of them
+    end_at_second_signal()
     sys.exit(after_output(run(sys.argv[1:]), stdout))
 
 
@@ -170,28 +172,23 @@ def run(arguments: Sequence[str]) -> int:
     """
     debug = "--debug" in arguments
     rest = [argument for argument in arguments if argument != "--debug"]
-    previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        if len(rest) == 2 and rest[0] in COMMANDS and rest[1] in HELP:
-            print(_help(rest[0]))
-            return 0
-        # Out of standalone mode typer raises its errors and returns what a command returned.
-        code = typer.main.get_command(app).main(rest, prog_name="ganc", standalone_mode=False)
-        if code == errors.EXIT_INTERRUPTED:  # typer makes Ctrl-C a returned code
-            raise KeyboardInterrupt
-        return code if isinstance(code, int) else 0
+        with end_on_signals():
+            if len(rest) == 2 and rest[0] in COMMANDS and rest[1] in HELP:
+                print(_help(rest[0]))
+                return 0
+            # Out of standalone mode typer raises its errors and returns what a command returned.
+            code = typer.main.get_command(app).main(rest, prog_name="ganc", standalone_mode=False)
+            return code if isinstance(code, int) else 0
     except BaseException as error:
         if debug:
             traceback.print_exc()
         code, message, hint = explain(error)
         if message is not None and "TORCHELASTIC_RUN_ID" in os.environ:
-            previous = signal.SIG_IGN
             is_ended = isinstance(error, errors.PeerError) or code == errors.EXIT_TERMINATED
             message = _settled(message, is_ended)
         _print_error(message, hint if message else None)
         return code
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _help(name: str) -> str:
@@ -201,10 +198,6 @@ def _help(name: str) -> str:
     command = _parsed(name)
     text: str = command.get_help(typer.Context(command, info_name=name, parent=group))
     return text
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise errors.Interrupted("terminated", errors.EXIT_TERMINATED)
 
 
 def _settled(message: str, follows: bool) -> str | None:
@@ -221,6 +214,10 @@ def explain(error: BaseException) -> tuple[int, str | None, str | None]:
     """Return exit code, message and hint for whatever ended a command."""
     if isinstance(error, errors.GancError):
         return error.exit_code, error.message, error.hint
+    if isinstance(error, Ended):
+        return error.exit_code, str(error), None
+    if isinstance(error, typer.Abort) and error.__cause__ is not None:
+        error = error.__cause__  # typer makes it of an EOFError
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return errors.EXIT_INTERRUPTED, "interrupted", None
     if isinstance(error, typer.Exit):

@@ -5,37 +5,104 @@ import errno
 import hashlib
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from ganc.errors import InputError, OutputError
 
+if os.name != "nt":
+    import fcntl
+
 
 def check_output(path: Path, *, force: bool) -> None:
-    """Refuse an output that exists, or whose folder does not; call it before the slow part.
+    """Refuse an output that exists, or cannot be written; call it before the slow part.
 
     Raises:
-        OutputError: ``path`` exists and ``force`` is off, is a folder, or has no parent folder.
+        OutputError: ``path`` exists and ``force`` is off, has no parent folder, or is none that
+            may be replaced: a folder, a device, a pipe, a socket, a link to one of them. Of a link
+            the file behind it is written, also where that is yet to come; without ``force`` it
+            exists.
     """
     if (address := web_address(path)) is not None:
         raise OutputError(f"{address} is a web address, expected a file name", "name a local file")
+    try:
+        _check_kind(path)
+        if os.path.lexists(path) and not force:
+            raise _exists(path)
+        folder = _behind_links(path).parent
+        is_there = folder.is_dir()
+    except OSError as error:  # too long a name, a folder that may not be entered
+        raise write_error(path, error) from error
+    if not is_there:
+        raise OutputError(f"folder {folder} does not exist", f"mkdir -p {folder}")
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse to replace what is no file: replacing a device would take it away.
+
+    Raises:
+        OutputError: Such a thing is there.
+    """
     if path.is_dir():
         raise OutputError(f"{path} is a folder, expected a file name", "name a file inside it")
-    if path.exists() and not _is_regular(path):  # replacing a device would take it away
+    if path.exists() and not (path.is_file() and not _names_stream(path)):
         raise OutputError(
             f"{path} is no regular file, expected a file name",
             "- is stdout where an option takes it",
         )
-    if path.exists() and not force:
-        raise OutputError(f"{path} exists already", "pass --force to overwrite it")
-    if not path.parent.is_dir():
-        raise OutputError(f"folder {path.parent} does not exist", f"mkdir -p {path.parent}")
 
 
-def _is_regular(path: Path) -> bool:
-    """Whether a path is a file, and no other name of an open stream, such as /dev/stdout."""
-    return path.is_file() and path.absolute().parts[1:2] not in (("dev",), ("proc",))
+def _names_stream(path: Path) -> bool:
+    """Whether a path that exists is another name of an open stream, such as /dev/stdout."""
+    while True:
+        folder = os.path.realpath(path.parent)
+        if folder == "/dev/fd" or folder.startswith("/proc/"):
+            return True
+        if not path.is_symlink():
+            return False
+        path = Path(folder, os.readlink(path))
+
+
+def _behind_links(path: Path) -> Path:
+    """Return the file that a link, or one of a chain, stands for; any other path as it is.
+
+    Raises:
+        OSError: The links lead back to themselves.
+    """
+    behind = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if behind.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return behind
+
+
+def _exists(path: Path) -> OutputError:
+    if path.exists():
+        return OutputError(f"{path} exists already", "pass --force to overwrite it")
+    return OutputError(
+        f"{path} is a link to {os.readlink(path)}, which does not exist",
+        "pass --force to write that file",
+    )
+
+
+def read_whole(path: Path, kind: type[InputError]) -> bytes:
+    """Return the bytes of an input; of a pipe, such as the shell's ``<(…)``, all that comes, once.
+
+    Args:
+        path: The file.
+        kind: What to raise.
+    Raises:
+        InputError: It cannot be read, or is a folder or a device, which may have no end.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
+            return path.read_bytes()
+    except OSError as error:
+        raise read_error(kind, path, error) from error
+    what = "a folder" if stat.S_ISDIR(mode) else "no file"
+    raise kind(f"{path} is {what}, expected a file")
 
 
 def read_error(
@@ -68,42 +135,136 @@ def web_address(path: str | os.PathLike[str]) -> str | None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """Yield a temporary file beside ``path``; move it into place when the body succeeds.
+    """Yield a temporary file beside ``path``; give it that name when the body succeeds.
 
-    The file is fsynced before the rename, so after a crash ``path`` holds the old content or the
-    new, never a part. When the body fails the temporary file is gone and ``path`` is untouched.
+    The file is fsynced before, so after a crash ``path`` holds the old content or the new, never a
+    part. When the body fails the temporary file is gone and ``path`` is untouched. Where a writer
+    was killed, the next one of the same file removes what it left.
 
     Raises:
-        OutputError: ``path`` may not be written (see ``check_output``), or the disk is full.
+        OutputError: ``path`` may not be written (see ``check_output``), has come into being
+            meanwhile and ``force`` is off, or the disk is full.
     """
     check_output(path, force=force)
-    if path.is_symlink():  # the file is replaced, not the link to it
-        path = path.resolve()
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(descriptor)
+        target = _behind_links(path)
+        remove_leftovers(target.parent, target.name)
+        with _temporary_beside(target) as temporary:
+            yield temporary
+            move_into_place(temporary, target, force=force)
     except OSError as error:
         raise write_error(path, error) from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        move_into_place(temporary, path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def move_into_place(temporary: Path, path: Path) -> None:
-    """Give a finished file its name, durably; both must lie in one folder."""
+def move_into_place(temporary: Path, path: Path, *, force: bool) -> None:
+    """Give a finished file its name, durably; both must lie in one folder.
+
+    Raises:
+        OutputError: Something has that name, and ``force`` is off or it is no file.
+    """
     # mkstemp makes files private; the result gets the permissions any new file would have.
     umask = os.umask(0)
     os.umask(umask)
     temporary.chmod(0o666 & ~umask)
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
-    temporary.replace(path)
+    if force:
+        _check_kind(path)
+        temporary.replace(path)
+    else:
+        try:
+            _name_anew(temporary, path)
+        except FileExistsError as error:
+            raise _exists(path) from error
     sync_folder(path.parent)
+
+
+def _name_anew(temporary: Path, path: Path) -> None:
+    """Give a file a name that nothing has.
+
+    Raises:
+        FileExistsError: Something has it.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links: an empty file reserves the name
+        path.touch(exist_ok=False)
+        try:
+            temporary.replace(path)
+        finally:
+            if temporary.exists():
+                path.unlink()
+
+
+_TEMPORARY = re.compile(r"\.ganc-([0-9a-f]{12})-\w{8}\.tmp")
+"""Names of temporary files; the group tells of which file. Short: the file's may have all 255 bytes
+that a name can have."""
+
+
+def _mark(name: str) -> str:
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether a file's name is one that ``atomic_write`` gives while it writes."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+@contextlib.contextmanager
+def _temporary_beside(path: Path) -> Iterator[Path]:
+    """Yield an empty file, locked: as long as its writer lives, nobody removes it."""
+    while True:
+        descriptor, name = tempfile.mkstemp(
+            prefix=f".ganc-{_mark(path.name)}-", suffix=".tmp", dir=path.parent
+        )
+        with open(descriptor) as held:
+            if os.name == "nt":  # nothing that is open can be removed, or moved
+                held.close()
+            elif not _lock(descriptor) or not os.fstat(descriptor).st_nlink:
+                continue  # another writer was faster, and took it for a leftover
+            temporary = Path(name)
+            try:
+                yield temporary
+            finally:
+                temporary.unlink(missing_ok=True)
+            return
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed; False where another process has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks: ``remove_leftovers`` gets none, either
+    return True
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files of writers that were killed.
+
+    Args:
+        folder: Where the files were to be.
+        name: Of which file; None for all.
+    """
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):
+        for found in os.listdir(folder):
+            match = _TEMPORARY.fullmatch(found)
+            if match and (name is None or match[1] == _mark(name)):
+                _remove_unlocked(folder / found)
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Remove a file unless a living process has locked it."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
+    with contextlib.suppress(OSError), open(os.open(path, flags)) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 def sync_folder(folder: Path) -> None:
@@ -123,8 +284,16 @@ def write_error(path: Path, error: OSError) -> OutputError:
         return OutputError(
             f"{path}: no space left on the device, nothing was written", "free some space"
         )
-    hint = "raise the limit (ulimit -f)" if error.errno == errno.EFBIG else "check its permissions"
+    hint = _HINTS.get(error.errno or 0, "check its permissions")
     return OutputError(f"{path} cannot be written: {error.strerror or error}", hint)
+
+
+_HINTS = {
+    errno.EFBIG: "raise the limit (ulimit -f)",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "the link leads back to itself: remove it",
+}
+"""What helps, by what the system said."""
 
 
 def file_sha256(path: Path) -> str:

@@ -7,6 +7,7 @@ A ganc checkpoint is a safetensors file: eight bytes of length, a JSON table of 
 import hashlib
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,9 +125,12 @@ def read_header(path: Path) -> Header:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file is a ganc checkpoint, or a damaged one of which that cannot be told."""
+    """Whether a file is a ganc checkpoint, or a damaged one of which that cannot be told.
+
+    A pipe never is: it can be read once, and this would be it.
+    """
     try:
-        return not is_other_program(_read_text(path)[0])
+        return os.path.isfile(path) and not is_other_program(_read_text(path)[0])
     except CheckpointError:
         return False  # the loader says what is wrong with the path
 

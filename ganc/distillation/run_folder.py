@@ -28,7 +28,14 @@ from ganc.checkpoints import native
 from ganc.checkpoints.store import load
 from ganc.distillation.schedule import Schedule
 from ganc.errors import CheckpointError, InputError, OutputError
-from ganc.files import atomic_write, file_sha256, sync_folder, write_error
+from ganc.files import (
+    atomic_write,
+    file_sha256,
+    is_temporary,
+    remove_leftovers,
+    sync_folder,
+    write_error,
+)
 from ganc.models.model import Model
 from ganc.progress import Warn
 
@@ -160,13 +167,13 @@ def check_unused(folder: Path) -> None:
     Raises:
         OutputError: It holds a run, or other files.
     """
-    ours = {_LOCK, CHECKPOINTS, RECIPE, *(p.name for p in folder.glob(f".{RECIPE}.*.tmp"))}
+    ours = {_LOCK, CHECKPOINTS, RECIPE}
     if steps(folder):
         raise OutputError(
             f"{folder} holds a run already, at step {steps(folder)[-1]}",
             "pass --resume latest to continue it, or name another folder with -o",
         )
-    others = sorted(name for name in os.listdir(folder) if name not in ours)
+    others = sorted(n for n in os.listdir(folder) if n not in ours and not is_temporary(n))
     if others:
         raise OutputError(
             f"{folder} is not empty (it holds {others[0]})", "name a new folder with -o"
@@ -344,9 +351,10 @@ def prepare(folder: Path, recipe: Mapping[str, Any], start: int) -> None:
     if collectives.rank():
         return
     for path in (folder / CHECKPOINTS).glob(f"{_TEMPORARY}*"):
-        shutil.rmtree(path)
-    for path in folder.rglob(".*.tmp"):
-        path.unlink()
+        if path.name.removeprefix(_TEMPORARY).isdecimal():  # others are the user's
+            shutil.rmtree(path)
+    for place in (folder, folder / SAMPLES):
+        remove_leftovers(place)
     for step in reversed(steps(folder)):
         if step > start:
             drop_checkpoint(folder, step)

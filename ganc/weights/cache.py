@@ -88,14 +88,15 @@ def install_weights(name: str, source: Path, *, progress: Progress = silent) -> 
         OutputError: The cache cannot be written.
     """
     target, carried = weights_target(name), WEIGHTS[name].carried
-    if not source.is_file():
+    if not (source.is_file() or source.is_fifo()):
         raise WeightsError(f"{source} cannot be read: there is no such file")
     cache_subfolder("weights")
     if carried is not None and (is_archive(source) or carried.is_named_by(source)):
         return _install_carried(source, target.with_name(carried.file_name), carried, progress)
     with _alone(target, progress), atomic_write(target, force=True) as copy:
         progress(f"copying {source.name}", 0, 1)
-        shutil.copyfile(source, copy)
+        with source.open("rb") as read, copy.open("wb") as written:
+            shutil.copyfileobj(read, written)
         found, expected = file_sha256(copy), known_sha256(name)
         if expected and found != expected:
             raise WeightsError(f"{source} has SHA-256 {found}, `{name}` needs {expected}",
@@ -242,7 +243,7 @@ def _fetch(name: str, target: Path, progress: Progress) -> None:
             discard(part)
             sent = f"{file.url} sent other content, SHA-256 {found}, which was thrown away"
             raise _unavailable(name, f"and {sent}")
-        move_into_place(part, target)
+        move_into_place(part, target, force=True)
         discard(part)
 
 
