@@ -5,9 +5,11 @@ import errno
 import hashlib
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from ganc.errors import InputError, OutputError
 
@@ -58,6 +60,47 @@ def read_error(
         f"{address} is a web address, expected a file on this machine",
         "leave file:// out" if address.startswith("file:") else "download it and pass the file",
     )
+
+
+MAX_STREAM_BYTES = 4 * 2**30
+"""Of a pipe or of stdin, whose size nothing tells before it is read: 4 GiB."""
+
+
+def read_stream(stream: BinaryIO, where: str) -> bytes:
+    """Read a pipe to its end, once.
+
+    Raises:
+        InputError: It goes on after ``MAX_STREAM_BYTES``.
+    """
+    chunks: list[bytes] = []
+    left = MAX_STREAM_BYTES
+    while chunk := stream.read(_CHUNK_BYTES):
+        chunks.append(chunk)
+        left -= len(chunk)
+        if left < 0:
+            raise InputError(
+                f"{where} gives more than {MAX_STREAM_BYTES} bytes", "write it to a file first"
+            )
+    return b"".join(chunks)
+
+
+_CHUNK_BYTES = 2**20
+
+
+def read_whole(path: str | os.PathLike[str]) -> bytes:
+    """Return what a file holds, or what a pipe gives until it ends.
+
+    Raises:
+        OSError: It cannot be read.
+        InputError: It is a device, which has no end, or a pipe that goes on and on.
+    """
+    with open(path, "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISREG(mode):
+            return file.read()
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise InputError(f"{path} is a device, expected a file or a pipe")
+        return read_stream(file, str(path))
 
 
 def web_address(path: str | os.PathLike[str]) -> str | None:

@@ -11,7 +11,7 @@ from ganc.checkpoints.header import is_other_program
 from ganc.checkpoints.readers import TWO_WAY, changed, read_tree
 from ganc.checkpoints.refusals import one_line
 from ganc.errors import CheckpointError, UsageError, unknown_name
-from ganc.files import atomic_write, read_error
+from ganc.files import atomic_write, read_error, read_stream, read_whole
 from ganc.models.model import ARCHITECTURES, Model, build_network
 from ganc.models.network import Network
 from ganc.progress import Warn, ignore
@@ -215,12 +215,13 @@ def save(model: Model, path: str | Path | BinaryIO, *, force: bool = False) -> N
 
 def _read(source: str | Path | BinaryIO) -> tuple[str, bytes]:
     if not isinstance(source, str | Path):
-        return getattr(source, "name", "the stream"), source.read()
+        where = getattr(source, "name", "the stream")
+        return where, read_stream(source, where)
     path = Path(source)
     try:
         if path.is_dir():
             raise CheckpointError(f"{path} is a folder, expected a checkpoint file")
-        return str(path), path.read_bytes()
+        return str(path), read_whole(path)
     except OSError as error:
         raise read_error(CheckpointError, path, error) from error
 

@@ -293,7 +293,7 @@ def test_tensors_that_claim_more_than_the_file(legacy: bool, tmp_path: Path) -> 
     path = tmp_path / "bomb.pt"
     state = {"input.input": torch.zeros(1).expand(10**6, 10**6)}
     torch.save({"g_ema": state}, path, _use_new_zipfile_serialization=not legacy)
-    assert "tensors claim 4000000000000 bytes" in refuse(path).message
+    assert "claims more than its" in refuse(path).message
 
 
 @pytest.mark.parametrize("wrap", WRAPS)
@@ -301,7 +301,7 @@ def test_keys_that_would_be_hashed_for_ever(wrap: str, tmp_path: Path) -> None:
     attack = next(attack for attack in ATTACKS if attack.name == "key_without_pops")
     path = tmp_path / "bomb.pt"
     path.write_bytes(WRAPS[wrap](attack.content))
-    assert "more than 100000 parts" in refuse(path).message
+    assert "a key that is no name" in refuse(path).message
 
 
 def test_tied_weights_are_no_bomb(tmp_path: Path) -> None:
