@@ -93,19 +93,19 @@ class FolderSource(Source):
         self.names = sorted(name for name in _walk(path) if not _is_hidden(name))
 
     def read(self, name: str, most: int = MAX_FILE_BYTES) -> bytes:
-        data = self._read(name, most + 1)
-        self.check_size(name, len(data), most)
-        return data
+        return self._read(name, -1, most)
 
     def head(self, name: str) -> bytes:
         return self._read(name, HEAD_BYTES)
 
-    def _read(self, name: str, size: int) -> bytes:
+    def _read(self, name: str, size: int, most: int | None = None) -> bytes:
         path = self.path / name
         try:
             if not path.is_file() and path.exists():  # opening a pipe would wait for its writer
                 raise DataError(f"{self.where(name)}: neither a file nor a folder", "remove it")
             with path.open("rb") as file:
+                if most is not None:
+                    self.check_size(name, os.fstat(file.fileno()).st_size, most)
                 return file.read(size)
         except OSError as error:
             raise DataError(

@@ -16,6 +16,7 @@ _WHITE_IS_ZERO = 0
 _KINDS = {1: "unsigned", 2: "signed", 3: "floating-point"}
 
 _DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
+_MOST_DIRECTORIES = 16
 _SHORT = 3
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4,
@@ -44,9 +45,7 @@ def check_claims(data: bytes) -> None:
     numbers = sum(count for _, kind, count, _ in tags if kind not in _TEXTS)
     if numbers > _MOST_NUMBERS:
         raise ValueError(f"its tags hold {numbers} numbers")
-    sides = {tag: value for tag, _, _, value in tags if tag in (_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability
-_SHORT = 3
-_TILE_WIDTH, _TILE_LENGTH)}
+    sides = {tag: value for tag, _, _, value in tags if tag in (_TILE_WIDTH, _TILE_LENGTH)}
     if len(sides) == 2 and sides[_TILE_WIDTH] * sides[_TILE_LENGTH] > _LARGEST_TILE:
         raise ValueError(f"tiles of {sides[_TILE_WIDTH]}x{sides[_TILE_LENGTH]} pixels")
 
@@ -54,7 +53,7 @@ _TILE_WIDTH, _TILE_LENGTH)}
 def _entries(data: bytes) -> Iterator[tuple[int, int, int, int]]:
     """Yield (tag, type, count, value) of the directories that Pillow reads, as far as they go."""
     order = "<" if data[:2] == b"II" else ">"
-    is_big = b"+" in data[2:4]
+    is_big = data[2:3] == b"+"
     # Where the first directory begins, how many entries one has, and each of them.
     begin, number, entry = ("8xQ", "Q", "HHQQ") if is_big else ("4xI", "H", "HHII")
     try:
@@ -65,15 +64,19 @@ def _entries(data: bytes) -> Iterator[tuple[int, int, int, int]]:
         try:
             (count,) = struct.unpack_from(order + number, data, start)
             start += struct.calcsize(order + number)
-            table = memoryview(data)[start : start + count * struct.calcsize(order + entry)]
+            width = struct.calcsize(order + entry)
+            count = min(count, max(0, len(data) - start) // width)
+            table = memoryview(data)[start : start + count * width]
             for tag, kind, length, value in struct.iter_unpack(order + entry, table):
                 if kind == _SHORT and order == ">":  # it stands at the left
                     value >>= 48 if is_big else 16
                 yield tag, kind, length, value & 0xFFFF if kind == _SHORT else value
-                if tag in _DIRECTORIES and len(starts) <= len(_DIRECTORIES):
+                if tag in _DIRECTORIES:
                     starts.append(value)
         except (struct.error, OverflowError):
             continue
+        if len(starts) > _MOST_DIRECTORIES:
+            raise ValueError(f"more than {_MOST_DIRECTORIES} directories")
 
 
 def levelled(image: Image.Image, tags: Tags) -> Image.Image:

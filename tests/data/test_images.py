@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from ganc.data import images
-from ganc.data.images import BrokenImageError, decode_image, to_float, to_uint8
+from ganc.data.images import BrokenImageError, decode_halves, decode_image, to_float, to_uint8
 from ganc.errors import DataError, UsageError
 
 from .pictures import encode, flip_bit, noise, png, raw_png
@@ -299,3 +299,18 @@ def test_out_of_memory_is_not_a_broken_image(monkeypatch):
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(MemoryError):
         decode_image(png(), "x.png", channels=3)
+
+
+def test_a_size_that_will_not_do_is_refused_before_pixels_are_decoded(monkeypatch):
+    def fail(*args: object, **options: object) -> None:
+        raise AssertionError("decoded")
+
+    data = png()
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    for kind, resize in (("an image", False), ("a pair", True)):
+        with pytest.raises(DataError, match=r"^x: size 8x8, allowed is ") as caught:
+            if kind == "an image":
+                decode_image(data, "x", channels=3, resolution=32, resize=resize)
+            else:
+                decode_halves(data, "x", channels=(3, 3), resolution=32, resize=resize)
+        assert not isinstance(caught.value, BrokenImageError)
