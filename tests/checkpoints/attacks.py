@@ -532,7 +532,9 @@ TORCH_ATTACKS = [
         ),
         "claims more than its",
     ),
-    Attack("endless_bytearray", two(call("builtins", "bytearray", number(10**11))), "no known|its STOP"),
+    Attack(
+        "endless_bytearray", two(call("builtins", "bytearray", number(10**11))), "no known|exhaust"
+    ),
     Attack("endless_tensor", two(call("torch", "FloatTensor", number(10**11))), "global torch.Flo"),
     Attack("expanded_set", two(call("builtins", "set", number(10**11))), "a set of int"),
     Attack("endless_storage", two(persistent_id(numel=10**11)), "claims more than its"),
