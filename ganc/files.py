@@ -87,6 +87,14 @@ def read_stream(stream: BinaryIO, where: str) -> bytes:
 _CHUNK_BYTES = 2**20
 
 
+def is_pipe(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names a pipe, which can be read once."""
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):  # whoever reads it says what is wrong
+        return False
+
+
 def read_whole(path: str | os.PathLike[str]) -> bytes:
     """Return what a file holds, or what a pipe gives until it ends.
 

@@ -226,12 +226,10 @@ def opened(path: str) -> str | BinaryIO:
     Raises:
         InputError: stdin is closed or cannot be read, or a pipe does not end.
     """
-    from pathlib import Path
-
     from ganc.errors import InputError
-    from ganc.files import read_stream, read_whole
+    from ganc.files import is_pipe, read_stream, read_whole
 
-    if path != "-" and not Path(path).is_fifo():
+    if path != "-" and not is_pipe(path):
         return path
     where = "stdin" if path == "-" else path
     if path == "-" and sys.stdin is None:

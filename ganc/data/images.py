@@ -196,7 +196,8 @@ def largest_sample(data: bytes, where: str) -> int:
     image = read_pixels(data, where)
     if image.mode.startswith("I;16"):
         return int(np.asarray(image).max())
-    largest = int(np.asarray(_with_channels(_to_8bit(image, where), where, 3)).max())
+    extrema = np.asarray(_with_channels(_to_8bit(image, where), where, 3).getextrema())
+    largest = int(extrema.max())
     return largest if sample_bits(data) == 8 else 256 * largest + 255
 
 
@@ -316,7 +317,8 @@ def _with_channels(image: Image.Image, where: str, channels: int) -> Image.Image
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        return image.convert("RGB" if channels == 3 else "L")
+        wanted = "RGB" if channels == 3 else "L"
+        return image if image.mode == wanted else image.convert(wanted)
     except MemoryError:
         raise
     except Exception as error:  # such as on a damaged palette
