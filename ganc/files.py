@@ -9,6 +9,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from ganc.errors import InputError, OutputError
 
@@ -86,23 +87,28 @@ def _exists(path: Path) -> OutputError:
     )
 
 
-def read_whole(path: Path, kind: type[InputError]) -> bytes:
+def read_whole(path: str | os.PathLike[str], kind: type[InputError]) -> bytes:
     """Return the bytes of an input; of a pipe, such as the shell's ``<(…)``, all that comes, once.
 
     Args:
         path: The file.
         kind: What to raise.
     Raises:
-        InputError: It cannot be read, or is a folder or a device, which may have no end.
+        InputError: It cannot be read, is a folder or a device, which may have no end, or a pipe
+            that goes on and on.
     """
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):
-            return path.read_bytes()
+        if os.path.isdir(path):
+            raise kind(f"{path} is a folder, expected a file")
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISREG(mode):
+                return file.read()
+            if stat.S_ISFIFO(mode):
+                return read_stream(file, str(path))
     except OSError as error:
         raise read_error(kind, path, error) from error
-    what = "a folder" if stat.S_ISDIR(mode) else "no file"
-    raise kind(f"{path} is {what}, expected a file")
+    raise kind(f"{path} is no file, expected a file")
 
 
 def read_error(
@@ -125,6 +131,39 @@ def read_error(
         f"{address} is a web address, expected a file on this machine",
         "leave file:// out" if address.startswith("file:") else "download it and pass the file",
     )
+
+
+MAX_STREAM_BYTES = 4 * 2**30
+"""Of a pipe or of stdin, whose size nothing tells before it is read: 4 GiB."""
+
+
+def read_stream(stream: BinaryIO, where: str) -> bytes:
+    """Read a pipe to its end, once.
+
+    Raises:
+        InputError: It goes on after ``MAX_STREAM_BYTES``.
+    """
+    chunks: list[bytes] = []
+    left = MAX_STREAM_BYTES
+    while chunk := stream.read(_CHUNK_BYTES):
+        chunks.append(chunk)
+        left -= len(chunk)
+        if left < 0:
+            raise InputError(
+                f"{where} gives more than {MAX_STREAM_BYTES} bytes", "write it to a file first"
+            )
+    return b"".join(chunks)
+
+
+_CHUNK_BYTES = 2**20
+
+
+def is_pipe(path: str | os.PathLike[str]) -> bool:
+    """Whether a path names a pipe, which can be read once."""
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):  # whoever reads it says what is wrong
+        return False
 
 
 def web_address(path: str | os.PathLike[str]) -> str | None:

@@ -1,6 +1,7 @@
 """The command line as its users see it: results, exit codes, one-line errors, pipes."""
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from ganc import files
 from ganc.checkpoints.store import load, save
 from ganc.cli import explain
-from ganc.errors import EXIT_COMPUTATION, EXIT_INTERRUPTED, OutputError
+from ganc.errors import EXIT_COMPUTATION, EXIT_INPUT, EXIT_INTERRUPTED, InputError, OutputError
 from ganc.files import check_output
 from ganc.models.model import Model
 from tests.conftest import GOLDEN, Outcome, make_model
@@ -297,6 +299,27 @@ def test_pipes(tmp_path: Path, checkpoint: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["params"] == 27132
     assert done.stderr == ""
+
+
+def test_a_named_pipe_is_read_once_and_whole(ganc: Ganc, checkpoint: Path) -> None:
+    line = f"{sys.executable} -m ganc info <(cat {checkpoint}) --json"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert (
+        json.loads(done.stdout)["params"]
+        == json.loads(ganc("info", str(checkpoint), "--json").out)["params"]
+    )
+
+
+def test_what_never_ends_is_refused(
+    ganc: Ganc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = ganc("info", "/dev/zero")
+    assert (outcome.code, outcome.err.splitlines()[0]) == (
+        EXIT_INPUT, "error: /dev/zero is a device, expected a file or a pipe"
+    )  # fmt: skip
+    monkeypatch.setattr(files, "MAX_STREAM_BYTES", 100)
+    with pytest.raises(InputError, match="the stream gives more than 100 bytes"):
+        load(io.BytesIO(bytes(101)))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from ganc.models.stylegan2 import generator_group_names
 
 R = TypeVar("R")
 
+_LARGEST_IMAGE = 4096  # side; a few small tensors of many blocks would ask for any memory
+
 LR_MULTIPLIER = 0.01
 """Of StyleGAN2's and 3's mapping networks in every published configuration; no tensor shows it."""
 
@@ -138,6 +140,10 @@ def fill_noise(tensors: dict[str, Tensor], img_resolution: int, inferred: dict[s
     Raises:
         CheckpointError: Some are there and others are not.
     """
+    if img_resolution > _LARGEST_IMAGE:
+        raise CheckpointError(
+            f"its blocks make images of {img_resolution} px, at most {_LARGEST_IMAGE} are read"
+        )
     layers = generator_group_names(img_resolution)[1:]
     names = [f"synthesis.{layer}.noise_const" for layer in layers]
     missing = [name for name in names if name not in tensors]

@@ -13,6 +13,7 @@ from ganc.checkpoints.refusals import one_line
 from ganc.errors import CheckpointError
 
 _HEAD = 4096
+_MOST_TENSORS = 100_000
 
 # What people take for a checkpoint: the file's beginning → what it is, the way out.
 _MISTAKEN: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
@@ -118,6 +119,8 @@ def _read_safetensors(content: bytes, where: str) -> dict[str, Any]:
         raise CheckpointError(
             f"{where} holds scores, not a model", "pass it as --scores, beside the checkpoint"
         )
+    if header_text(content).count(b'"data_offsets"') > _MOST_TENSORS:
+        raise damaged(where, f"it has more than {_MOST_TENSORS} tensors")
     try:
         return dict(sorted(safetensors.torch.load(content).items()))
     except SafetensorError as error:

@@ -1,50 +1,25 @@
 """What stands beside tensors in torch files and is no tensor: values without behaviour.
 
 Training loops save their best score as a NumPy number, their options as a dict with attributes,
-their folder as a path. Torch's restricted unpickler refuses such globals by name. Those listed here
-are given to it as empty objects or as plain dicts: nothing of the named package is imported or
-called, and no reader looks at them.
+their folder as a path. Those listed here become empty objects or plain dicts: nothing of the named
+package is imported or called, and no reader looks at them but at attributes by name.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any
-
-
-class Inert:
-    """Stands for an object that nobody reads."""
-
-    def __init__(self, *args: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-class InertDict:
-    """Stands for a dict with more to it: making one makes a plain one.
-
-    It is an OrderedDict: torch's unpickler may fill it and set its state.
-    """
-
-    def __new__(cls, *args: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
-        return OrderedDict()
-
-
-_OBJECTS = (
-    "numpy.dtype", "numpy.ndarray",
+OBJECTS = (
+    "argparse.Namespace", "types.SimpleNamespace",
+    "numpy.dtype",
     "numpy.core.multiarray.scalar", "numpy.core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar", "numpy._core.multiarray._reconstruct",
     "numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer",
     "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath", "pathlib.PureWindowsPath",
     "pathlib._local.PosixPath", "pathlib._local.WindowsPath",
     "datetime.datetime", "datetime.date", "datetime.timedelta",
-    "types.SimpleNamespace",
-    # Factories of defaultdicts.
-    "builtins.int", "builtins.float", "builtins.list", "builtins.dict", "builtins.set",
+    "builtins.bytearray", "builtins.complex", "__builtin__.bytearray", "__builtin__.complex",
+    "torch.Size", "torch.device",
 )  # fmt: skip
+"""Globals that are called, for something that is kept without its value."""
 
-_DICTS = (
+DICTS = (
     "collections.defaultdict",
     "easydict.EasyDict", "munch.Munch", "addict.addict.Dict", "yacs.config.CfgNode",
     "pytorch_lightning.utilities.parsing.AttributeDict",
@@ -52,9 +27,10 @@ _DICTS = (
     "lightning_fabric.utilities.data.AttributeDict",
     "lightning.fabric.utilities.data.AttributeDict",
 )  # fmt: skip
+"""Dicts with more to them."""
 
-STAND_INS: list[tuple[Callable[..., Any], str]] = [
-    *((Inert, name) for name in _OBJECTS),
-    *((InertDict, name) for name in _DICTS),
-]
-"""Pairs of what is built and the global that a file names, as ``safe_globals`` takes them."""
+FACTORIES = (
+    "numpy.ndarray", "builtins.int", "builtins.float", "builtins.list", "builtins.dict",
+    "__builtin__.int", "__builtin__.float", "__builtin__.list", "__builtin__.dict",
+)  # fmt: skip
+"""Globals that are arguments: of defaultdicts, and of NumPy's functions."""

@@ -6,7 +6,6 @@ networks in one state dict, as Lightning does. ``find`` walks whatever a file ho
 network's tensors apart, with the names that its own code gave them.
 """
 
-import argparse
 import re
 from collections import ChainMap, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ganc.checkpoints.pickles import Record
+from ganc.checkpoints.pickle_machine import Inert, Record
 from ganc.checkpoints.refusals import printable
 from ganc.errors import CheckpointError, nearest
 
@@ -29,7 +28,7 @@ ROOT = "."
 _DEEPEST = 8
 _MOST_CONTAINERS = 10_000
 _LONGEST_LIST = 10_000
-_CONTAINERS = (dict, list, tuple, argparse.Namespace, Record)
+_CONTAINERS = (dict, list, tuple, Inert, Record)
 _LONGEST_NAME = 500
 
 # Modules that only wrap another one; their names may stand anywhere.
@@ -169,10 +168,10 @@ def _walk(tree: Any) -> Iterator[Found]:
 
 def _entries(value: Any) -> dict[str, Any]:
     """Return a container's parts by name; {} of what is none."""
-    if isinstance(value, argparse.Namespace):
-        return vars(value)
-    if isinstance(value, dict):  # of whose own attributes a file may have made anything
-        return {k if isinstance(k, str) else str(k)[:20]: v for k, v in dict.items(value)}
+    if isinstance(value, Inert):
+        return _entries(value.state) if isinstance(value.state, dict) else {}
+    if isinstance(value, dict):
+        return {k if isinstance(k, str) else str(k)[:20]: v for k, v in value.items()}
     if isinstance(value, list | tuple) and len(value) <= _LONGEST_LIST:
         return {str(index): part for index, part in enumerate(value)}
     return {}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ganc.checkpoints.foreign import Conversion, as_float, check_square, fir_taps
 from ganc.checkpoints.normalise import Found
-from ganc.checkpoints.pickles import Record
+from ganc.checkpoints.pickle_machine import Record
 from ganc.checkpoints.refusals import printable
 from ganc.errors import CheckpointError, nearest
 from ganc.models import stylegan2, stylegan2_discriminator, stylegan3

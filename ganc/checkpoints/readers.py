@@ -1,5 +1,6 @@
 """The table of readers, and which of a file's networks are read by which of them."""
 
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -119,7 +120,7 @@ def read_tree(
     _check_keys(keys, taken)
     reading = Reading()
     for name, claim, passed_over in taken:
-        conversion = tried.get(claim) or READERS[claim.layout].convert(claim.found, given)
+        conversion = tried.get(claim) or _converted(claim, given)
         _add(reading, name, claim, _with_settings(conversion, claim.role, given), passed_over)
     seen = [key for _, claim, passed_over in taken for key in (claim.found.key, *passed_over)]
     _tell_left_out(reading, found, seen, failed)
@@ -150,6 +151,29 @@ def _unknown(tree: Any, architecture: str | None, keys: Sequence[str]) -> Checkp
     found = f"at {', '.join(map(printable, keys))}" if keys else f"it holds {_contents(tree)}"
     about = "; ".join(reader.about for reader in READERS.values()).replace("`", "")
     return CheckpointError(f"{what} ({found})", f"known: {about}")
+
+
+def _converted(claim: Claim, settings: Mapping[str, Any]) -> Conversion:
+    """Convert a network whose names count no further than networks do.
+
+    Readers infer depths and sizes from the numbers in names, before they compare the tensors.
+
+    Raises:
+        CheckpointError: A name does, or see ``Reader.convert``.
+    """
+    for name in claim.found.state:
+        for digits in re.findall(r"\d+", name[:_LONGEST_NAME]):
+            if len(digits) > _MOST_DIGITS or int(digits) > _LARGEST_NUMBER:
+                raise CheckpointError(
+                    f"{printable(name)} has a number above {_LARGEST_NUMBER} in its name"
+                )
+    return READERS[claim.layout].convert(claim.found, settings)
+
+
+_LARGEST_NUMBER = 2048
+"""In the name of a tensor: what is highest in one is the side of a map, StyleGAN's b1024."""
+
+_MOST_DIGITS, _LONGEST_NAME = 10, 1000
 
 
 def _check_keys(keys: Sequence[str], taken: Sequence[tuple[str, Claim, list[str]]]) -> None:
@@ -210,9 +234,8 @@ def _tried(
     waiting = deque(claim for claim in claims if not READERS[claim.layout].goes_by_names)
     while waiting:
         claim = waiting.popleft()
-        reader = READERS[claim.layout]
         try:
-            tried[claim] = reader.convert(claim.found, settings)
+            tried[claim] = _converted(claim, settings)
         except CheckpointError as error:
             failed[claim.found.key] = error
             for part in normalise.parts(claim.found):

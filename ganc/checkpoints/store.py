@@ -13,7 +13,7 @@ from ganc.checkpoints.header import is_other_program
 from ganc.checkpoints.readers import TWO_WAY, changed, read_tree
 from ganc.checkpoints.refusals import one_line
 from ganc.errors import CheckpointError, UsageError, unknown_name
-from ganc.files import atomic_write, read_whole
+from ganc.files import atomic_write, read_stream, read_whole
 from ganc.models.model import ARCHITECTURES, Model, build_network
 from ganc.models.network import Network
 from ganc.progress import Warn, ignore
@@ -229,8 +229,9 @@ def save(model: Model, path: str | Path | BinaryIO, *, force: bool = False) -> N
 
 def _read(source: str | Path | BinaryIO) -> tuple[str, bytes]:
     if not isinstance(source, str | Path):
-        return getattr(source, "name", "the stream"), source.read()
-    return str(source), read_whole(Path(source), CheckpointError)
+        where = getattr(source, "name", "the stream")
+        return where, read_stream(source, where)
+    return str(source), read_whole(source, CheckpointError)
 
 
 def _check_architecture(networks: Mapping[str, Network], wanted: str | None, where: str) -> None:

@@ -219,22 +219,28 @@ def _name_phases() -> "Progress":
 
 
 def opened(path: str) -> str | BinaryIO:
-    """Return what the library reads: the path, or for - all of stdin.
+    """Return what the library reads: the path, or all that stdin (-) or a named pipe gives.
+
+    A pipe is read here, once and whole: who reads a header first would take it from it.
 
     Raises:
-        InputError: stdin is closed or cannot be read.
+        InputError: stdin is closed or cannot be read, or a pipe does not end.
     """
     from ganc.errors import InputError
+    from ganc.files import is_pipe, read_stream, read_whole
 
-    if path != "-":
+    if path != "-" and not is_pipe(path):
         return path
-    if sys.stdin is None:
+    where = "stdin" if path == "-" else path
+    if path == "-" and sys.stdin is None:
         raise InputError("stdin is closed", "pipe a file into it, or name one")
     try:
-        stream = io.BytesIO(sys.stdin.buffer.read())
+        is_stdin = path == "-"
+        content = read_stream(sys.stdin.buffer, where) if is_stdin else read_whole(path, InputError)
     except OSError as error:
-        raise InputError(f"stdin cannot be read: {error.strerror or error}") from error
-    stream.name = "stdin"
+        raise InputError(f"{where} cannot be read: {error.strerror or error}") from error
+    stream = io.BytesIO(content)
+    stream.name = where
     return stream
 
 

@@ -7,6 +7,7 @@ verified against that file.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +15,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from ganc.checkpoints import foreign_file
 from ganc.content.pixels import to_rgb_uint8
 from ganc.content.request import MaskRequest
-from ganc.errors import WeightsError
-from ganc.weights.cache import check_weights, load_strictly, read_tensors, weights_path
+from ganc.errors import CheckpointError, WeightsError
+from ganc.files import read_error
+from ganc.weights.cache import check_weights, load_strictly, weights_path
 from ganc.weights.probe import probe
 
 NUM_LABELS = 19
@@ -228,13 +231,26 @@ def open_bisenet(file: str, request: MaskRequest) -> FaceMasks:
     return FaceMasks(load_bisenet(path), request.device)
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """Return the file's entries; unlike the published weights, it may be anybody's."""
+    try:
+        content = foreign_file.read(path.read_bytes(), str(path))
+    except OSError as error:
+        raise read_error(WeightsError, path, error) from error
+    except CheckpointError as error:
+        raise WeightsError(error.message, error.hint) from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, expected named tensors")
+    return content
+
+
 def load_bisenet(path: Path) -> BiSeNet:
     """Load the network with frozen weights and test it once.
 
     Raises:
         WeightsError: The file cannot be read, holds another network, or fails the test.
     """
-    tensors = read_tensors(path)
+    tensors = _read(path)
     with torch.device("meta"):
         network = BiSeNet()
     # Files of before PyTorch 0.4.1 do not count batches; nothing reads the count.

@@ -134,9 +134,9 @@ def open_dataset(
         raise UsageError("resize is set without a resolution, it needs one")
     source = open_images(Path(path), warn, resolution=resolution, any_size=resize)
     names = image_names(source)
-    check_levels(source, warn)
     if resolution is None:
         resolution = _resolution_of(source, names[0])
+    check_levels(source, warn, None if resize else resolution)
     labels = read_labels(source, names) if use_labels else None
     return ImageDataset(source, names, resolution, channels, resize, labels)
 

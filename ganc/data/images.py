@@ -15,9 +15,11 @@ What happens to each kind of image (docs/data.md says the same to the user):
   filter. Nothing is ever cropped; a rectangle is refused either way.
 """
 
+import functools
 import io
 import re
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -25,7 +27,7 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageEr
 
 from ganc.data import tiff
 from ganc.data.kinds import FORMATS, FORMATS_TEXT, HEAD_BYTES, recognise
-from ganc.data.metadata import split_metadata, upright
+from ganc.data.metadata import orientation_of, split_metadata, upright, upright_size
 from ganc.errors import DataError, UsageError
 
 # Pillow warns from half of its limit on; an image below the limit is read, so that says nothing.
@@ -33,6 +35,15 @@ from ganc.errors import DataError, UsageError
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 CHANNELS = (1, 3, 4)
+
+MAX_PIXELS = 89_478_485
+"""Of one image, whatever becomes of it: what Pillow calls safe, 360 MB decoded."""
+
+Size = tuple[int, int]
+"""Width and height, upright."""
+
+CheckSize = Callable[[Size], None]
+"""Looks at an image's size before its pixels are decoded; raises DataError where it will not do."""
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 
@@ -70,8 +81,11 @@ def decode_image(
     channels: int,
     resolution: int | None = None,
     resize: bool = False,
+    check: CheckSize | None = None,
 ) -> torch.Tensor:
     """Decode one image file completely, by the rules at the top of this module.
+
+    Its size is looked at first: an image that will not do costs no more than its header.
 
     Args:
         data: The whole file.
@@ -79,6 +93,7 @@ def decode_image(
         channels: 1 (grey), 3 (RGB) or 4 (RGBA).
         resolution: Height and width that the image must have; None takes any size.
         resize: Scale a square image of another size to ``resolution`` instead of refusing it.
+        check: Another rule about sizes, where there is no resolution.
     Returns:
         [channels, H, W], uint8.
     Raises:
@@ -87,10 +102,9 @@ def decode_image(
     """
     if channels not in CHANNELS:
         raise UsageError(f"channels is {channels}, allowed are 1, 3 and 4")
-    image = _with_channels(_to_8bit(read_pixels(data, where), where), where, channels)
-    if resolution is not None and image.size != (resolution, resolution):
-        image = _scaled(image, where, resolution, resize)
-    return _to_tensor(image)
+    if resolution is not None:
+        check = functools.partial(_check_square, where, resolution, resize)
+    return _square(_to_8bit(read_pixels(data, where, check), where), where, channels, resolution)
 
 
 def decode_halves(
@@ -108,8 +122,18 @@ def decode_halves(
         BrokenImageError: The bytes are damaged or of no known format.
         DataError: The image is sound, but not twice as wide as high, or not of the size.
     """
-    image = _to_8bit(read_pixels(data, where), where)
-    width, height = image.size
+    check = functools.partial(_check_halves, where, resolution, resize)
+    image = _to_8bit(read_pixels(data, where, check), where)
+    height = image.height
+    left, right = (
+        _square(image.crop((x, 0, x + height, height)), where, count, resolution)
+        for x, count in zip((0, height), channels, strict=True)
+    )
+    return left, right
+
+
+def _check_halves(where: str, resolution: int, resize: bool, size: Size) -> None:
+    width, height = size
     found = f"{where}: size {width}x{height}, allowed is {2 * resolution}x{resolution}"
     if width != 2 * height:
         raise DataError(
@@ -118,18 +142,35 @@ def decode_halves(
         )
     if height != resolution and not resize:
         raise DataError(found, f"--resize scales both halves to {resolution}x{resolution}")
-    left, right = (
-        _half(image.crop((x, 0, x + height, height)), where, count, resolution)
-        for x, count in zip((0, height), channels, strict=True)
-    )
-    return left, right
 
 
-def _half(image: Image.Image, where: str, channels: int, resolution: int) -> torch.Tensor:
+def _check_square(where: str, resolution: int, resize: bool, size: Size) -> None:
+    width, height = size
+    found = f"{where}: size {width}x{height}, allowed is {resolution}x{resolution}"
+    if width != height:
+        raise DataError(found, "crop or pad it to a square first; images are never cropped here")
+    if width != resolution and not resize:
+        raise DataError(found, f"--resize scales every image to {resolution}x{resolution}")
+
+
+def _square(image: Image.Image, where: str, channels: int, resolution: int | None) -> torch.Tensor:
+    """Return a square of the set's size, scaled where it has another; None takes any image."""
     image = _with_channels(image, where, channels)
-    if image.size != (resolution, resolution):
+    if resolution is not None and image.size != (resolution, resolution):
         image = image.resize((resolution, resolution), Image.Resampling.LANCZOS)
     return _to_tensor(image)
+
+
+def image_size(data: bytes) -> Size | None:
+    """Return what an image's header says of its size; None for a broken image."""
+    try:
+        pixels, exif = split_metadata(data)
+        with _open(pixels) as image:
+            return upright_size(image.size, _orientation(image, exif))
+    except MemoryError:
+        raise
+    except Exception:  # as in ``read_pixels``, which says what is wrong
+        return None
 
 
 def sample_bits(data: bytes) -> int | None:
@@ -155,28 +196,34 @@ def largest_sample(data: bytes, where: str) -> int:
     image = read_pixels(data, where)
     if image.mode.startswith("I;16"):
         return int(np.asarray(image).max())
-    largest = int(np.asarray(_with_channels(_to_8bit(image, where), where, 3)).max())
+    extrema = np.asarray(_with_channels(_to_8bit(image, where), where, 3).getextrema())
+    largest = int(extrema.max())
     return largest if sample_bits(data) == 8 else 256 * largest + 255
 
 
-def read_pixels(data: bytes, where: str) -> Image.Image:
+def read_pixels(data: bytes, where: str, check: CheckSize | None = None) -> Image.Image:
     """Decode an image's first frame as it is stored, and turn it upright.
 
     Raises:
         BrokenImageError: The bytes are damaged or of no known format.
-        DataError: The image is sound, but too large or of samples that are not supported.
+        DataError: The image is sound, but too large or of samples that are not supported; or
+            ``check`` refuses its size.
     """
     try:
         pixels, exif = split_metadata(data)
         with _open(pixels) as image:
+            orientation = _orientation(image, exif)
+            _check_pixels(where, image.width * image.height)
+            if check is not None:
+                check(upright_size(image.size, orientation))
             image.verify()  # PNG checksums, which decoding alone does not look at
         with _open(pixels) as image:
             image.load()
-            if isinstance(image, TiffImagePlugin.TiffImageFile):
-                return _tiff_pixels(image, where)
             if image.mode == "P" and image.palette is None:
                 raise ValueError("no palette")
-            return upright(image, exif or image.info.get("exif", b""))
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                return _tiff_pixels(image, where)
+            return upright(image, orientation)
     except (MemoryError, DataError):
         raise
     except Exception as error:  # on damaged bytes Pillow's decoders raise errors of any class
@@ -190,15 +237,30 @@ def _tiff_pixels(image: TiffImagePlugin.TiffImageFile, where: str) -> Image.Imag
     return tiff.levelled(ImageOps.exif_transpose(image), image.tag_v2)
 
 
-def _fault(error: Exception, data: bytes, where: str) -> DataError:
-    """Return what an error of Pillow's says about an image: broken, or what else is wrong."""
-    if isinstance(error, Image.DecompressionBombError):
-        found = re.search(r"\d+", str(error))  # the image is not opened, so Pillow has to say
-        return DataError(
-            f"{where}: too large, {found[0] if found else 'too many'} pixels, allowed are "
-            f"{2 * (Image.MAX_IMAGE_PIXELS or 0)}",
+def _orientation(image: ImageFile.ImageFile, exif: bytes) -> int:
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 1  # Pillow turns these itself
+    return orientation_of(exif or image.info.get("exif", b""))
+
+
+def _check_pixels(where: str, count: int | None) -> None:
+    """Refuse an image of more pixels than anybody needs; None are too many to be told."""
+    if count is None or count > MAX_PIXELS:
+        raise DataError(
+            f"{where}: too large, {count or 'too many'} pixels, allowed are {MAX_PIXELS}",
             "scale it down, or cut it into smaller images",
         )
+
+
+def _fault(error: Exception, data: bytes, where: str) -> DataError:
+    """Return what an error of Pillow's says about an image: broken, or what else is wrong.
+
+    Raises:
+        DataError: It is too large.
+    """
+    if isinstance(error, Image.DecompressionBombError):
+        found = re.search(r"\d+", str(error))  # the image is not opened, so Pillow has to say
+        _check_pixels(where, int(found[0]) if found else None)
     if not isinstance(error, UnidentifiedImageError):
         return _broken(where, " ".join(str(error).split()) or type(error).__name__)
     kind = recognise(data[:HEAD_BYTES])
@@ -216,6 +278,8 @@ def _unsupported(where: str, samples: str) -> DataError:
 
 
 def _open(pixels: bytes) -> ImageFile.ImageFile:
+    if recognise(pixels[:HEAD_BYTES]) == "TIFF":
+        tiff.check_claims(pixels)
     return Image.open(io.BytesIO(pixels), formats=FORMATS)
 
 
@@ -253,22 +317,12 @@ def _with_channels(image: Image.Image, where: str, channels: int) -> Image.Image
         if image.has_transparency_data:
             rgba = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        return image.convert("RGB" if channels == 3 else "L")
+        wanted = "RGB" if channels == 3 else "L"
+        return image if image.mode == wanted else image.convert(wanted)
     except MemoryError:
         raise
     except Exception as error:  # such as on a damaged palette
         raise _fault(error, b"", where) from error
-
-
-def _scaled(image: Image.Image, where: str, resolution: int, resize: bool) -> Image.Image:
-    """Scale a square to the set's size, or say why not."""
-    width, height = image.size
-    found = f"{where}: size {width}x{height}, allowed is {resolution}x{resolution}"
-    if width != height:
-        raise DataError(found, "crop or pad it to a square first; images are never cropped here")
-    if not resize:
-        raise DataError(found, f"--resize scales every image to {resolution}x{resolution}")
-    return image.resize((resolution, resolution), Image.Resampling.LANCZOS)
 
 
 def _to_tensor(image: Image.Image) -> torch.Tensor:

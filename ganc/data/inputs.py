@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ganc.data.dataset import content_hash
-from ganc.data.images import CHANNELS, decode_image, to_float
+from ganc.data.images import CHANNELS, CheckSize, Size, decode_image, to_float
 from ganc.data.levels import check_levels
 from ganc.data.opening import image_names, open_images
 from ganc.data.sources import Source
@@ -56,7 +56,7 @@ class ImageInputs(ImageSource):
     @cached_property
     def size(self) -> tuple[int, int]:
         """Height and width of every image: the first one's."""
-        height, width = self._decode(0).shape[1:]
+        height, width = self._decode(0, None).shape[1:]
         return height, width
 
     @cached_property
@@ -85,23 +85,26 @@ class ImageInputs(ImageSource):
 
     def _image(self, index: int) -> Tensor:
         """Return one image, [C, H, W], uint8; raises as ``decode_image`` does."""
-        image = self._decode(index)
         height, width = self.size
-        if tuple(image.shape[1:]) != (height, width):
-            raise DataError(
-                f"{self.name(index)}: size {image.shape[2]}x{image.shape[1]}, the first image has"
-                f" {width}x{height}; all must have one size",
-                self._way_out(),
-            )
-        return image
 
-    def _decode(self, index: int) -> Tensor:
+        def check(size: Size) -> None:
+            if size != (width, height):
+                raise DataError(
+                    f"{self.name(index)}: size {size[0]}x{size[1]}, the first image has"
+                    f" {width}x{height}; all must have one size",
+                    self._way_out(),
+                )
+
+        return self._decode(index, check)
+
+    def _decode(self, index: int, check: CheckSize | None) -> Tensor:
         return decode_image(
             self.source.read(self.names[index]),
             self.name(index),
             channels=self.channels,
             resolution=self.resolution if self.resize else None,
             resize=self.resize,
+            check=check,
         )
 
     def _way_out(self) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ganc.data.dataset import ImageDataset
 from ganc.data.labels import has_labels, read_labels
 from ganc.errors import DataError, UsageError
-from ganc.files import read_error
+from ganc.files import read_whole
 from ganc.models.labels import LabelTable, as_table
 
 _HINT = (
@@ -70,10 +70,10 @@ def read_label_file(path: str | os.PathLike[str]) -> LabelTable:
         DataError: The file cannot be read, or holds something else.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_whole(path, DataError)
         content = _of_lines(data) or json.loads(data)
-    except OSError as error:
-        raise read_error(DataError, path, error) from error
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: neither numbers nor JSON ({error})", _HINT) from error
     labels = _of_pairs(content.get("labels")) if isinstance(content, dict) else content

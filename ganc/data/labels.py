@@ -15,6 +15,10 @@ from ganc.data.kinds import LABELS_FILE
 from ganc.data.sources import Source, normal_name
 from ganc.errors import DataError
 
+_LEAST_TABLE_BYTES = 8 * 2**20
+_LABEL_BYTES = 2**16
+"""Most for a label of one image, 3000 numbers; what is not of this set goes with the least."""
+
 _LARGEST = torch.finfo(torch.float32).max
 _HINT = 'it must read {"labels": [[file name, class number or list of numbers], ...]}'
 
@@ -123,7 +127,10 @@ def _read_pairs(source: Source, file: str) -> list[Any]:
     """
     where = source.where(file)
     try:
-        content = json.loads(source.read(file))
+        most = _LEAST_TABLE_BYTES + _LABEL_BYTES * len(source.names)
+        content = json.loads(source.read(file, most))
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not JSON ({error})", _HINT) from error
     if content in ([], {}):

@@ -8,7 +8,7 @@ proves nothing: what counts is that no image of the set comes near the upper end
 from dataclasses import dataclass
 
 from ganc import seeds
-from ganc.data.images import largest_sample, sample_bits
+from ganc.data.images import image_size, largest_sample, sample_bits
 from ganc.data.opening import image_names
 from ganc.data.sources import Source
 from ganc.errors import DataError
@@ -38,11 +38,15 @@ class _Seen:
         self.count += 1
 
 
-def check_levels(source: Source, warn: Warn) -> None:
+def check_levels(source: Source, warn: Warn, height: int | None = None) -> None:
     """Warn of a set in which no image of 8 or of 16 bits comes near the upper end of its range.
 
-    Each depth is judged by itself. Broken images are passed over: whoever reads them says what is
-    wrong.
+    Each depth is judged by itself. Broken images, and those that nobody can use, are passed over:
+    whoever reads them says what is wrong.
+
+    Args:
+        height: That of the images that can be used, squares or two of them side by side; None
+            where any will do.
     """
     names = image_names(source)
     seen = {bits: _Seen() for bits in LIMITS}
@@ -50,18 +54,20 @@ def check_levels(source: Source, warn: Warn) -> None:
         dark = [bits for bits, of in seen.items() if of.count and of.largest < LIMITS[bits]]
         if looked_at >= _LEAST and not dark:
             break
-        _look(source, name, seen)
+        _look(source, name, seen, height)
     where = source.where(names[0]) if len(names) == 1 else str(source.path)
     for bits, of in seen.items():
         if of.count and of.largest < LIMITS[bits]:
             warn(f"{where}: {_describe(of.largest, of.count, bits)}")
 
 
-def _look(source: Source, name: str, seen: dict[int, _Seen]) -> None:
+def _look(source: Source, name: str, seen: dict[int, _Seen], wanted: int | None) -> None:
     """Take in a sound image; its pixels are decoded only while its depth has no bright one."""
     try:
         data = source.read(name)
-        bits = sample_bits(data)
+        width, height = image_size(data) or (0, 0)
+        is_usable = wanted is None or (height == wanted and width in (height, 2 * height))
+        bits = sample_bits(data) if is_usable else None
         if bits is not None and seen[bits].largest < LIMITS[bits]:
             seen[bits].add(largest_sample(data, source.where(name)))
     except DataError:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ganc.data.images import BrokenImageError
 from ganc.data.kinds import HEAD_BYTES, Listing
-from ganc.data.sources import Source
+from ganc.data.sources import MAX_FILE_BYTES, Source
 from ganc.errors import DataError, MissingDependencyError
 
 DATA_FILE = "data.mdb"
@@ -56,12 +56,13 @@ class LmdbSource(Source):
         self.size = _pick(path, self._sizes(), resolution, any_size=any_size)
         self.names = sorted(self._own_names())
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most: int = MAX_FILE_BYTES) -> bytes:
         value = self._open().get(name.encode())
         if value is None:
             raise DataError(
                 f"{self.where(name)}: not found", "the LMDB must stay as it is while it is in use"
             )
+        self.check_size(name, len(value), most)
         return value
 
     def head(self, name: str) -> bytes:

@@ -31,6 +31,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_LYING = range(5, 9)
 
 
 def split_metadata(data: bytes) -> tuple[bytes, bytes]:
@@ -56,10 +57,15 @@ def split_metadata(data: bytes) -> tuple[bytes, bytes]:
     return b"".join(kept), exif
 
 
-def upright(image: Image.Image, exif: bytes) -> Image.Image:
-    """Turn an image by the orientation in its EXIF data; damaged data say nothing about it."""
-    turn = _TURNS.get(_orientation(exif.removeprefix(_EXIF)))
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn an image by its orientation, 1 to 8; other numbers say nothing about it."""
+    turn = _TURNS.get(orientation)
     return image if turn is None else image.transpose(turn)
+
+
+def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return width and height of an image that is turned by its orientation."""
+    return (size[1], size[0]) if orientation in _LYING else size
 
 
 FilePart = tuple[memoryview, memoryview | None]
@@ -105,8 +111,9 @@ def _jpeg_segments(data: bytes) -> Iterator[FilePart]:
     yield view[position:], None
 
 
-def _orientation(tiff: bytes) -> int:
-    """Return the orientation of EXIF data without their prefix: 1 to 8, or another number."""
+def orientation_of(exif: bytes) -> int:
+    """Return the orientation in EXIF data: 1 to 8, or another number; 1 where they are damaged."""
+    tiff = exif.removeprefix(_EXIF)
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None:
         return 1

@@ -92,6 +92,10 @@ def _open(path: Path, resolution: int | None, *, any_size: bool, takes_file: boo
         return FolderSource(path)
     if path.is_file() and is_lmdb_file(path):
         return LmdbSource(path, resolution, any_size=any_size)
+    if not path.is_file():  # to look into a pipe would take from what it holds
+        raise DataError(
+            f"{path}: neither a file nor a folder", "give a folder of images or a data-set zip"
+        )
     return FileSource(path) if takes_file and not zipfile.is_zipfile(path) else ZipSource(path)
 
 

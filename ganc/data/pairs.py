@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ganc.data.dataset import ImageDataset, content_hash
-from ganc.data.images import CHANNELS, BrokenImageError, decode_halves, decode_image
+from ganc.data.images import CHANNELS, BrokenImageError, decode_halves, decode_image, image_size
 from ganc.data.layouts import Sides, find_part, find_parts
 from ganc.data.levels import check_levels
 from ganc.data.opening import by_stem, image_names, open_images
@@ -242,14 +242,14 @@ def open_parts(path: AnyPath, resolution: int, resize: bool, warn: Warn) -> Sour
     """Open a folder, zip or LMDB of both sides, or of pairs; raises as ``open_pairs``."""
     parts = find_parts(open_images(Path(path), warn, resolution=resolution, any_size=resize), warn)
     for source in parts if isinstance(parts, tuple) else (parts,):
-        check_levels(source, warn)
+        check_levels(source, warn, None if resize else resolution)
     return parts
 
 
 def open_side(path: AnyPath, resolution: int, resize: bool, warn: Warn) -> Source:
     """Open a folder, zip or LMDB of the images of one side; raises as ``open_pairs``."""
     source = find_part(open_images(Path(path), warn, resolution=resolution, any_size=resize), warn)
-    check_levels(source, warn)
+    check_levels(source, warn, None if resize else resolution)
     return source
 
 
@@ -280,7 +280,7 @@ def _matched(a: Source, b: Source) -> tuple[list[str], list[str]]:
 def is_double(source: Source, name: str) -> bool:
     """Say whether an image is two squares side by side; a broken one is somebody else's case."""
     try:
-        height, width = decode_image(source.read(name), source.where(name), channels=4).shape[1:]
+        size = image_size(source.read(name))
     except BrokenImageError:
         return False
-    return width == 2 * height
+    return size is not None and size[0] == 2 * size[1]

@@ -19,6 +19,9 @@ from ganc.data.images import BrokenImageError
 from ganc.data.kinds import HEAD_BYTES, Listing, list_images
 from ganc.errors import DataError
 
+MAX_FILE_BYTES = 256 * 2**20
+"""Of one image file, packed or not."""
+
 
 class Source(ABC):
     """Named files of a set.
@@ -32,8 +35,8 @@ class Source(ABC):
     names: list[str]
 
     @abstractmethod
-    def read(self, name: str) -> bytes:
-        """Return a whole file; DataError where that fails."""
+    def read(self, name: str, most: int = MAX_FILE_BYTES) -> bytes:
+        """Return a whole file; DataError where that fails, or where it has more bytes."""
 
     @abstractmethod
     def head(self, name: str) -> bytes:
@@ -57,6 +60,18 @@ class Source(ABC):
         """The whole set, where this is a part of it."""
         return self
 
+    def check_size(self, name: str, num_bytes: int, most: int) -> None:
+        """Refuse a file before it is read.
+
+        Raises:
+            DataError: It has more bytes than any file of its kind.
+        """
+        if num_bytes > most:
+            raise DataError(
+                f"{self.where(name)}: too large, {num_bytes} bytes, allowed are {most}",
+                "replace the file or remove it from the set",
+            )
+
 
 def normal_name(name: str) -> str:
     """Return a relative file name with forward slashes, without ``./`` and doubled slashes.
@@ -77,18 +92,20 @@ class FolderSource(Source):
         self.path = path
         self.names = sorted(name for name in _walk(path) if not _is_hidden(name))
 
-    def read(self, name: str) -> bytes:
-        return self._read(name, -1)
+    def read(self, name: str, most: int = MAX_FILE_BYTES) -> bytes:
+        return self._read(name, -1, most)
 
     def head(self, name: str) -> bytes:
         return self._read(name, HEAD_BYTES)
 
-    def _read(self, name: str, size: int) -> bytes:
+    def _read(self, name: str, size: int, most: int | None = None) -> bytes:
         path = self.path / name
         try:
             if not path.is_file() and path.exists():  # opening a pipe would wait for its writer
                 raise DataError(f"{self.where(name)}: neither a file nor a folder", "remove it")
             with path.open("rb") as file:
+                if most is not None:
+                    self.check_size(name, os.fstat(file.fileno()).st_size, most)
                 return file.read(size)
         except OSError as error:
             raise DataError(
@@ -136,8 +153,8 @@ class SubSource(Source):
     def root(self) -> Source:
         return self.source.root
 
-    def read(self, name: str) -> bytes:
-        return self.source.read(f"{self.folder}/{name}")
+    def read(self, name: str, most: int = MAX_FILE_BYTES) -> bytes:
+        return self.source.read(f"{self.folder}/{name}", most)
 
     def head(self, name: str) -> bytes:
         return self.source.head(f"{self.folder}/{name}")
@@ -196,8 +213,9 @@ class ZipSource(Source):
         outside = {"named outside the zip (..)": self._outside} if self._outside else {}
         return Listing(images, left_out | outside, unread)
 
-    def read(self, name: str) -> bytes:
-        return self._read(name, -1)
+    def read(self, name: str, most: int = MAX_FILE_BYTES) -> bytes:
+        self.check_size(name, self._checksums[name][0], most)
+        return self._read(name, -1)  # zipfile never gives more than the size that was checked
 
     def head(self, name: str) -> bytes:
         return self._read(name, HEAD_BYTES)

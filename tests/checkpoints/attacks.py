@@ -278,7 +278,7 @@ _OTHER_WAYS = [
         "arguments_that_are_none", two(name_of("collections", "OrderedDict"), b"NR"), "REDUCE takes"
     ),
     Attack(
-        "arguments_that_do_not_fit", two(call("collections", "OrderedDict", b"]")), "do not fit"
+        "arguments_that_do_not_fit", two(call("collections", "OrderedDict", b"]" * 3)), "do not fit"
     ),
 ]
 
@@ -286,7 +286,7 @@ _STATES = [
     Attack(
         "build_on_a_dict",
         two(call("collections", "OrderedDict"), b"}", text("__class__"), text("x"), b"sb"),
-        "BUILD on dict",
+        "no known layout",  # what would be set is left behind
     ),
     Attack(
         "build_on_a_class",
@@ -411,14 +411,36 @@ _TOO_MUCH = [
     Attack(
         "expanded_tensor",
         two(tensor(load_storage(storage()), 0, numbers(10**6, 10**6), numbers(0, 0))),
-        "1000000000000 numbers in a storage of 4",
+        "claims more than its",
     ),
     Attack(
         "overflowing_sizes",
         two(tensor(load_storage(storage()), 0, numbers(2**62, 4), numbers(1, 1))),
         "sizes that are none",
     ),
-    Attack("recalled_storage", _recalled_storage(), "claim more than the file"),
+    Attack("recalled_storage", _recalled_storage(), "claims more than its"),
+    Attack(
+        "recalled_arguments",
+        two(name_of("numpy", "ndarray"), b"q\x00(", b"N" * 10**5, b"tq\x01", b"h\x00h\x01R" * 1000),
+        "100000 arguments",
+    ),
+    Attack(
+        "recalled_set",
+        two(
+            name_of("builtins", "set"),
+            b"q\x00](",
+            b"".join(map(number, range(10**4))),
+            b"e\x85q\x01",
+            b"h\x00h\x01R" * 1000,
+        ),
+        "claims more than its",
+    ),
+    Attack("empty_sets", four(b"(", b"\x8f" * 900_000, b"t"), "claims more than its"),
+    Attack(
+        "tensor_of_many_dimensions",
+        two(tensor(load_storage(storage()), 0, numbers(*[1] * 100), numbers(*[1] * 100))),
+        "sizes that are none",
+    ),
     Attack("too_many_opcodes", two(b"N0" * 600_000, b"N"), "more than 1000000 pickle opcodes"),
     Attack("nested_lists", two(b"]" * 100_000, b"a" * 99_999), "no known layout"),
     Attack("nested_tuples", two(b")", b"\x85" * 100_000), "no known layout"),
@@ -480,6 +502,60 @@ _BROKEN = [
 ]
 
 ATTACKS = _GLOBALS + _OTHER_WAYS + _STATES + _INNER + _TOO_MUCH + _BROKEN
+
+
+def persistent_id(kind: str = "FloatStorage", key: str = "0", numel: int = 4) -> bytes:
+    """How a torch file's pickle refers to a storage."""
+    kind_of = name_of("torch", kind)
+    return b"(" + text("storage") + kind_of + text(key) + text("cpu") + number(numel) + b"tQ"
+
+
+def encode(value: str, encoding: str) -> bytes:
+    return call("_codecs", "encode", text(value), text(encoding))
+
+
+# The result of each call, and the same again, are the arguments of the next.
+_HEX = name_of("_codecs", "encode") + b"q\x00" + text("A" * 64) + b"q\x01" + b"".join(
+    b"0h\x00h\x01" + text("hex") + b"\x86Rq\x01" for _ in range(31)
+)  # fmt: skip
+
+TORCH_ATTACKS = [
+    Attack("hex_31_times", two(_HEX), "something else than text in latin1"),
+    Attack("punycode", two(encode("\u4e00" * 60_000, "punycode")), "than text in latin1"),
+    Attack("encoded_bytes", two(call("_codecs", "encode", blob(b"x"), text("latin1"))), "latin1"),
+    Attack("not_latin", two(encode("\u4e00", "latin1")), "not latin1"),
+    Attack(
+        "recalled_text",
+        two(
+            name_of("_codecs", "encode"), b"q\x00", text("A" * 10**5), text("latin1"), b"\x86q\x01",
+            b"](", b"h\x00h\x01R" * 10**4, b"e",
+        ),
+        "claims more than its",
+    ),
+    Attack(
+        "endless_bytearray", two(call("builtins", "bytearray", number(10**11))), "no known|exhaust"
+    ),
+    Attack("endless_tensor", two(call("torch", "FloatTensor", number(10**11))), "global torch.Flo"),
+    Attack("expanded_set", two(call("builtins", "set", number(10**11))), "a set of int"),
+    Attack("endless_storage", two(persistent_id(numel=10**11)), "claims more than its"),
+    Attack("storage_of_no_type", two(persistent_id(kind="Tensor")), "a storage of the global"),
+    Attack("storage_without_size", two(persistent_id(numel=-1)), "refers to a storage"),
+    Attack("persistent_number", two(b"K\x01Q"), "refers to int outside"),
+    Attack(
+        "recalled_tensor",
+        two(
+            b"](", persistent_id(numel=0), b"q\x00", tensor(b"h\x00", 0, numbers(0), numbers(1)),
+            tensor(b"h\x00", 0, numbers(10**9), numbers(0)), b"e",
+        ),
+        "1000000000 numbers in a storage of 0",
+    ),
+    Attack(
+        "not_dense",
+        two(call("torch._utils", "_rebuild_meta_tensor_no_storage", b"NNNN")),
+        "holds a meta tensor",
+    ),
+]  # fmt: skip
+"""Pickles of torch files that ask for more than a file can hold."""
 
 WRAPS: dict[str, Callable[[bytes], bytes]] = {"zip": as_torch_zip, "legacy": as_torch_legacy}
 """Where else a pickle is found."""

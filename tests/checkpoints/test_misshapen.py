@@ -1,6 +1,7 @@
 """State dicts whose tensors have shapes, types and names that fit nothing: a model or one line."""
 
 import io
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ganc.checkpoints.foreign import fill_noise
 from ganc.checkpoints.readers import read_tree
 from ganc.checkpoints.store import load
 from ganc.errors import CheckpointError
@@ -88,3 +90,32 @@ def test_leading_dimensions_are_checked() -> None:
     state = tree["g_ema"] | {"convs.0.conv.weight": torch.cat([weight, weight])}
     with pytest.raises(CheckpointError, match=r"b8\.conv0\.weight has shape \[2, .* \[1\]"):
         read_tree({**tree, "g_ema": state})
+
+
+@pytest.mark.parametrize("number", ["4000", "1000000", "9" * 12, "9" * 900])
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("rosinality/legacy_nonzip.pt", "convs.0.conv.weight"),
+        ("rosinality/legacy_nonzip.pt", "style.1.weight"),
+        ("mimicry/netG_100000_steps.pth", "block2.c1.weight"),
+        ("cyclegan_resnet9/latest_net_G_A.pth", "model.1.weight"),
+    ],
+)
+def test_numbers_in_names_drive_nothing(file: str, name: str, number: str) -> None:
+    tree = FILES[file]
+    key = next((k for k, v in tree.items() if isinstance(v, Mapping) and name in v), None)
+    state = dict(tree if key is None else tree[key])
+    digits = re.search(r"\d+", name)
+    assert digits is not None
+    state[name[: digits.start()] + number + name[digits.end() :]] = state.pop(name)
+    file_like = io.BytesIO()
+    torch.save(state if key is None else {key: state}, file_like)
+    file_like.seek(0)
+    with pytest.raises(CheckpointError, match="a number above 2048 in its name"):
+        load(file_like)
+
+
+def test_images_of_any_size_are_not_made_of_small_tensors() -> None:
+    with pytest.raises(CheckpointError, match="images of 262144 px, at most 4096"):
+        fill_noise({}, 262144, {})

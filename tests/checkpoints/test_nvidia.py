@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ganc.checkpoints import nvidia, pickles
-from ganc.checkpoints.pickles import Record
+from ganc.checkpoints.pickle_machine import Record
 from ganc.checkpoints.readers import read_tree
 from ganc.checkpoints.store import load, save
 from ganc.errors import CheckpointError

@@ -1,6 +1,7 @@
 """Folders and zips, labels, hashes, and everything that is wrong with them."""
 
 import json
+import os
 import pickle
 import shutil
 import warnings
@@ -432,3 +433,54 @@ def test_bit_flip_inside_a_zip_member_is_a_broken_image(tmp_path):
     path.write_bytes(flip_bit(data, data.index(b"IDAT") + 20))
     with pytest.raises(BrokenImageError, match=r"set\.zip: b/2\.png: broken zip member \(Bad CRC"):
         opened(path)[2]
+
+
+# --- sizes --------------------------------------------------------------------------------------
+
+
+def test_a_file_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "folder", {"a.png": png(seed=1)})
+    with (tmp_path / "folder" / "b.png").open("wb") as file:
+        file.truncate(3 * 2**30)  # sparse
+    with zipfile.ZipFile("set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", png(seed=1))
+        archive.writestr("b.png", b"x")
+        archive.filelist[1].file_size = 2**31  # as the table at the end then says
+    for path in ("folder", "set.zip"):
+        dataset = opened(path, resolution=8)
+        assert dataset.image(0).shape == (3, 8, 8)
+        with pytest.raises(DataError, match=r"b\.png: too large, \d{10} bytes, allowed are 2684"):
+            dataset.image(1)
+
+
+def test_a_member_gives_no_more_than_it_says(tmp_path):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(10**6))
+        archive.filelist[0].file_size = 100
+    source = opened(path, resolution=8).source
+    with pytest.raises(BrokenImageError, match="broken zip member"):
+        source.read("a.png")
+
+
+def test_a_label_table_is_as_large_as_its_set(tmp_path):
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", png(seed=1))
+        archive.writestr("dataset.json", bytes(9_000_000))
+    with pytest.raises(DataError, match=r"dataset\.json: too large, 9000000 bytes"):
+        has_labels(opened(path, resolution=8).source)
+
+
+def test_a_set_is_no_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="pipe: neither a file nor a folder"):
+        opened(tmp_path / "pipe", resolution=8)
+
+
+def test_linked_files_are_read(tmp_path):
+    write_folder(tmp_path / "elsewhere", {"a.png": png(seed=1)})
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.png").symlink_to(tmp_path / "elsewhere" / "a.png")
+    assert torch.equal(images_of(opened(tmp_path / "set", resolution=8)), expected(1))

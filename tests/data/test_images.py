@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
-from ganc.data.images import BrokenImageError, decode_image, to_float, to_uint8
+from ganc.data import images
+from ganc.data.images import BrokenImageError, decode_halves, decode_image, to_float, to_uint8
 from ganc.errors import DataError, UsageError
 
 from .pictures import encode, flip_bit, noise, png, raw_png
@@ -269,11 +270,13 @@ def test_a_palette_image_without_palette_is_broken(channels):
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
 def test_too_large_images_are_not_broken(kind, monkeypatch):
     data = encode(Image.fromarray(noise(8)), kind)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)
-    with pytest.raises(DataError) as caught:
-        decode_image(data, "x", channels=3)
-    assert caught.value.message == "x: too large, 64 pixels, allowed are 62"
-    assert not isinstance(caught.value, BrokenImageError)
+    monkeypatch.setattr(images, "MAX_PIXELS", 62)
+    for pillows_own in (31, 1000):  # Pillow refuses twice that itself
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_own)
+        with pytest.raises(DataError) as caught:
+            decode_image(data, "x", channels=3)
+        assert caught.value.message == "x: too large, 64 pixels, allowed are 62"
+        assert not isinstance(caught.value, BrokenImageError)
 
 
 def test_large_images_are_read_in_silence(tmp_path):
@@ -296,3 +299,15 @@ def test_out_of_memory_is_not_a_broken_image(monkeypatch):
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(MemoryError):
         decode_image(png(), "x.png", channels=3)
+
+
+def test_a_size_that_will_not_do_is_refused_before_pixels_are_decoded(monkeypatch):
+    def fail(*args: object, **options: object) -> None:
+        raise AssertionError("decoded")
+
+    data = png()
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    with pytest.raises(DataError, match=r"^x: size 8x8, allowed is 32x32"):
+        decode_image(data, "x", channels=3, resolution=32)
+    with pytest.raises(DataError, match=r"^x: size 8x8, allowed is 64x32"):
+        decode_halves(data, "x", channels=(3, 3), resolution=32, resize=True)

@@ -107,3 +107,27 @@ def test_other_samples_are_named(data, found):
 def test_a_damaged_tiff_stays_a_broken_image(kept):
     with pytest.raises(BrokenImageError):
         decoded(tiff(bytes(512), 16, kind=3)[:kept])
+
+
+def directory(*entries: tuple[int, int, int, int], size: int = 400) -> bytes:
+    """A TIFF of one directory of (tag, type, count, value), padded to a size."""
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    start = b"II*\0" + struct.pack("<IH", 8, len(entries)) + table
+    return start.ljust(size, b"\0")
+
+
+@pytest.mark.parametrize(
+    ("data", "finding"),
+    [
+        (directory(*((tag, 7, 100, 8) for tag in range(9))), "its tags claim 900 bytes"),
+        (directory((270, 2, 2**32 - 1, 8)), "its tags claim 4294967295 bytes"),
+        (directory((34665, 4, 1, 22), size=22) + directory((1, 1, 2**31, 0))[8:], "its tags claim"),
+        (directory((273, 3, 2**20 + 1, 8), size=2**22), "its tags hold 1048577 numbers"),
+        (directory((322, 3, 1, 30000), (323, 3, 1, 30000)), "tiles of 30000x30000 pixels"),
+        (directory(*[(34665, 4, 1, 8)] * 20), "more than 16 directories"),
+    ],
+    ids=["doubled", "long", "inner", "numbers", "tiles", "directories"],
+)
+def test_claims_of_a_directory(data: bytes, finding: str) -> None:
+    with pytest.raises(BrokenImageError, match=finding):
+        decode_image(data, "x.tif", channels=3)
