@@ -139,9 +139,14 @@ def is_other_program(text: bytes) -> bool:
     """Whether a safetensors header is sound JSON and says nothing of ganc."""
     try:
         entries = json.loads(text).get("__metadata__", {})
-        return "ganc_format" not in entries
+        return not _is_marked(entries)
     except (ValueError, AttributeError, TypeError, RecursionError):
         return False
+
+
+def _is_marked(entries: Mapping[str, str]) -> bool:
+    """Whether metadata are ours, one of whose keys may be damaged."""
+    return any(key in entries for key in ("ganc_format", "ganc_version", "header_sha256"))
 
 
 def _read_text(path: Path) -> tuple[bytes, int]:
@@ -183,7 +188,7 @@ def parse_header(text: bytes, data_bytes: int, where: str) -> Header:
     entries = Metadata(found, partial(damaged, where))
     if end != data_bytes:
         raise damaged(where, f"it holds {data_bytes} bytes of weights, its header says {end}")
-    if "ganc_format" not in entries:
+    if not _is_marked(entries):
         raise CheckpointError(
             f"{where} is a safetensors file without ganc metadata",
             "ganc import SRC -o OUT reads it where its layout is known",
