@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer import Abort
 
 from ganc.checkpoints.store import load, save
 from ganc.cli import explain
@@ -299,10 +300,17 @@ def test_pipes(tmp_path: Path, checkpoint: Path) -> None:
     assert done.stderr == ""
 
 
+def aborted_by(cause: BaseException) -> BaseException:
+    error = Abort()
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
         (KeyboardInterrupt(), EXIT_INTERRUPTED, "interrupted"),
+        (aborted_by(EOFError("no data")), EXIT_COMPUTATION, "internal error: EOFError: no data"),
         (MemoryError(), EXIT_COMPUTATION, "out of memory"),
         (ZeroDivisionError("division by zero"), EXIT_COMPUTATION, "internal error"),
         (SystemExit(1), EXIT_COMPUTATION, "internal error"),  # a library's; 1 has its own meaning
