@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer import Abort
 
 from ganc import files
 from ganc.checkpoints.store import load, save
@@ -315,17 +316,24 @@ def test_what_never_ends_is_refused(
 ) -> None:
     outcome = ganc("info", "/dev/zero")
     assert (outcome.code, outcome.err.splitlines()[0]) == (
-        EXIT_INPUT, "error: /dev/zero is a device, expected a file or a pipe"
+        EXIT_INPUT, "error: /dev/zero is no file, expected a file"
     )  # fmt: skip
     monkeypatch.setattr(files, "MAX_STREAM_BYTES", 100)
     with pytest.raises(InputError, match="the stream gives more than 100 bytes"):
         load(io.BytesIO(bytes(101)))
 
 
+def aborted_by(cause: BaseException) -> BaseException:
+    error = Abort()
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
         (KeyboardInterrupt(), EXIT_INTERRUPTED, "interrupted"),
+        (aborted_by(EOFError("no data")), EXIT_COMPUTATION, "internal error: EOFError: no data"),
         (MemoryError(), EXIT_COMPUTATION, "out of memory"),
         (ZeroDivisionError("division by zero"), EXIT_COMPUTATION, "internal error"),
         (SystemExit(1), EXIT_COMPUTATION, "internal error"),  # a library's; 1 has its own meaning

@@ -49,13 +49,13 @@ def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "out"
 
-    def write() -> None:
+    def write_meanwhile() -> None:
         with atomic_write(path) as temporary:
             temporary.write_text("mine")
             path.write_text("another's")
 
     with pytest.raises(OutputError, match="out exists already") as caught:
-        write()
+        write_meanwhile()
     assert caught.value.hint == "pass --force to overwrite it"
     assert (path.read_text(), names(tmp_path)) == ("another's", ["out"])
 

@@ -190,6 +190,28 @@ def test_closed_stdin_is_named() -> None:
     assert done.stderr.startswith("error: stdin is closed\n")
 
 
+@pytest.mark.parametrize("arguments", ["info FILE --json", "import FILE -o - -q"])
+def test_what_the_shell_gives_as_a_pipe_is_read_once(checkpoint: Path, arguments: str) -> None:
+    line = arguments.replace("FILE", '<(cat "$CKPT")')
+    done = subprocess.run(
+        ["bash", "-c", f"$ganc {line}"], capture_output=True,
+        env={**os.environ, "ganc": " ".join(PROGRAM), "CKPT": str(checkpoint)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    if "import" in arguments:
+        assert done.stdout == checkpoint.read_bytes()
+    else:
+        assert json.loads(done.stdout)["architecture"] == "stylegan2"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no /dev/zero")
+def test_a_device_is_no_checkpoint(ganc: Ganc, tmp_path: Path) -> None:
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for path in ("/dev/zero", tmp_path / "endless"):
+        outcome = ganc("info", path)
+        assert (outcome.code, outcome.err) == (3, f"error: {path} is no file, expected a file\n")
+
+
 def test_a_terminal_gets_no_files(checkpoint: Path) -> None:
     master, terminal = pty.openpty()
     for extra, code in (((), 2), (("--dry-run",), 0)):

@@ -85,7 +85,7 @@ def is_growth(event: str, values: tuple[Any, ...]) -> bool:
 
 def is_change(event: str, values: tuple[Any, ...]) -> bool:
     """Whether a call changes files in any way."""
-    others = ("os.rename", "os.remove", "os.rmdir", "os.chmod")
+    others = ("os.rename", "os.link", "os.remove", "os.rmdir", "os.chmod")
     return event in others or is_growth(event, values)
 
 

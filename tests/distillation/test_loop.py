@@ -214,6 +214,16 @@ def test_a_start_that_was_killed_at_once_can_be_repeated(train: Train, tmp_path:
     assert not leftover.exists()
 
 
+def test_a_users_own_files_stay(train: Train, tmp_path: Path) -> None:
+    train(steps=1)
+    run = tmp_path / "run"
+    own = [run / ".notes.tmp", run / "samples" / ".a.b.tmp", run / "checkpoints" / ".tmp-notes"]
+    for path in own:
+        path.write_text("mine")
+    train(steps=2, resume="latest")
+    assert [path.read_text() for path in own] == ["mine"] * 3
+
+
 def test_missing_perceptual_weights_stop_before_anything_is_written(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

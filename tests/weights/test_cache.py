@@ -1,4 +1,5 @@
 import hashlib
+import os
 import subprocess
 import sys
 import threading
@@ -188,6 +189,18 @@ def test_file_from_elsewhere_is_installed(tmp_path: Path, monkeypatch: pytest.Mo
     assert (tmp_path / "download").exists()
     target.write_bytes(b"damaged")
     assert install_weights("vgg16", tmp_path / "download").read_bytes() == CONTENT
+
+
+def test_a_pipe_from_elsewhere_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_at(monkeypatch, "https://127.0.0.1:9/never")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(CONTENT,))
+    writer.start()
+    assert install_weights("vgg16", pipe).read_bytes() == CONTENT
+    writer.join()
 
 
 def test_wrong_file_from_elsewhere_changes_nothing(
