@@ -138,6 +138,15 @@ def foreign_hash() -> Scores:
     return score(make_model(seed=5), "random")
 
 
+def test_scores_of_nobody_knows_what_are_told_of() -> None:
+    told: list[str] = []
+    nameless = Scores({g.name: torch.rand(g.width) for g in MODEL.groups if g.prunable}, "hand")
+    prune(MODEL, nameless, prune_ratio=0.5, warn=told.append)
+    assert told == [
+        "the scores do not say of which checkpoint they are: only names and widths are checked"
+    ]
+
+
 @pytest.mark.parametrize("scores", [foreign_width, foreign_group, foreign_hash])
 def test_scores_of_another_model_are_refused(scores: Any) -> None:
     with pytest.raises(ScoresError):

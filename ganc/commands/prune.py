@@ -8,6 +8,7 @@ import typer
 from ganc.commands import _shared as shared
 from ganc.commands._dash import STDIN
 from ganc.commands._options import parameters_of, with_options
+from ganc.options import options_of
 from ganc.pruning.options import FIT, PruneOptions
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def prune(
     Example: ganc prune faces.safetensors --scores faces.rebuild.scores.safetensors --speedup 10
     --refit -o small.safetensors
     """
-    options = PruneOptions(**settings)
+    options = options_of(PruneOptions, settings)
     if dry_run:
         shown = {"checkpoint": ckpt, "scores": scores, "output": output, **settings, "plot": plot}
         if options.refit:
@@ -65,7 +66,7 @@ def prune(
     shared.check_plot(plot, output, force)
     loaded = shared.load_scores(scores)
     model = shared.load_model(ckpt, quiet)
-    plan = choose(model, loaded, options)
+    plan = choose(model, loaded, options, shared.warner(quiet))
     if removes_nothing(model, plan):
         raise UsageError(
             "the plan removes nothing", "ask for a smaller budget, or lower --round-to"

@@ -41,7 +41,7 @@ def prune(
         teacher: With ``refit``: what the layers are fitted to, a model that ``model`` was pruned
             from; None is ``model`` itself.
         device: With ``refit``: where the layers are fitted.
-        progress, warn: Told how far a fit is, and what its images lack.
+        progress, warn: Told how far a fit is, and what its images or the scores lack.
         settings: See ``PruneOptions``; one budget is given.
     Raises:
         UsageError: No or several budgets, a value out of range, a budget that cannot be met,
@@ -51,7 +51,7 @@ def prune(
     """
     options = options_of(PruneOptions, settings)
     check_fit(options, teacher)
-    plan = choose(model, scores, options)
+    plan = choose(model, scores, options, warn)
     return sliced(
         model, plan, options, teacher=teacher, device=device, progress=progress, warn=warn
     )
@@ -93,8 +93,12 @@ def make_plan(model: Model, scores: Scores, **settings: Unpack[PruneSettings]) -
     return choose(model, scores, options_of(PruneOptions, settings))
 
 
-def choose(model: Model, scores: Scores, options: PruneOptions) -> PrunePlan:
+def choose(model: Model, scores: Scores, options: PruneOptions, warn: Warn = ignore) -> PrunePlan:
     """Choose the channels that stay. Errors are those of ``prune``."""
+    if scores.content_hash is None:
+        warn(
+            "the scores do not say of which checkpoint they are: only names and widths are checked"
+        )
     budget, min_width = options.budget, options.min_width
     allocation = options.allocation or (THRESHOLD if scores.thresholds else UNIFORM)
     _check_thresholds(scores, budget, allocation)
