@@ -1,6 +1,11 @@
 """Fixtures that many tests share: a tiny model, golden data, the command line."""
 
 import os
+import signal
+
+# What a shell starts in the background ignores Ctrl-C, and so would everything that tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Two cores, several processes: OpenMP's idle threads would spin on the core that another process
 # needs. Set before torch starts its pool, and inherited by every subprocess.

@@ -146,7 +146,7 @@ def is_other_program(text: bytes) -> bool:
 
 def _is_marked(entries: Mapping[str, str]) -> bool:
     """Whether metadata are ours, one of whose keys may be damaged."""
-    return any(key in entries for key in ("ganc_format", "ganc_version", "header_sha256"))
+    return any(key in entries for key in ("ganc_format", "header_sha256"))
 
 
 def _read_text(path: Path) -> tuple[bytes, int]:

@@ -220,8 +220,6 @@ class Diversity(Scorer):
 def _check_settings(request: ScoreRequest) -> None:
     if request.gradient not in GRADIENTS:
         raise unknown_name("--gradient", str(request.gradient), GRADIENTS)
-    if request.direction_batch < 1:
-        raise UsageError(f"--direction-batch {request.direction_batch} must be at least 1")
     check_precision(request.precision, request.device)
 
 

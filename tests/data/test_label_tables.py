@@ -93,7 +93,7 @@ def test_a_file_without_labels_is_refused(tmp_path: Path, content: str, finding:
     with pytest.raises(DataError, match=rf"labels\.json: .*{finding}") as caught:
         read_label_file(path)
     assert caught.value.hint is not None
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is a folder"):
         read_label_file(tmp_path)
 
 
