@@ -58,14 +58,12 @@ class Training:
         overrides: Numbers that differ from it.
         init: See ``ganc.distill``; None: as the recipe has it.
         on_real: Whether the discriminator learns from the real images; if not, from the teacher's.
-        change: What no number says.
     """
 
     recipe: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     init: str | None = None
     on_real: bool = False
-    change: Change = contextlib.nullcontext
 
 
 class Run(NamedTuple):
@@ -161,16 +159,15 @@ class Bench:
         is_begun = student.exists()
 
         def distill() -> None:
-            with training.change():
-                if is_begun:
-                    ganc.distill(None, self.teacher, out, steps=run.steps, resume="latest")
-                    return
-                given: dict[str, Any] = {} if training.init is None else {"init": training.init}
-                given |= {"data": self.real} if training.on_real else {}
-                ganc.distill(
-                    ganc.load(self.start(start, run.seed)), self.teacher, out, steps=run.steps,
-                    seed=run.seed, recipe=training.recipe, overrides=training.overrides, **given,
-                )  # fmt: skip
+            if is_begun:
+                ganc.distill(None, self.teacher, out, steps=run.steps, resume="latest")
+                return
+            given: dict[str, Any] = {} if training.init is None else {"init": training.init}
+            given |= {"data": self.real} if training.on_real else {}
+            ganc.distill(
+                ganc.load(self.start(start, run.seed)), self.teacher, out, steps=run.steps,
+                seed=run.seed, recipe=training.recipe, overrides=training.overrides, **given,
+            )  # fmt: skip
 
         _, seconds, cpu_seconds = timed(distill)
         return ganc.load(student), seconds, cpu_seconds
