@@ -31,12 +31,9 @@ from ganc.weights.cache import weights_path
 
 TEACHER = "faces32.safetensors"
 REAL = "faces32-real.zip"
-WEIGHTS = "alexnet"
-"""Of ``lpips-diversity``."""
+WEIGHTS = ("alexnet", "vgg16")
+"""Of ``lpips-diversity``, and of distillation's LPIPS."""
 METRICS = ("macs", "params", "latency", "fd", "lpips-diversity")
-# effnet-lite0 stands in for LPIPS: its weights come with the extra `offline`. At 64 px a step takes
-# half the time of the network's usual 128.
-RECIPE = {"perceptual": "effnet-lite0", "perceptual_resolution": 64}
 IMAGES_PER_ROW = 16
 OUTPUTS = {
     "teacher": "teacher.safetensors",
@@ -109,7 +106,8 @@ def check_packages(progress: Progress = silent) -> None:
         MissingDependencyError, WeightsError: It is named, with the command that installs it.
     """
     load_features("effnet-lite0")
-    weights_path(WEIGHTS, progress=progress)
+    for name in WEIGHTS:
+        weights_path(name, progress=progress)
     resolve(ExportSettings("onnx", None, "fp32", None))
     require_matplotlib()
 
@@ -177,7 +175,7 @@ class _Demo:
     def distill(self, fitted: Model, teacher: Model) -> Model:
         with self.timed("distill"):
             distill(
-                fitted, teacher, self.folder / "run", steps=self.settings.steps, overrides=RECIPE,
+                fitted, teacher, self.folder / "run", steps=self.settings.steps,
                 seed=self.settings.seed, device=self.device, progress=self.progress,
                 warn=self.warn,
             )  # fmt: skip
