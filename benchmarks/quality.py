@@ -2,7 +2,7 @@
 
 Students of the embedded face teacher, all at the same MACs, trained on the same real images, three
 seeds. "published" is DCP-GAN's official command as ``dcp-published`` has it; "stylekd" has its loss
-weights, in ganc's way; "ganc" is ``distill``'s own recipe, to which the study of single settings led.
+weights, in ganc's way; "ganc" is ``distill``'s own recipe, to which the study of settings led.
 
     python benchmarks/quality.py -o out --data faces32.zip                  # every arm, 300 steps
     python benchmarks/quality.py -o out --data faces32.zip --study decisive --steps 300 1000 3000

@@ -62,7 +62,7 @@ class DemoSettings:
     speedup: float = 10.0
     score_samples: int = 250
     refit_steps: int = 1000
-    steps: int = 200
+    steps: int = 150
     eval_samples: int = 1000
     seed: int = 0
 
