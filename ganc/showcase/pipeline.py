@@ -27,6 +27,7 @@ from ganc.report.page import write_page
 from ganc.report.plots import require_matplotlib
 from ganc.sampling import sample
 from ganc.scoring.score import score
+from ganc.showcase.settings import DemoSettings
 from ganc.weights.cache import weights_path
 
 TEACHER = "faces32.safetensors"
@@ -44,27 +45,6 @@ OUTPUTS = {
     "images": "images.png",
     "report": "report.html",
 }
-
-
-@dataclass(frozen=True)
-class DemoSettings:
-    """What a demo does.
-
-    Attributes:
-        speedup: How many times fewer MACs the student has.
-        score_samples: Latents for the scores.
-        refit_steps: Steps of all layers together in the fit.
-        steps: Distillation steps.
-        eval_samples: Images for fd, pairs for diversity.
-        seed: Of every draw.
-    """
-
-    speedup: float = 10.0
-    score_samples: int = 250
-    refit_steps: int = 1000
-    steps: int = 150
-    eval_samples: int = 1000
-    seed: int = 0
 
 
 def demo(
