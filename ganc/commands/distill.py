@@ -292,7 +292,6 @@ def _resolved(
     overrides: dict[str, Any],
 ) -> dict[str, Any]:
     """Return a run's settings, as far as they are known without loading a model."""
-    from ganc.distillation.recipes import resolve_recipe
     from ganc.distillation.settings import Choices, new_settings
 
     given = Choices(overrides=overrides, **choices)
@@ -301,7 +300,7 @@ def _resolved(
         return new_settings(given, architecture, has_teacher=teacher is not None).to_json()
     if given.recipe is None:
         return {**choices, **overrides}
-    return {**choices, "recipe": resolve_recipe(given.recipe, overrides).to_json()}
+    return {**choices, "recipe": given.resolve(given.recipe).to_json()}
 
 
 def _tables(result: dict[str, Any]) -> list["Table"]:
