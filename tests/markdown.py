@@ -68,3 +68,45 @@ def _arguments(command: str) -> list[str]:
         return []
     words = shlex.split(match[1], comments=True)
     return words[: words.index(">")] if ">" in words else words
+
+
+def diffs(text: str) -> dict[str, list[str]]:
+    """Return file → lines of the diffs of a page: each with its mark " ", "-" or "+"."""
+    found: dict[str, list[str]] = {}
+    for line in "".join(fenced(text, "diff")).splitlines():
+        if line.startswith("--- "):
+            lines = found.setdefault(line.removeprefix("--- "), [])
+        elif not line.startswith("+++ "):
+            lines.append(line)
+    return found
+
+
+def applied(before: str, diff: list[str]) -> str:
+    """Return a file with a diff applied.
+
+    New lines come behind the line above them, those at the top before the line below. A line that
+    stays may be the beginning of the file's.
+
+    Raises:
+        ValueError: A line that stays or goes is not there, in this order.
+    """
+    lines = before.splitlines()
+    first = next(i for i, line in enumerate(diff) if line[0] != "+")
+    at = _index(lines, diff[first][1:], 0)
+    for mark, line in ((line[0], line[1:]) for line in diff):
+        if mark == "+":
+            lines.insert(at, line)
+            at += 1
+        elif mark == "-":
+            at = _index(lines, line, at)
+            del lines[at]
+        else:
+            at = _index(lines, line, at) + 1
+    return "\n".join(lines) + "\n"
+
+
+def _index(lines: list[str], start: str, at: int) -> int:
+    for i, line in enumerate(lines[at:], start=at):
+        if line.startswith(start):
+            return i
+    raise ValueError(f"no line {start!r} behind line {at}")

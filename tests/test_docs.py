@@ -195,6 +195,14 @@ def test_the_index_links_every_page() -> None:
     assert {ROOT / page for page in ALL_PAGES} - linked(index) == {index}
 
 
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_a_page_s_diffs_fit_the_code(page: str) -> None:
+    found = markdown.diffs((ROOT / page).read_text())
+    assert found
+    for file, diff in found.items():
+        assert markdown.applied((ROOT / file).read_text(), diff)
+
+
 @pytest.mark.parametrize("page", ALL_PAGES)
 def test_a_page_s_commands_are_understood(
     page: str,
