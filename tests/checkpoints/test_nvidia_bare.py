@@ -75,7 +75,7 @@ def test_assumptions_are_the_users_to_change(ganc: Callable[..., Outcome], tmp_p
     done = ganc("import", tmp_path / "g.pth", "-o", tmp_path / "g.safetensors", "--set",
                 "lr_multiplier=0.02", "--set", "conv_clamp=3.5")  # fmt: skip
     assert done.code == 0, done.err
-    assert "lr_multiplier 0.02 (given), conv_clamp 3.5 (given)" in done.err
+    assert "lr_multiplier = 0.02 (given), conv_clamp = 3.5 (given)" in done.err
     config = load(tmp_path / "g.safetensors").generator.config
     assert config["mapping_kwargs"]["lr_multiplier"] == 0.02
     assert config["conv_clamp"] == 3.5
