@@ -1,6 +1,5 @@
 """Write a model's generator as a deployable file, and prove that the file gives the same images."""
 
-import statistics
 import sys
 import tempfile
 import warnings
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ganc.errors import ComputationError, MissingDependencyError, unknown_name
-from ganc.exporters.format import ExportFormat, ExportSettings, Job, Runtime, Written
-from ganc.exporters.graph import Graph, NamedInputs, Runner, build_graph
+from ganc.exporters.format import ExportFormat, ExportSettings, Job, Written
 from ganc.exporters.layouts import NVIDIA, ROSINALITY
 from ganc.exporters.onnx import ONNX
 from ganc.exporters.pt2 import TORCH
@@ -22,7 +20,11 @@ from ganc.models.model import Model
 from ganc.perceptual.channels import SEEN
 from ganc.perceptual.distance import PerceptualDistance, load_perceptual
 from ganc.progress import Progress, silent
-from ganc.timing import time_runs
+from ganc.runtimes.graph import Graph, build_graph
+from ganc.runtimes.measure import Timing, measure
+from ganc.runtimes.program import NamedInputs, Runner
+from ganc.runtimes.pytorch import PyTorch
+from ganc.runtimes.runtime import Executable
 
 FORMATS: dict[str, ExportFormat] = {
     "onnx": ONNX,
@@ -57,10 +59,9 @@ class ExportResult:
         max_abs_error: Largest difference to PyTorch in float32, over all fresh inputs.
         batches: The batch sizes compared, at the model's own resolution.
         bytes: Size of the file.
-        provider: What ran the file, as its runtime says after loading it.
-        latency: Median milliseconds of one image, of the "file" in its runtime and of "pytorch" as
-            it is, on the CPU with as many threads.
-        fp32: "bytes" and "latency" of the same file in float32, where ``dtype`` is another.
+        fp32_bytes: Size of the same file in float32, where ``dtype`` is another.
+        latency: Of one image on the CPU: of the "file" in its runtime, of the same file in "fp32"
+            where ``dtype`` is another, of "pytorch" in float32; each says how it was run.
         perceptual: "network" and mean "distance" to the float32 images, where ``dtype`` is another,
             the images are RGB and the network's package is installed.
         unfit_widths: Of the layouts of public code: group → (its width, what that code's rule for
@@ -76,9 +77,8 @@ class ExportResult:
     max_abs_error: float
     batches: tuple[int, ...]
     bytes: int
-    provider: str
-    latency: dict[str, float]
-    fp32: dict[str, float] | None
+    fp32_bytes: int | None
+    latency: dict[str, Timing]
     perceptual: dict[str, str | float] | None
     unfit_widths: dict[str, tuple[int, int]]
     notes: tuple[str, ...]
@@ -133,10 +133,10 @@ def export(
         progress("exporting", 1, steps)
         comparison = Comparison(graph, dtype)
         for done, fresh in enumerate(checks, start=2):
-            comparison.add(made.runtime.run, fresh)
+            comparison.add(made.executable.run, fresh)
             progress("exporting", done, steps)
         size = temporary.stat().st_size
-        latency = {"file": made.latency, "pytorch": _latency(graph, graph.reference)}
+        latency = made.latency | {"pytorch": _latency(graph, PyTorch().prepare(graph))}
         progress("exporting", steps, steps)
     return ExportResult(
         output=str(path),
@@ -147,9 +147,8 @@ def export(
         max_abs_error=comparison.max_abs_error,
         batches=tuple(map(len, CHECKS)),
         bytes=size,
-        provider=made.runtime.provider,
+        fp32_bytes=made.fp32_bytes,
         latency=latency,
-        fp32=made.fp32,
         perceptual=comparison.perceptual(),
         unfit_widths=dict(made.written.unfit_widths),
         notes=made.written.notes,
@@ -157,12 +156,12 @@ def export(
 
 
 class _Made(NamedTuple):
-    """A file in its runtime; of lower precision, beside what it was made from."""
+    """A file in its runtime, and how long it takes; of lower precision, fp32 as well."""
 
     written: Written
-    runtime: Runtime
-    latency: float
-    fp32: dict[str, float] | None
+    executable: Executable
+    latency: dict[str, Timing]
+    fp32_bytes: int | None
 
 
 def _make(form: ExportFormat, job: Job, path: Path) -> _Made:
@@ -171,24 +170,23 @@ def _make(form: ExportFormat, job: Job, path: Path) -> _Made:
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         dtype = job.settings.dtype
-        full = path if dtype == "fp32" else Path(folder) / "fp32"
-        written, fp32 = form.write(job, full), None
-        if dtype != "fp32":
-            latency = _latency(job.graph, form.open(full).run)
-            fp32 = {"bytes": full.stat().st_size, "latency": latency}
-            form.reductions[dtype](job, full, path)
-        runtime = form.open(path)
-        return _Made(written, runtime, _latency(job.graph, runtime.run), fp32)
+        if dtype == "fp32" or form.reduce is None:
+            written, latency, fp32_bytes = form.write(job, path), {}, None
+        else:
+            full = Path(folder) / "fp32"
+            written = form.write(job, full)
+            latency = {"fp32": _latency(job.graph, form.open(full, "fp32"))}
+            fp32_bytes = full.stat().st_size
+            form.reduce(job, full, path)
+        executable = form.open(path, dtype)
+        latency = {"file": _latency(job.graph, executable), **latency}
+        return _Made(written, executable, latency, fp32_bytes)
 
 
-@torch.no_grad()
-def _latency(graph: Graph, run: Runner) -> float:
-    """Return the median milliseconds of one image."""
+def _latency(graph: Graph, executable: Executable) -> Timing:
+    """Time one image."""
     inputs = graph.draw(range(1))
-    times = time_runs(
-        lambda: run(inputs), torch.device("cpu"), max_runs=_TIMED_RUNS, enough_sec=_TIMED_SEC
-    )
-    return statistics.median(times)
+    return measure(executable, inputs, max_runs=_TIMED_RUNS, enough_sec=_TIMED_SEC)
 
 
 def resolve(settings: ExportSettings) -> ExportFormat:

@@ -1,15 +1,14 @@
 """What every export format is made of."""
 
-import importlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ganc.errors import MissingDependencyError
-from ganc.exporters.graph import Graph, Input, Runner
 from ganc.models.model import Model
+from ganc.runtimes.graph import Graph, Input
+from ganc.runtimes.runtime import Executable
 from ganc.version import __version__
 
 
@@ -19,7 +18,7 @@ class ExportSettings:
 
     Attributes:
         format: A name in ``ganc.exporters.export.FORMATS``.
-        inputs: What the file takes, a name in ``ganc.exporters.graph.GRAPHS``; None: the default.
+        inputs: What the file takes, a name in ``ganc.runtimes.graph.GRAPHS``; None: the default.
         dtype: Precision of the weights, one of the format's.
         opset: ONNX operator set; None takes the format's own default.
         network: Which of the model's generators.
@@ -82,49 +81,19 @@ class Written(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Runtime(NamedTuple):
-    """A written file, loaded.
-
-    Attributes:
-        run: From inputs to images.
-        provider: What runs it, as found after loading.
-    """
-
-    run: Runner
-    provider: str
-
-
 class ExportFormat(NamedTuple):
     """A file format.
 
     Attributes:
         check: Raises before any work where the settings do not fit or a package is missing.
         write: Writes the file in float32.
-        open: Loads a written file in the format's own runtime.
-        reductions: Lower precisions → what makes a second file of the float32 file.
+        open: Loads a file that was written for a precision, in the format's own runtime.
+        dtypes: Precisions it can hold, the default first.
+        reduce: Makes a file of the job's lower precision of the float32 file.
     """
 
     check: Callable[[ExportSettings], None]
     write: Callable[[Job, Path], Written]
-    open: Callable[[Path], Runtime]
-    reductions: Mapping[str, Callable[[Job, Path, Path], None]] = {}
-
-    @property
-    def dtypes(self) -> tuple[str, ...]:
-        """Precisions it can hold, the default first."""
-        return ("fp32", *self.reductions)
-
-
-def require(packages: Iterable[str]) -> None:
-    """Check that the packages of the extra ``export`` are there and load.
-
-    Raises:
-        MissingDependencyError: One is not.
-    """
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"export needs the package {package}: {error}", "pip install 'ganc[export]'"
-            ) from error
+    open: Callable[[Path, str], Executable]
+    dtypes: tuple[str, ...] = ("fp32",)
+    reduce: Callable[[Job, Path, Path], None] | None = None

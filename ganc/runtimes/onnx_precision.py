@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ganc.exporters.format import Job
+from ganc.runtimes.program import Program
 
 CALIBRATION = [range(start, start + 4) for start in range(2_000_000, 2_000_032, 4)]
 """Samples whose activations set the ranges of int8, by batch; never those that are compared."""
@@ -14,7 +14,7 @@ CALIBRATION = [range(start, start + 4) for start in range(2_000_000, 2_000_032, 
 _IMAGE_CHANNELS = 4  # what makes an image has at most so many outputs
 
 
-def to_half(job: Job, full: Path, path: Path) -> None:
+def to_half(program: Program, full: Path, path: Path) -> None:
     """Write float16: weights, activations and arithmetic, as far as the runtime has it."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -23,7 +23,7 @@ def to_half(job: Job, full: Path, path: Path) -> None:
     onnx.save(half, path)
 
 
-def to_int8(job: Job, full: Path, path: Path) -> None:
+def to_int8(program: Program, full: Path, path: Path) -> None:
     """Write int8 for the convolutions that pay, static ranges, one scale per output channel.
 
     The ranges are the least and the largest activation over ``CALIBRATION``. Float stay: layers
@@ -36,7 +36,7 @@ def to_int8(job: Job, full: Path, path: Path) -> None:
     model = onnx.load(full)
     with _silent():
         quantize_static(
-            model, path, _Reader(job), quant_format=QuantFormat.QDQ, per_channel=True,
+            model, path, _Reader(program), quant_format=QuantFormat.QDQ, per_channel=True,
             op_types_to_quantize=["Conv"], nodes_to_exclude=_kept(model),
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
@@ -45,9 +45,9 @@ def to_int8(job: Job, full: Path, path: Path) -> None:
 class _Reader:
     """What ONNX Runtime asks for the next inputs, until it gets None."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, program: Program) -> None:
         self.batches = iter(CALIBRATION)
-        self.draw = job.graph.draw
+        self.draw = program.draw
 
     def get_next(self) -> dict[str, Any] | None:
         indices = next(self.batches, None)
