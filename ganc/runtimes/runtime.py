@@ -20,7 +20,7 @@ from ganc.runtimes.program import Program, Runner
 
 EXTRAS: dict[str, dict[str, tuple[int, ...]]] = {
     "export": {"onnx": (1, 17), "onnxscript": (0, 5), "onnxruntime": (1, 20)},
-    "openvino": {"openvino": (2025, 1), "nncf": (2, 16)},
+    "openvino": {"openvino": (2025, 2), "nncf": (2, 17)},
 }
 """Extra → its packages and their least versions, as in pyproject.toml."""
 
@@ -160,12 +160,17 @@ class FileRuntime(Runtime):
         self, program: Program, dtype: str = "fp32", device: torch.device | None = None
     ) -> Executable:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"fp32{self.suffix}"
-            self.write(program, path, {})
-            if dtype != "fp32":
-                full, path = path, Path(folder) / f"{dtype}{self.suffix}"
-                self.reduce(program, full, path, dtype)
-            return self.open(path, dtype)
+            return self.open(self.make(program, Path(folder), dtype), dtype)
+
+    def make(self, program: Program, folder: Path, dtype: str) -> Path:
+        """Write a program for a precision into a folder, beside float32; return its file."""
+        full = folder / f"fp32{self.suffix}"
+        self.write(program, full, {})
+        if dtype == "fp32":
+            return full
+        path = folder / f"{dtype}{self.suffix}"
+        self.reduce(program, full, path, dtype)
+        return path
 
 
 def require(extra: str, packages: Iterable[str] | None = None) -> None:
