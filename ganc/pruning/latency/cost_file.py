@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from ganc import strict_json
 from ganc.errors import GancError, InputError, OutputError
@@ -38,16 +39,25 @@ def read_costs(machine: Mapping[str, str | int], warn: Warn) -> dict[str, float]
     if not path.exists():
         return {}
     try:
-        text = read_whole(path, InputError)
-        found = strict_json.read(text, CostFile, "it", InputError)
+        found = read_cost_file(path)
         if found.machine != dict(machine):
             raise InputError("it is of another machine")
-        if not all(cost > 0 for cost in found.costs.values()):
-            raise InputError("a cost is not positive")
     except GancError as error:
         warn(f"{path} is not used ({error}); layers are measured again")
         return {}
     return found.costs
+
+
+def read_cost_file(path: Path) -> CostFile:
+    """Read a file.
+
+    Raises:
+        InputError: It cannot be read, or is something else.
+    """
+    found = strict_json.read(read_whole(path, InputError), CostFile, "it", InputError)
+    if not all(cost > 0 for cost in found.costs.values()):
+        raise InputError("a cost is not positive")
+    return found
 
 
 def write_costs(machine: Mapping[str, str | int], costs: Mapping[str, float], warn: Warn) -> None:

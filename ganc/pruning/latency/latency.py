@@ -9,7 +9,7 @@ wrong by, the measured plan corrects for all others, and the choice is made agai
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -26,6 +26,7 @@ from ganc.pruning.latency.measuring import Stand
 from ganc.pruning.slicing import Widths
 from ganc.runtimes.graph import graph_of
 from ganc.runtimes.measure import Timing
+from ganc.runtimes.program import Program
 
 CLOSE = 0.97
 """A measured plan that takes this share of the budget is good enough: clocks are no better."""
@@ -87,21 +88,23 @@ class LatencyTable:
         """Return all costs by key; what the cache lacks is measured, and kept there."""
         machine = self.stand.machine()
         known = read_costs(machine, warn)
-        measured: dict[str, float] = {}
         rounds = self._missing(known)
-        total = sum(map(len, rounds)) + 1
+        done, total = 0, sum(map(len, rounds)) + 1
+
+        def keep(keys: Iterable[str], programs: Sequence[Program]) -> None:
+            progress("measuring layers", done, total)
+            measured = dict(zip(keys, self.stand.least(programs), strict=True))
+            write_costs(machine, measured, warn)
+            known.update(measured)
+
         for samples in rounds:
-            progress("measuring layers", len(measured), total)
-            times = self.stand.least(self.layers.programs(list(samples.values())))
-            measured.update(zip(samples, times, strict=True))
+            keep(samples, self.layers.programs(list(samples.values())))
+            done += len(samples)
         whole = self._whole_key()
         if whole not in known:
-            progress("measuring layers", total - 1, total)
             network = filled(self.layers.built(self.layers.typical))
-            (measured[whole],) = self.stand.least([graph_of(network)])
-        if measured:
-            write_costs(machine, measured, warn)
-        return known | measured
+            keep([whole], [graph_of(network)])
+        return known
 
     def _missing(self, known: Mapping[str, float]) -> list[dict[str, tuple[Layer, Sizes]]]:
         """Return what has to be measured, by key: the first sample of every layer, then the second.
