@@ -1,7 +1,8 @@
 """How long a model takes on this machine, in milliseconds per forward pass.
 
 ``latency`` is PyTorch as it is, ``latency-compile`` the same through torch.compile,
-``latency-onnx`` ONNX Runtime; ``speedup`` is the teacher's latency over the model's.
+``latency-onnx`` ONNX Runtime, ``latency-openvino`` OpenVINO, all in float32; ``speedup`` is the
+teacher's latency over the model's.
 """
 
 from dataclasses import asdict
@@ -15,14 +16,11 @@ from ganc.models.sampling import device_of, pick_generator
 from ganc.runtimes.graph import graph_of
 from ganc.runtimes.measure import RUNTIMES, measure, prepare, time_generator
 from ganc.runtimes.runtime import Conditions
-from ganc.runtimes.timing import WARM_UP
+from ganc.runtimes.timing import WARM_UP, WORTH
 
 BATCHES = (1, 8)
 ROUNDINGS = (8, 16)
 """Widths that vector units and tensor cores like: what ``--round-to`` is tried with."""
-
-WORTH = 1.05
-"""Below this factor a difference between two medians on a quiet machine says nothing."""
 
 
 def extras(name: str) -> tuple[str, ...]:

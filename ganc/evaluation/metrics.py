@@ -68,7 +68,7 @@ METRICS: dict[str, Metric] = {
         f"latency-{name}": Metric(
             partial(latency.Latency, runtime=name), extras=latency.extras(f"latency-{name}")
         )
-        for name in ("compile", "onnx")
+        for name in ("compile", "onnx", "openvino")
     },
     "speedup": Metric(latency.Speedup, "teacher"),
     "memory": Metric(memory.Memory, extras=memory.EXTRAS),

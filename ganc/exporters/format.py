@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ganc.errors import UsageError
 from ganc.models.model import Model
 from ganc.runtimes.graph import Graph, Input
-from ganc.runtimes.runtime import Executable
+from ganc.runtimes.runtime import Executable, Quantised
 from ganc.version import __version__
 
 
@@ -90,10 +91,37 @@ class ExportFormat(NamedTuple):
         open: Loads a file that was written for a precision, in the format's own runtime.
         dtypes: Precisions it can hold, the default first.
         reduce: Makes a file of the job's lower precision of the float32 file.
+        properties: From a precision to what has to be set when a file is loaded.
+        suffix: How the name of a file has to end; empty where any name will do.
+        beside: Endings of the files that are written beside it.
     """
 
     check: Callable[[ExportSettings], None]
     write: Callable[[Job, Path], Written]
     open: Callable[[Path, str], Executable]
     dtypes: tuple[str, ...] = ("fp32",)
-    reduce: Callable[[Job, Path, Path], None] | None = None
+    reduce: Callable[[Job, Path, Path], Quantised | None] | None = None
+    properties: Callable[[str], dict[str, str]] = lambda dtype: {}
+    suffix: str = ""
+    beside: tuple[str, ...] = ()
+
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """Return all files of one export, what is loaded last."""
+        return (*(path.with_suffix(ending) for ending in self.beside), path)
+
+    def check_name(self, output: str | Path) -> None:
+        """Check what a file is to be called; - is stdout.
+
+        Raises:
+            UsageError: The runtime would not find it, or stdout is to be two files.
+        """
+        if self.beside and str(output) == "-":
+            raise UsageError(
+                f"-o - is one file, an export to {self.suffix} is {1 + len(self.beside)}",
+                f"name a file: -o student{self.suffix}",
+            )
+        if self.suffix and Path(output).suffix != self.suffix:
+            raise UsageError(
+                f"-o {output}: the name has to end in {self.suffix}, its runtime goes by that",
+                f"pass -o {Path(output).with_suffix(self.suffix)}",
+            )

@@ -9,6 +9,7 @@ from pathlib import Path
 from ganc.errors import UsageError
 from ganc.exporters.format import ExportFormat, ExportSettings, Job, Written
 from ganc.runtimes.onnx import OPSETS, OnnxRuntime
+from ganc.runtimes.runtime import Quantised
 
 
 def _check(settings: ExportSettings) -> None:
@@ -26,8 +27,8 @@ def _write(job: Job, path: Path) -> Written:
     return Written()
 
 
-def _reduce(job: Job, full: Path, path: Path) -> None:
-    OnnxRuntime().reduce(job.graph, full, path, job.settings.dtype)
+def _reduce(job: Job, full: Path, path: Path) -> Quantised | None:
+    return OnnxRuntime().reduce(job.graph, full, path, job.settings.dtype)
 
 
 ONNX = ExportFormat(_check, _write, OnnxRuntime().open, OnnxRuntime.precisions, _reduce)

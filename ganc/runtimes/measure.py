@@ -13,6 +13,7 @@ from ganc.models.network import ImageGenerator
 from ganc.models.sampling import device_of
 from ganc.runtimes.graph import graph_of
 from ganc.runtimes.onnx import OnnxRuntime
+from ganc.runtimes.openvino import OpenVino
 from ganc.runtimes.program import NamedInputs, Program, fixed
 from ganc.runtimes.pytorch import Compiled, PyTorch
 from ganc.runtimes.runtime import Conditions, Executable, Runtime
@@ -22,6 +23,7 @@ RUNTIMES: dict[str, Runtime] = {
     "torch": PyTorch(),
     "compile": Compiled(),
     "onnx": OnnxRuntime(),
+    "openvino": OpenVino(),
 }
 
 
@@ -39,6 +41,13 @@ class Timing:
     p90_ms: float
     runs: int
     conditions: Conditions
+
+    def __str__(self) -> str:
+        how = self.conditions
+        threads = f"{how.threads} thread{'s' if how.threads > 1 else ''}"
+        return (
+            f"{self.median_ms:.4g} ms ({how.runtime}; {how.precision}; {threads}; {how.processor})"
+        )
 
 
 def time_generator(

@@ -15,17 +15,15 @@ from torch import Tensor
 from ganc.errors import ComputationError, InputError
 from ganc.runtimes.onnx_bundle import cut, together
 from ganc.runtimes.onnx_precision import to_half, to_int8
-from ganc.runtimes.program import NamedInputs, Program
-from ganc.runtimes.runtime import Executable, FileRuntime
+from ganc.runtimes.program import OUTPUT, NamedInputs, Program, first_line
+from ganc.runtimes.runtime import Executable, FileRuntime, Quantised, require
 
 # Torch's exporter writes 18 and later sets are converted from it; ONNX Runtime 1.20 reads up to 23.
 OPSETS = range(18, 24)
-OUTPUT = "image"
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _MAX_BYTES = 2**31  # of a protocol buffer, and so of an .onnx file without external data
 _UNLIMITED = 2**62
-_REDUCTIONS = {"fp16": to_half, "int8": to_int8}
 
 
 class OnnxRuntime(FileRuntime):
@@ -35,12 +33,15 @@ class OnnxRuntime(FileRuntime):
         opset: The operator set of files that are written, one of ``OPSETS``.
     """
 
-    precisions = ("fp32", *_REDUCTIONS)
-    extra = "export"
+    precisions = ("fp32", "fp16", "int8")
     suffix = ".onnx"
 
     def __init__(self, opset: int = OPSETS[0]) -> None:
         self.opset = opset
+
+    def check(self, dtype: str = "fp32") -> None:
+        super().check(dtype)
+        require("export")
 
     def title(self) -> str:
         import onnxruntime
@@ -64,8 +65,14 @@ class OnnxRuntime(FileRuntime):
             path.write_bytes(model.SerializeToString())
         return None
 
-    def reduce(self, program: Program, full: Path, path: Path, dtype: str) -> None:
-        _REDUCTIONS[dtype](program, full, path)
+    def computes_in(self, dtype: str) -> str:
+        return "int8, else fp32" if dtype == "int8" else dtype
+
+    def reduce(self, program: Program, full: Path, path: Path, dtype: str) -> Quantised | None:
+        if dtype == "int8":
+            return to_int8(program, full, path)
+        to_half(full, path)
+        return None
 
     def open(self, path: Path, dtype: str = "fp32") -> Executable:
         import onnxruntime
@@ -102,7 +109,7 @@ def _convert(
             verbose=False,  # its progress would go to stdout
         )
     except torch.onnx.OnnxExporterError as error:
-        raise ComputationError(f"onnx cannot express the model: {_line(error)}") from error
+        raise ComputationError(f"onnx cannot express the model: {first_line(error)}") from error
     assert converted is not None
     return converted
 
@@ -134,11 +141,5 @@ def _refusals() -> Iterator[None]:
         yield
     except (state.Fail, state.InvalidGraph, state.InvalidArgument, state.InvalidProtobuf,
             state.NotImplemented, state.RuntimeException) as error:  # fmt: skip
-        raise ComputationError(f"onnx runtime refuses the exported file: {_line(error)}") from error
-
-
-def _line(error: BaseException) -> str:
-    """Return the first line of what lies at the root of an error."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        refusal = f"onnx runtime refuses the exported file: {first_line(error)}"
+        raise ComputationError(refusal) from error

@@ -11,6 +11,9 @@ NamedInputs = dict[str, Tensor]
 Runner = Callable[[NamedInputs], Tensor]
 """From inputs by name to a tensor; of a generator [N, C, H, W]."""
 
+OUTPUT = "image"
+"""What files call what they return."""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -54,3 +57,10 @@ def fixed(module: nn.Module, inputs: NamedInputs) -> Program:
         inputs: On the module's device.
     """
     return Program(module, lambda indices: inputs, inputs)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what lies at the root of an error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

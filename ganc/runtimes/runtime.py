@@ -20,6 +20,7 @@ from ganc.runtimes.program import Program, Runner
 
 EXTRAS: dict[str, dict[str, tuple[int, ...]]] = {
     "export": {"onnx": (1, 17), "onnxscript": (0, 5), "onnxruntime": (1, 20)},
+    "openvino": {"openvino": (2025, 1), "nncf": (2, 16)},
 }
 """Extra → its packages and their least versions, as in pyproject.toml."""
 
@@ -59,16 +60,22 @@ class Executable:
     device: torch.device = field(default=CPU)
 
 
+@dataclass(frozen=True)
+class Quantised:
+    """How many layers a file computes in 8 bits, and how many that could be stay in float."""
+
+    int8: int
+    float: int
+
+
 class Runtime(ABC):
     """A way to run programs.
 
     Attributes:
         precisions: What it can be asked for, the default first.
-        extra: The extra that brings its packages; None where torch is enough.
     """
 
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
-    extra: ClassVar[str | None] = None
 
     @abstractmethod
     def title(self) -> str:
@@ -77,6 +84,11 @@ class Runtime(ABC):
     def computes_in(self, dtype: str) -> str:
         """Return what a program of a precision is computed in on this processor."""
         return dtype
+
+    def properties(self, dtype: str) -> dict[str, str]:
+        """Return what a file cannot carry: properties to set when it is loaded, for it to be
+        computed as it is here."""
+        return {}
 
     def conditions(self, dtype: str = "fp32", device: torch.device = CPU) -> Conditions:
         """Say how a program would be run now; all runtimes get as many threads as PyTorch has."""
@@ -93,8 +105,6 @@ class Runtime(ABC):
         """
         if dtype not in self.precisions:
             raise unknown_name("--dtype", dtype, self.precisions)
-        if self.extra is not None:
-            require(self.extra)
 
     @abstractmethod
     def prepare(
@@ -142,8 +152,8 @@ class FileRuntime(Runtime):
         """
 
     @abstractmethod
-    def reduce(self, program: Program, full: Path, path: Path, dtype: str) -> None:
-        """Make a file of lower precision of the float32 file."""
+    def reduce(self, program: Program, full: Path, path: Path, dtype: str) -> Quantised | None:
+        """Make a file of lower precision of the float32 file; say what int8 computes in 8 bits."""
 
     @abstractmethod
     def open(self, path: Path, dtype: str = "fp32") -> Executable:
