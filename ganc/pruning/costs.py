@@ -38,7 +38,7 @@ class Cost(ABC):
         return {}
 
 
-class Count(Cost):
+class Counted(Cost):
     """A count: multiply-accumulates or parameters of a network."""
 
     def __init__(self, network: Network, most: float, unit: str) -> None:
@@ -52,7 +52,7 @@ class Count(Cost):
         )
 
 
-class Macs(Count):
+class Macs(Counted):
     """Multiply-accumulates per image."""
 
     def __init__(self, network: Network, most: float) -> None:
@@ -63,7 +63,7 @@ class Macs(Count):
         return count_macs(sliced_shapes(self.shapes, self.groups, widths), self.positions)
 
 
-class Params(Count):
+class Params(Counted):
     """Parameters."""
 
     def __init__(self, network: Network, most: float) -> None:

@@ -18,7 +18,7 @@ from ganc.options import parse_duration
 from ganc.pruning import budget
 from ganc.pruning.latency import latency as latency_module
 from ganc.pruning.latency.cost_file import read_costs, write_costs
-from ganc.pruning.latency.interpolation import Axis, LayerCost, sampled_sizes
+from ganc.pruning.latency.interpolation import LayerCost, Span, sampled_sizes
 from ganc.pruning.latency.latency import CLOSE, MOST_MEASURED, LatencyTable
 from ganc.pruning.latency.layers import Layers
 from ganc.pruning.latency.measuring import Stand
@@ -327,7 +327,7 @@ def test_linear_costs_are_found_at_every_width(full: tuple[int, ...]) -> None:
     def cost(sizes: tuple[int, ...]) -> float:
         return float(torch.tensor([1.0 + 0.01 * n for n in sizes]).double().prod())
 
-    axes = [Axis(1, n) for n in full]
+    axes = [Span(1, n) for n in full]
     table = LayerCost(axes, {sizes: cost(sizes) for sizes in sampled_sizes(axes)})
     for share in (0.35, 0.5, 0.81, 1.0):
         sizes = tuple(max(min(16, n) if n >= 48 else 1, int(share * n)) for n in full)
@@ -343,7 +343,7 @@ def test_widths_between_blocks_cost_more_where_they_do() -> None:
         return factor * (5 + sizes[0] * sizes[1])
 
     full = (512, 256)
-    axes = [Axis(1, n) for n in full]
+    axes = [Span(1, n) for n in full]
     table = LayerCost(axes, {sizes: cost(sizes) for sizes in sampled_sizes(axes)})
     for sizes in ((64, 64), (72, 64), (65, 64), (65, 72), (511, 248), (200, 255)):
         assert table.at(sizes) == pytest.approx(cost(sizes))
@@ -351,11 +351,11 @@ def test_widths_between_blocks_cost_more_where_they_do() -> None:
 
 
 def test_few_widths_are_measured() -> None:
-    sampled = sampled_sizes([Axis(1, 512)] * 2)
+    sampled = sampled_sizes([Span(1, 512)] * 2)
     assert len(sampled) == 11
     assert all(n % 16 == 0 for sizes in sampled[:9] for n in sizes)
     assert {n % 16 for sizes in sampled[9:] for n in sizes} == {8, 5}
-    assert sampled_sizes([Axis(2, 10)]) == [(2,), (4,), (10,)]  # two groups side by side
+    assert sampled_sizes([Span(2, 10)]) == [(2,), (4,), (10,)]  # two groups side by side
 
 
 # -- the cache ------------------------------------------------------------------------------------

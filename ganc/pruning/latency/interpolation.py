@@ -24,8 +24,8 @@ BESIDE = {8: 8, 1: 5}
 """Kind of width, by what divides it → channels above a multiple of 16 at which it is measured."""
 
 
-class Axis(NamedTuple):
-    """Channels along one of a layer's axes.
+class Span(NamedTuple):
+    """How many channels one of a layer's axes may have.
 
     Attributes:
         least, most: How few and how many there may be; the least is the number of groups.
@@ -58,13 +58,13 @@ class Axis(NamedTuple):
         return next(kind for kind in BESIDE if width % kind == 0)
 
 
-def sampled_sizes(axes: Sequence[Axis]) -> list[Sizes]:
+def sampled_sizes(axes: Sequence[Span]) -> list[Sizes]:
     """Return the sizes at which a layer is measured."""
     combined = itertools.product(*(axis.grid() for axis in axes))
     return [*combined, *_beside(axes).values()]
 
 
-def _beside(axes: Sequence[Axis]) -> dict[int, Sizes]:
+def _beside(axes: Sequence[Span]) -> dict[int, Sizes]:
     """Return kind of width → sizes of that kind along every axis that has blocks."""
     if not any(axis.has_blocks for axis in axes):
         return {}
@@ -83,7 +83,7 @@ class LayerCost:
         measured: Of all ``sampled_sizes``.
     """
 
-    axes: Sequence[Axis]
+    axes: Sequence[Span]
     measured: Mapping[Sizes, float]
 
     def at(self, sizes: Sizes) -> float:

@@ -20,8 +20,8 @@ from ganc.models.sampling import pick_generator
 from ganc.progress import Progress, Warn
 from ganc.pruning.costs import Cost
 from ganc.pruning.latency.cost_file import read_costs, write_costs
-from ganc.pruning.latency.interpolation import Axis, LayerCost, sampled_sizes
-from ganc.pruning.latency.layers import Layer, Layers, Sizes, filled
+from ganc.pruning.latency.interpolation import LayerCost, Span, sampled_sizes
+from ganc.pruning.latency.layers import Layers, Sizes, TimedLayer, filled
 from ganc.pruning.latency.measuring import Stand
 from ganc.pruning.slicing import Widths
 from ganc.runtimes.graph import graph_of
@@ -33,6 +33,11 @@ CLOSE = 0.97
 
 MOST_MEASURED = 8
 """Whole generators that are measured before the best of them is taken."""
+
+
+AT_ONCE = 60
+"""Layers that are prepared at once: an export takes a second beside what its layers take. They hold
+a few hundred MB of weights at most, since few of a layer's samples are as wide as it can be."""
 
 
 class LatencyTable:
@@ -63,21 +68,21 @@ class LatencyTable:
     def _sum(self, widths: Widths) -> float:
         return sum(self._layer(layer, widths) for layer in self.layers.layers)
 
-    def _layer(self, layer: Layer, widths: Widths) -> float:
+    def _layer(self, layer: TimedLayer, widths: Widths) -> float:
         sizes = self.layers.sizes(layer, widths)
         place = (layer.name, sizes)
         if place not in self._cached:
             self._cached[place] = self._sampled[layer.name].at(sizes)
         return self._cached[place]
 
-    def _layer_cost(self, layer: Layer) -> LayerCost:
-        axes = self._axes(layer)
-        keys = {sizes: self.layers.key(layer, sizes) for sizes in sampled_sizes(axes)}
-        return LayerCost(axes, {sizes: self._costs[key] for sizes, key in keys.items()})
+    def _layer_cost(self, layer: TimedLayer) -> LayerCost:
+        spans = self._spans(layer)
+        keys = {sizes: self.layers.key(layer, sizes) for sizes in sampled_sizes(spans)}
+        return LayerCost(spans, {sizes: self._costs[key] for sizes, key in keys.items()})
 
-    def _axes(self, layer: Layer) -> list[Axis]:
+    def _spans(self, layer: TimedLayer) -> list[Span]:
         full = self.layers.sizes(layer)
-        return [Axis(len(groups), most) for groups, most in zip(layer.axes, full, strict=True)]
+        return [Span(len(groups), most) for groups, most in zip(layer.axes, full, strict=True)]
 
     def _whole_key(self) -> str:
         network = self.layers.network
@@ -88,8 +93,8 @@ class LatencyTable:
         """Return all costs by key; what the cache lacks is measured, and kept there."""
         machine = self.stand.machine()
         known = read_costs(machine, warn)
-        rounds = self._missing(known)
-        done, total = 0, sum(map(len, rounds)) + 1
+        missing = self._missing(known)
+        done, total = 0, len(missing) + 1
 
         def keep(keys: Iterable[str], programs: Sequence[Program]) -> None:
             progress("measuring layers", done, total)
@@ -97,33 +102,29 @@ class LatencyTable:
             write_costs(machine, measured, warn)
             known.update(measured)
 
-        for samples in rounds:
+        for done in range(0, len(missing), AT_ONCE):
+            samples = dict(list(missing.items())[done : done + AT_ONCE])
             keep(samples, self.layers.programs(list(samples.values())))
-            done += len(samples)
         whole = self._whole_key()
         if whole not in known:
             network = filled(self.layers.built(self.layers.typical))
             keep([whole], [graph_of(network)])
         return known
 
-    def _missing(self, known: Mapping[str, float]) -> list[dict[str, tuple[Layer, Sizes]]]:
-        """Return what has to be measured, by key: the first sample of every layer, then the second.
-
-        All that is measured at once is about as large as one network.
-        """
-        seen = set(known)
-        rounds: dict[int, dict[str, tuple[Layer, Sizes]]] = {}
-        for layer in self.layers.layers:
-            for number, sizes in enumerate(sampled_sizes(self._axes(layer))):
-                key = self.layers.key(layer, sizes)
-                if key not in seen:
-                    rounds.setdefault(number, {})[key] = (layer, sizes)
-                seen.add(key)
-        return list(rounds.values())
+    def _missing(self, known: Mapping[str, float]) -> dict[str, tuple[TimedLayer, Sizes]]:
+        """Return what has to be measured, by key: the first sample of every layer, the second, …"""
+        samples = [
+            (number, layer, sizes)
+            for layer in self.layers.layers
+            for number, sizes in enumerate(sampled_sizes(self._spans(layer)))
+        ]
+        samples.sort(key=lambda sample: sample[0])  # so that few networks have them all
+        keyed = {self.layers.key(layer, sizes): (layer, sizes) for _, layer, sizes in samples}
+        return {key: sample for key, sample in keyed.items() if key not in known}
 
 
-class Latency(Cost):
-    """Milliseconds per pass.
+class Milliseconds(Cost):
+    """What a pass takes, in milliseconds.
 
     Args:
         table: Predicts them.
@@ -188,7 +189,7 @@ def latency_of(
     student: Callable[[Widths], Model] | None,
     progress: Progress,
     warn: Warn,
-) -> Latency:
+) -> Milliseconds:
     """Return what plans for a model's generator take, in milliseconds; measures its layers.
 
     Raises:
@@ -197,7 +198,7 @@ def latency_of(
     """
     stand.check()
     table = LatencyTable(pick_generator(model), stand, progress, warn)
-    return Latency(table, most, student)
+    return Milliseconds(table, most, student)
 
 
 def _place(widths: Widths) -> tuple[tuple[str, int], ...]:

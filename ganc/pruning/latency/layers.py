@@ -47,7 +47,7 @@ class TensorLike(NamedTuple):
         return x.contiguous(memory_format=torch.channels_last) if self.is_channels_last else x
 
 
-class _Call(NamedTuple):
+class _Calling(NamedTuple):
     """How a submodule was called, and what it made."""
 
     arguments: tuple[Any, ...]
@@ -55,7 +55,7 @@ class _Call(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layer:
+class TimedLayer:
     """A layer, and how it is called.
 
     Attributes:
@@ -97,12 +97,12 @@ class Layers:
         self.typical = {name: -(-width // TYPICAL_SHARE) for name, width in self.full.items()}
         self.layers = self._find(batch)
 
-    def sizes(self, layer: Layer, widths: Mapping[str, int] | None = None) -> Sizes:
+    def sizes(self, layer: TimedLayer, widths: Mapping[str, int] | None = None) -> Sizes:
         """Return the channels along a layer's axes at some widths; groups without keep theirs."""
         at = self.full | dict(widths or {})
         return tuple(sum(at[name] for name in axis) for axis in layer.axes)
 
-    def widths(self, layer: Layer, sizes: Sizes) -> dict[str, int]:
+    def widths(self, layer: TimedLayer, sizes: Sizes) -> dict[str, int]:
         """Return widths of a layer's groups at which it has these sizes."""
         found = {}
         for axis, size in zip(layer.axes, sizes, strict=True):
@@ -113,7 +113,7 @@ class Layers:
             found[last] = max(1, size - sum(found[name] for name in others))
         return found
 
-    def key(self, layer: Layer, sizes: Sizes) -> str:
+    def key(self, layer: TimedLayer, sizes: Sizes) -> str:
         """Return what tells a layer of these sizes from every other, of whatever network."""
         shapes = sliced_shapes(self.shapes, self.groups, self.widths(layer, sizes))
         own = sorted(shape for n, shape in shapes.items() if n.startswith(f"{layer.name}."))
@@ -126,7 +126,7 @@ class Layers:
         with torch.device("meta"):
             return type(self.network)(**{**config, "widths": {**config["widths"], **widths}})
 
-    def programs(self, wanted: Sequence[tuple[Layer, Sizes]]) -> list[Program]:
+    def programs(self, wanted: Sequence[tuple[TimedLayer, Sizes]]) -> list[Program]:
         """Return layers at some sizes, ready for a runtime."""
         made: dict[int, Program] = {}
         for widths, numbers in _together([self.widths(*own) for own in wanted]):
@@ -138,14 +138,14 @@ class Layers:
         return [made[number] for number in range(len(wanted))]
 
     @torch.no_grad()
-    def _find(self, batch: int) -> list[Layer]:
+    def _find(self, batch: int) -> list[TimedLayer]:
         graph = graph_of(filled(self.built(self.typical)))
-        calls: dict[str, _Call] = {}
+        calls: dict[str, _Calling] = {}
 
         def note(name: str, given: tuple[Any, ...], made: Any) -> None:
             if isinstance(made, Tensor):
                 arguments = tuple(TensorLike.of(x) if isinstance(x, Tensor) else x for x in given)
-                calls[name] = _Call(arguments, tuple(made.shape[2:]))
+                calls[name] = _Calling(arguments, tuple(made.shape[2:]))
 
         for name, module in graph.generator.named_modules():
             module.register_forward_hook(lambda _, given, made, name=name: note(name, given, made))
@@ -156,7 +156,7 @@ class Layers:
         ]
 
     def _outermost(
-        self, name: str, module: nn.Module, calls: Mapping[str, _Call]
+        self, name: str, module: nn.Module, calls: Mapping[str, _Calling]
     ) -> Iterator[tuple[str, nn.Module]]:
         """Yield the largest submodules that are layers, in network order."""
         parts = [part for _, part in self._parts(name)]
@@ -177,7 +177,7 @@ class Layers:
             if part.tensor.startswith(prefix)
         ]  # fmt: skip
 
-    def _layer(self, name: str, module: nn.Module, call: _Call) -> Layer:
+    def _layer(self, name: str, module: nn.Module, call: _Calling) -> TimedLayer:
         parts = self._parts(name)
         read = {group: part for group, part in parts if part.role == "in"}
         made = {group: part for group, part in parts if part.role == "out" and group not in read}
@@ -186,7 +186,7 @@ class Layers:
         counted = read if has_weight else made
         reads = next(((part.tensor, part.dim) for part in counted.values()), None)
         axes = tuple(tuple(axis) for axis in (read, made) if axis)
-        return Layer(name, axes, reads, call.arguments, [_settings(module), call.made])
+        return TimedLayer(name, axes, reads, call.arguments, [_settings(module), call.made])
 
 
 class _Called(nn.Module):
@@ -205,7 +205,7 @@ class _Called(nn.Module):
         return made
 
 
-def _program(network: nn.Module, layer: Layer, arguments: Sequence[Any]) -> Program:
+def _program(network: nn.Module, layer: TimedLayer, arguments: Sequence[Any]) -> Program:
     called = _Called(filled(network.get_submodule(layer.name)), arguments)
     return fixed(called, called.inputs())
 

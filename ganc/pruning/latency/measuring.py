@@ -16,8 +16,8 @@ from ganc.runtimes.runtime import Conditions
 from ganc.runtimes.timing import time_runs
 from ganc.version import __version__
 
-MAX_RUNS = 10
-ENOUGH_SEC = 0.1
+MAX_RUNS = 30
+ENOUGH_SEC = 0.05
 
 
 @dataclass(frozen=True)
