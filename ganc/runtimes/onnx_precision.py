@@ -1,9 +1,7 @@
 """ONNX files in lower precision, made from the float32 file; inputs and output stay float32."""
 
-import contextlib
-import logging
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from ganc.runtimes.graph import Graph
 from ganc.runtimes.program import OUTPUT, NamedInputs, Program
+from ganc.runtimes.quiet import quiet
 from ganc.runtimes.runtime import Quantised
 from ganc.runtimes.sensitivity import CALIBRATION, JUDGED, layers_in_float
 
@@ -33,7 +32,7 @@ def to_int8(program: Program, full: Path, path: Path) -> Quantised:
     which has no images to be judged by, is quantised whole. Transposed convolutions stay in float:
     ONNX Runtime has no int8 kernel for them and would convert back in every call.
     """
-    with _silent(), tempfile.TemporaryDirectory() as folder:
+    with quiet(), tempfile.TemporaryDirectory() as folder:
         layers = _layers(program, full)
         ranges = _ranges(program, full, Path(folder))
         others = _convolutions(full) - set(layers)
@@ -126,14 +125,3 @@ def _quantise(full: Path, path: Path, ranges: Any, excluded: Collection[str]) ->
     )  # fmt: skip
     quantizer.quantize_model()
     quantizer.model.save_model_to_file(path)
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep what advises on other ways to quantise off stderr."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)

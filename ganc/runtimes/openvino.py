@@ -25,6 +25,7 @@ from ganc.runtimes.openvino_core import (
 )
 from ganc.runtimes.openvino_precision import to_int8
 from ganc.runtimes.program import OUTPUT, Program
+from ganc.runtimes.quiet import quiet
 from ganc.runtimes.runtime import CPU, Executable, FileRuntime, Quantised, require
 
 
@@ -37,7 +38,8 @@ class OpenVino(FileRuntime):
     def check(self, dtype: str = "fp32") -> None:
         super().check(dtype)
         silence_telemetry()
-        require("openvino", ["openvino", "nncf"] if dtype == "int8" else ["openvino"])
+        with quiet():
+            require("openvino", ["openvino", "nncf"] if dtype == "int8" else ["openvino"])
         there = capabilities()
         if dtype in ("bf16", "int8") and dtype.upper() not in there:
             raise InputError(

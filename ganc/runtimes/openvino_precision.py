@@ -1,9 +1,6 @@
 """OpenVINO models in 8 bits, made by NNCF from float32; inputs and output stay float32."""
 
-import contextlib
-import io
-import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from math import prod
 from typing import Any
 
@@ -12,6 +9,7 @@ from torch import Tensor
 from ganc.runtimes.graph import Graph
 from ganc.runtimes.openvino_core import HINT, compile_model, openvino, runner
 from ganc.runtimes.program import Program
+from ganc.runtimes.quiet import quiet
 from ganc.runtimes.runtime import Quantised
 from ganc.runtimes.sensitivity import CALIBRATION, JUDGED, layers_in_float
 
@@ -89,7 +87,7 @@ def _quantise(program: Program, model: Any, kept: Collection[str]) -> Any:
         for indices in CALIBRATION
     ]
     others = {node.get_type_name() for node in model.get_ops()} - {*_QUANTISED, "Constant"}
-    with _silent():
+    with quiet():
         return nncf.quantize(
             model,
             nncf.Dataset(batches),
@@ -102,13 +100,3 @@ def _quantise(program: Program, model: Any, kept: Collection[str]) -> Any:
                 activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
             ),
         )
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keep NNCF's progress bars off stdout and its advice off stderr."""
-    import nncf
-
-    nncf.set_log_level(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield

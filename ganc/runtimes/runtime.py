@@ -20,7 +20,7 @@ from ganc.runtimes.program import Program, Runner
 
 EXTRAS: dict[str, dict[str, tuple[int, ...]]] = {
     "export": {"onnx": (1, 17), "onnxscript": (0, 5), "onnxruntime": (1, 20)},
-    "openvino": {"openvino": (2025, 1), "nncf": (2, 16)},
+    "openvino": {"openvino": (2025, 2), "nncf": (2, 17)},
 }
 """Extra → its packages and their least versions, as in pyproject.toml."""
 
@@ -173,7 +173,8 @@ class FileRuntime(Runtime):
     def prepare(
         self, program: Program, dtype: str = "fp32", device: torch.device | None = None
     ) -> Executable:
-        return self.prepare_each([program], dtype, device)[0]
+        with tempfile.TemporaryDirectory() as folder:
+            return self.open(self.make(program, Path(folder), dtype), dtype)
 
     def prepare_each(
         self,
@@ -182,14 +183,20 @@ class FileRuntime(Runtime):
         device: torch.device | None = None,
     ) -> list[Executable]:
         with tempfile.TemporaryDirectory() as folder:
-            fulls = [Path(folder) / f"fp32-{i}{self.suffix}" for i in range(len(programs))]
+            fulls = [Path(folder) / f"{i}-fp32{self.suffix}" for i in range(len(programs))]
             self.write_each(programs, fulls)
             return [
-                self.open(self._reduced(program, full, dtype), dtype)
+                self.open(self._lower(program, full, dtype), dtype)
                 for program, full in zip(programs, fulls, strict=True)
             ]
 
-    def _reduced(self, program: Program, full: Path, dtype: str) -> Path:
+    def make(self, program: Program, folder: Path, dtype: str) -> Path:
+        """Write a program for a precision into a folder, beside float32; return its file."""
+        full = folder / f"fp32{self.suffix}"
+        self.write(program, full, {})
+        return self._lower(program, full, dtype)
+
+    def _lower(self, program: Program, full: Path, dtype: str) -> Path:
         """Return the file of a precision, made beside the float32 file."""
         if dtype == "fp32":
             return full

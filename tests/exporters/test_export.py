@@ -334,11 +334,15 @@ def test_an_existing_output_is_refused(tmp_path: Path) -> None:
     [
         (
             {"format": "onx"},
-            "unknown --format `onx`; allowed: onnx, torch, rosinality, nvidia",
+            "unknown --format `onx`; allowed: onnx, openvino, torch, rosinality, nvidia",
             "`onnx`",
         ),
         ({"dtype": "fp17"}, "unknown --dtype `fp17`; allowed: fp32, fp16, int8", "`fp16`"),
-        ({"format": "torch", "dtype": "fp16"}, "unknown --dtype `fp16`; allowed: fp32", "`fp32`"),
+        (
+            {"format": "torch", "dtype": "fp16"},
+            "torch has no --dtype fp16, only fp32",
+            "--format onnx",
+        ),
         ({"inputs": "w"}, "unknown --inputs `w`; allowed: z, ws", "`ws`"),
         ({"opset": 17}, "--opset 17 is outside 18 to 23", "leave --opset out"),
         ({"format": "torch", "opset": 18}, "goes with --format onnx", "leave --opset out"),
