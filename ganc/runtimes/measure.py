@@ -1,6 +1,7 @@
 """The table of runtimes, and how long something takes in one of them."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,13 +91,32 @@ def prepare(
         runtime: A name in ``RUNTIMES``.
         dtype, device: See ``Runtime.prepare``.
     """
-    if runtime not in RUNTIMES:
-        raise unknown_name("runtime", runtime, RUNTIMES)
-    chosen = RUNTIMES[runtime]
+    return prepare_each([program], runtime, dtype, device)[0]
+
+
+def prepare_each(
+    programs: Sequence[Program],
+    runtime: str,
+    dtype: str = "fp32",
+    device: torch.device | None = None,
+) -> list[Executable]:
+    """Bring programs into a runtime, in less time than one by one; see ``prepare``."""
+    chosen = runtime_called(runtime)
     chosen.check(dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # exporters and quantisers speak of their own internals
-        return chosen.prepare(program, dtype, device)
+        return chosen.prepare_each(programs, dtype, device)
+
+
+def runtime_called(name: str) -> Runtime:
+    """Return a runtime by its name in ``RUNTIMES``.
+
+    Raises:
+        UsageError: It is not known.
+    """
+    if name not in RUNTIMES:
+        raise unknown_name("--runtime", name, RUNTIMES)
+    return RUNTIMES[name]
 
 
 @torch.no_grad()

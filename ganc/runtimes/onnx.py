@@ -5,7 +5,7 @@ convolution weights and filters are constants of the file and the batch may have
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ganc.errors import ComputationError, InputError
+from ganc.runtimes.onnx_bundle import cut, together
 from ganc.runtimes.onnx_precision import to_half, to_int8
 from ganc.runtimes.program import OUTPUT, NamedInputs, Program, first_line
 from ganc.runtimes.runtime import Executable, FileRuntime, Quantised, require
@@ -53,6 +54,17 @@ class OnnxRuntime(FileRuntime):
         converted.model.metadata_props.update(metadata)
         converted.save(path, external_data=False)
 
+    def write_each(self, programs: Sequence[Program], paths: Sequence[Path]) -> None:
+        if len(programs) == 1:
+            return super().write_each(programs, paths)
+        # An export takes a second, whatever its size: all become one graph, which is then cut up.
+        outputs = [f"{OUTPUT}{i}" for i in range(len(programs))]
+        converted = _convert(together(programs), self.opset, outputs)
+        _fold(converted.model)
+        for path, model in zip(paths, cut(converted.model_proto, programs, outputs), strict=True):
+            path.write_bytes(model.SerializeToString())
+        return None
+
     def computes_in(self, dtype: str) -> str:
         return "int8, else fp32" if dtype == "int8" else dtype
 
@@ -74,21 +86,25 @@ class OnnxRuntime(FileRuntime):
         if providers != _PROVIDERS:  # it replaces what it lacks without a word
             raise ComputationError(f"onnx runtime runs on {providers}, not on the CPU")
 
+        (output,) = (found.name for found in session.get_outputs())
+
         def run(inputs: NamedInputs) -> Tensor:
             with _refusals():
-                (images,) = session.run([OUTPUT], {name: x.numpy() for name, x in inputs.items()})
+                (images,) = session.run([output], {name: x.numpy() for name, x in inputs.items()})
             return torch.from_numpy(images)
 
         return Executable(run, self.conditions(dtype))
 
 
-def _convert(program: Program, opset: int) -> torch.onnx.ONNXProgram:
+def _convert(
+    program: Program, opset: int, outputs: Sequence[str] = (OUTPUT,)
+) -> torch.onnx.ONNXProgram:
     try:
         converted = torch.onnx.export(
             program.trace(),
             dynamic_shapes=program.dynamic_shapes(),  # names the axes; they are traced already
             opset_version=opset,
-            output_names=[OUTPUT],
+            output_names=list(outputs),
             dynamo=True,
             verbose=False,  # its progress would go to stdout
         )
