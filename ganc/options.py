@@ -99,6 +99,14 @@ def parse_count(text: str) -> float:
     return scaled(match[1], match[2])
 
 
+def parse_duration(text: str) -> float:
+    """Parse a time such as 20ms, 0.02s or 20 into milliseconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|)", text.strip())
+    if match is None:
+        raise ValueError(f"`{text}` is not a time; allowed: a number of milliseconds, 20ms, 0.02s")
+    return scaled(match[1], "K" if match[2] == "s" else "")
+
+
 def scaled(number: str, suffix: str) -> float:
     """Return a decimal number with one of the suffixes "", K, M, G and T.
 

@@ -69,7 +69,7 @@ VALUES: dict[str, Value] = {
     "params": Value("lower", is_cost=True),
     **{
         f"latency{runtime}{part}": Value("lower", "ms", is_cost=True)
-        for runtime in ("", "-compile", "-onnx")
+        for runtime in ("", "-compile", "-onnx", "-openvino")
         for part in ("", "-p90", "-batch8", "-batch8-p90")
     },
     "speedup": Value("higher"),

@@ -94,7 +94,6 @@ def eval_(
     names = None if metrics is None else [name.strip() for name in metrics.split(",")]
     from ganc.evaluation.evaluate import evaluate
     from ganc.evaluation.plan import plan_of
-    from ganc.exporters.runtime import prepare_onnx
     from ganc.report.entry import short_names
     from ganc.report.report import check_report, write_report
 
@@ -119,7 +118,7 @@ def eval_(
             check_report(page, shown, network=options.network, force=force)
         measured = evaluate(
             models, names, teacher=judge, require=require or (), device=device,
-            to_onnx=prepare_onnx, progress=progress, warn=shared.warner(quiet), **settings,
+            progress=progress, warn=shared.warner(quiet), **settings,
         )  # fmt: skip
         own, results = measured[: -len(ckpts)], measured[-len(ckpts) :]
         if earlier is not None:

@@ -67,8 +67,12 @@ METRICS: dict[str, Metric] = {
     "macs_published": Metric(complexity.macs_published),
     "params": Metric(complexity.params),
     "latency": Metric(latency.Eager, extras=latency.extras("latency")),
-    "latency-compile": Metric(latency.compiled, extras=latency.extras("latency-compile")),
-    "latency-onnx": Metric(latency.onnx, extras=latency.extras("latency-onnx")),
+    **{
+        f"latency-{name}": Metric(
+            partial(latency.Latency, runtime=name), extras=latency.extras(f"latency-{name}")
+        )
+        for name in ("compile", "onnx", "openvino")
+    },
     "speedup": Metric(latency.Speedup, "teacher"),
     "memory": Metric(memory.Memory, extras=memory.EXTRAS),
     "l1": Metric(PairedMean.l1, "teacher"),
