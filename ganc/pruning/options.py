@@ -90,30 +90,28 @@ class PruneOptions:
         None, "At most this many MACs, e.g. 4.1G.", parser=parse_count, metavar="COUNT"
     )
     speedup: float | None = option(None, "At least this factor fewer MACs.")
-    params: float | None = option(None, "At most this many parameters.", parser=parse_count, metavar="COUNT")
+    params: float | None = option(
+        None, "At most this many parameters.", parser=parse_count, metavar="COUNT"
+    )
     latency: float | str | None = option(
         None, "Milliseconds per pass at most, e.g. 20ms; layers are measured, with --dry-run too.",
         parser=parse_duration, metavar="TIME",
     )  # fmt: skip
     allocation: str | None = option(
         None,
-        f"{UNIFORM}, {GLOBAL} or {THRESHOLD}. Default: {THRESHOLD} for scores with thresholds, such as"
-        f" density's, which need no budget; else {UNIFORM}.",
+        f"{UNIFORM}, {GLOBAL} or {THRESHOLD}. Default: {THRESHOLD} for scores with thresholds, as from"
+        f" density, which need no budget; else {UNIFORM}.",
     )
     round_to: int = option(1, "Round widths up to a multiple.")
     min_width: int = option(1, "Least channels that every group keeps.")
     refit: bool = option(
         False, "After slicing, fit every layer to CKPT's output in the kept channels.", section=FIT
     )
-    refit_samples: int = option(
-        1024, "Inputs to fit to; at most all images.", least=1, section=FIT
-    )
+    refit_samples: int = option(1024, "Inputs to fit to; at most all images.", least=1, section=FIT)
     refit_steps: int = option(
         1000, "Steps that then fit all layers together.", least=0, section=FIT
     )
-    data: Path | None = option(
-        None, "Translators: images to fit to.", metavar="PATH", section=FIT
-    )
+    data: Path | None = option(None, "Translators: images to fit to.", metavar="PATH", section=FIT)
     data_b: Path | None = option(
         None,
         "The same for generator_b, a CycleGAN's other direction.",
