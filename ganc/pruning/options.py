@@ -99,8 +99,8 @@ class PruneOptions:
     )  # fmt: skip
     allocation: str | None = option(
         None,
-        f"{UNIFORM}, {GLOBAL} or {THRESHOLD}. Default: {THRESHOLD} for scores with thresholds, as from"
-        f" density, which need no budget; else {UNIFORM}.",
+        f"{UNIFORM}, {GLOBAL} or {THRESHOLD}. Default: {THRESHOLD} for scores with thresholds, as"
+        f" from density, which need no budget; else {UNIFORM}.",
     )
     round_to: int = option(1, "Round widths up to a multiple.")
     min_width: int = option(1, "Least channels that every group keeps.")
