@@ -7,15 +7,21 @@ with its fit, or of the distillation up to there.
 
 import argparse
 import contextlib
+import itertools
 import json
+import multiprocessing
 import statistics
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import figures
+import torch
 
 import ganc
 
@@ -88,6 +94,7 @@ class Bench:
         real: Images to measure against.
         samples: How many are measured.
         figures_file: See ``figures``.
+        means: How runs are computed: ``device``, and what else ``distill`` may be told of it.
     """
 
     def __init__(
@@ -101,10 +108,12 @@ class Bench:
         real: Path,
         samples: int,
         figures_file: Path | None,
+        means: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.name, self.starts, self.arms = folder, name, starts, arms
         self.metrics, self.teacher, self.real, self.samples = metrics, teacher, real, samples
         self.figures_file = figures_file
+        self.means = {"device": "cpu"} if means is None else dict(means)
 
     def measure(self, run: Run) -> None:
         """Do a run, unless there is a line of it."""
@@ -124,7 +133,8 @@ class Bench:
     def started(self, run: Run) -> tuple[ganc.Model, float, float]:
         """Return a start, and what it took; saved for its distillation."""
         start = self.starts[run.arm]
-        settings = dict(start.settings) | ({"seed": run.seed} if start.settings else {})
+        settings: dict[str, Any] = dict(start.settings)
+        settings |= {"seed": run.seed, "device": self.device} if settings else {}
         scores = self.scores(start.scores, run.seed)
 
         def prune() -> ganc.Model:
@@ -132,27 +142,29 @@ class Bench:
             with start.change():
                 for macs in start.stages:
                     model = ganc.prune(model, own, macs=macs, teacher=self.teacher, **settings)
-                    own = ganc.score(model, **start.scores, seed=run.seed)
+                    own = ganc.score(model, **start.scores, seed=run.seed, device=self.device)
                 fitted = {"teacher": self.teacher} if start.stages else {}
                 return ganc.prune(model, own, macs=start.macs, **fitted, **settings)
 
         made = timed(prune)
-        ganc.save(made[0], self.start(run.arm, run.seed), force=True)
+        ganc.save(made[0], start_path(self.folder, run), force=True)
         return made
 
     def scores(self, how: Mapping[str, Any], seed: int) -> ganc.Scores:
         """Return the teacher's scores, made once."""
         path = self.folder / f"{seed}.{how['method']}.scores.safetensors"
         if not path.exists():
-            ganc.score(self.teacher, **how, seed=seed).save(path, force=True)
+            scores = ganc.score(self.teacher, **how, seed=seed, device=self.device)
+            scores.save(path, force=True)
         return ganc.Scores.load(path)
 
     def distilled(self, run: Run) -> tuple[ganc.Model, float, float]:
         """Return a start after some steps; fewer steps that are there already are gone on from."""
         start, training = self.arms[run.arm]
-        if not self.start(start, run.seed).exists():
+        pruned = start_path(self.folder, Run(start, run.seed, 0))
+        if not pruned.exists():
             self.measure(Run(start, run.seed, 0))
-        if not self.start(start, run.seed).exists():  # measured, then removed
+        if not pruned.exists():  # measured, then removed
             self.started(Run(start, run.seed, 0))
         out = self.folder / f"{run.arm} {run.seed}"
         student = out / "student.safetensors"
@@ -160,29 +172,34 @@ class Bench:
 
         def distill() -> None:
             if is_begun:
-                ganc.distill(None, self.teacher, out, steps=run.steps, resume="latest")
+                ganc.distill(
+                    None, self.teacher, out, steps=run.steps, resume="latest", **self.means
+                )
                 return
             given: dict[str, Any] = {} if training.init is None else {"init": training.init}
             given |= {"data": self.real} if training.on_real else {}
             ganc.distill(
-                ganc.load(self.start(start, run.seed)), self.teacher, out, steps=run.steps,
+                ganc.load(pruned), self.teacher, out, steps=run.steps,
                 seed=run.seed, recipe=training.recipe, overrides=training.overrides, **given,
+                **self.means,
             )  # fmt: skip
 
         _, seconds, cpu_seconds = timed(distill)
         return ganc.load(student), seconds, cpu_seconds
 
-    def start(self, name: str, seed: int) -> Path:
-        """Return where a start is."""
-        return self.folder / f"{name} {seed}.safetensors"
+    @property
+    def device(self) -> str:
+        """Return what everything runs on."""
+        return str(self.means["device"])
 
     def evaluate(
         self, model: ganc.Model, metrics: Sequence[str], **settings: Any
     ) -> dict[str, float]:
         """Return a model's metrics."""
         found = ganc.evaluate(
-            model, metrics, data=self.real, samples=self.samples, seed=UNSEEN, **settings
-        )
+            model, metrics, data=self.real, samples=self.samples, seed=UNSEEN, device=self.device,
+            **settings,
+        )  # fmt: skip
         return dict(found["metrics"])
 
     def write(self, run: Run, values: Mapping[str, float]) -> None:
@@ -209,6 +226,57 @@ def runs(arms: Sequence[str], seeds: Sequence[int], steps: Sequence[int]) -> Ite
     for part, lengths in (([first], steps[:2]), (others, steps[:2]), (seeds, steps[2:])):
         for length in lengths:
             yield from (Run(arm, seed, length) for seed in part for arm in arms)
+
+
+def start_path(folder: Path, run: Run) -> Path:
+    """Return where a start is kept."""
+    return folder / f"{run.arm} {run.seed}.safetensors"
+
+
+def measure_all(make: Callable[[], Bench], wanted: Sequence[Run], jobs: int) -> int:
+    """Do runs; several at a time go by length, so that no two write to one folder.
+
+    Args:
+        make: Returns the bench; pickled for each process.
+        wanted: In order.
+        jobs: Processes; 1: this one.
+    Returns:
+        How many failed; their errors are printed.
+    """
+    if jobs == 1:
+        bench = make()
+        for run in wanted:
+            bench.measure(run)
+        return 0
+    failed = 0
+    spawn = multiprocessing.get_context("spawn")
+    with futures.ProcessPoolExecutor(jobs, spawn, _open, (make,)) as pool:
+        for _, part in itertools.groupby(sorted(wanted, key=_steps), _steps):
+            failed += sum(pool.map(_measure, part))
+    return failed
+
+
+def _steps(run: Run) -> int:
+    return run.steps
+
+
+_opened: list[Bench] = []
+"""A process's own."""
+
+
+def _open(make: Callable[[], Bench]) -> None:
+    torch.set_num_threads(1)
+    _opened.append(make())
+
+
+def _measure(run: Run) -> bool:
+    """Do a run in a process of the pool; tell whether it failed."""
+    try:
+        _opened[0].measure(run)
+    except Exception:  # one arm's fault must not end the table
+        print(*run, "failed:", traceback.format_exc(), file=sys.stderr, flush=True)
+        return True
+    return False
 
 
 def results(folder: Path) -> dict[Run, dict[str, float]]:

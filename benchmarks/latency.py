@@ -432,7 +432,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help=f"default: 5, on CUDA {GPU_ROUNDS}")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS),
                         help="of CUDA")  # fmt: skip
-    parser.add_argument("--compile", action="store_true", help="torch.compile of ours as well")
+    parser.add_argument("--compile", nargs="*", choices=[*COMPILE_MODES.values()],
+                        help="torch.compile of ours as well; modes, default: all")  # fmt: skip
     parser.add_argument(
         "--brief", action="store_true", help="two precisions, one compilation: about a minute"
     )
@@ -442,7 +443,12 @@ def parse() -> argparse.Namespace:
     settings = parser.parse_args()
     is_cuda = torch.device(settings.device).type == "cuda"
     settings.rounds = settings.rounds or (GPU_ROUNDS if is_cuda else 5)
-    settings.compile_modes = list(COMPILE_MODES) if settings.compile else []
+    asked = settings.compile if settings.compile is not None else []
+    settings.compile = settings.compile is not None
+    wanted = asked or COMPILE_MODES.values()
+    settings.compile_modes = [
+        title for title, mode in COMPILE_MODES.items() if settings.compile and mode in wanted
+    ]
     if settings.brief:
         settings.precisions = [p for p in BRIEF_PRECISIONS if p in settings.precisions]
         settings.compile_modes = list(COMPILE_MODES)[-1:]

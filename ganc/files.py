@@ -51,7 +51,7 @@ def _check_kind(path: Path) -> None:
         raise OutputError(f"{path} is a folder, expected a file name", "name a file inside it")
     if path.exists() and not (path.is_file() and not _names_stream(path)):
         raise OutputError(
-            f"{path} is no regular file, expected a file name",
+            f"{path} is not a regular file, expected a file name",
             "- is stdout where an option takes it",
         )
 

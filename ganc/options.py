@@ -84,7 +84,7 @@ def _check_number(field: "dataclasses.Field[Any]", value: float) -> None:
     flag = next(iter(metadata.get("flags", ())), flag_of(field.name))
     least, above = metadata.get("least"), metadata.get("above")
     if not math.isfinite(value):
-        raise UsageError(f"{flag} {value} is no finite number")
+        raise UsageError(f"{flag} {value} is not a finite number")
     if least is not None and value < least:
         raise UsageError(f"{flag} {value} is below {least}")
     if above is not None and value <= above:
@@ -119,7 +119,7 @@ def scaled(number: str, suffix: str) -> float:
     except ArithmeticError:  # Decimal has its own limits
         value = math.inf
     if not math.isfinite(value):
-        raise ValueError(f"`{number}{suffix}` is no finite number")
+        raise ValueError(f"`{number}{suffix}` is not a finite number")
     return value
 
 
@@ -127,7 +127,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """Parse norm_statistics=batch or img_resolution=512; values are JSON, or else text."""
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise ValueError(f"`{text}` is no setting; allowed: NAME=VALUE")
+        raise ValueError(f"`{text}` is not a setting; allowed: NAME=VALUE")
     try:
         return name, strict_json.parse(value, name, UsageError)
     except UsageError:  # text; None is how Python and the notes spell null

@@ -404,7 +404,7 @@ def test_truncation_is_a_finite_number(
 
 def test_a_bound_is_a_finite_number(ganc: Callable[..., Outcome], checkpoint: Path) -> None:
     done = ganc("eval", checkpoint, "--metrics", "macs", "--require", "macs<=1e400")
-    assert_one_line(done, 2, "the bound is no finite number")
+    assert_one_line(done, 2, "the bound is not a finite number")
 
 
 def test_outputs_replace_files_alone(
@@ -416,10 +416,10 @@ def test_outputs_replace_files_alone(
     link.symlink_to(target)
     for path in (fifo, "/proc/self/fd/1"):
         done = ganc("sample", checkpoint, "-n", 1, "-o", path, "--force")
-        assert_one_line(done, 3, "is no regular file", "- ")
+        assert_one_line(done, 3, "is not a regular file", "- ")
     assert fifo.is_fifo()
     for path in ("/dev/null", "/dev/stdout"):
-        with pytest.raises(OutputError, match="is no regular file"):
+        with pytest.raises(OutputError, match="is not a regular file"):
             check_output(Path(path), force=True)
     done = ganc("sample", checkpoint, "-n", 1, "-o", link, "--force")
     assert done.code == 0

@@ -11,6 +11,7 @@ from ganc.content.forms import names_code
 from ganc.distillation.reals import TEACHER
 from ganc.distillation.recipe_file import SUFFIX, read_recipe
 from ganc.distillation.recipes import (
+    DEFAULTS,
     Recipe,
     check_numbers,
     default_recipe,
@@ -19,7 +20,7 @@ from ganc.distillation.recipes import (
     without_teacher,
 )
 from ganc.errors import InputError, UsageError
-from ganc.families import FAMILIES, TRANSLATION
+from ganc.families import FAMILIES, STYLE, TRANSLATION
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,14 @@ def new_settings(choices: Choices, architecture: str, *, has_teacher: bool) -> T
 
 def _default(architecture: str, has_teacher: bool) -> str:
     name = default_recipe(architecture)
-    return "gan" if name == "stylekd" and not has_teacher else name
+    return "gan" if name == DEFAULTS[STYLE] and not has_teacher else name
 
 
 def _check_data(choices: Choices, architecture: str, *, is_translator: bool) -> None:
     if is_translator and choices.data in (None, TEACHER):
         raise UsageError(
             f"a {architecture} translates images: there is nothing to train it on without --data",
-            "pass --data DIR|ZIP",
+            "pass --data with a folder or zip of images",
         )
     given = {"--data-b": choices.data_b, "--swap": choices.swap, "--unpaired": choices.unpaired}
     for flag, value in given.items():

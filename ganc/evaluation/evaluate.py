@@ -251,7 +251,7 @@ def _inputs_of(source: InputSource[Any] | None, flag: str) -> ImageInputs:
     if not isinstance(source, ImageInputs):
         raise UsageError(
             f"{flag} belongs to the images of --input, got none",
-            f"pass --input DIR|ZIP; {flag} goes with translators",
+            f"pass --input with images; {flag} goes with translators",
         )
     return source
 

@@ -151,7 +151,7 @@ class Task:
         if self.source is None:
             raise UsageError(
                 f"{metric} needs images for the {generator.architecture} to translate, got none",
-                "pass --input DIR|ZIP",
+                "pass --input with a folder or zip of images",
             )
         if self.source.count is None:
             return self.settings.samples

@@ -311,10 +311,10 @@ def test_lpips_never_runs_on_effnet() -> None:
 
 
 def test_missing_company_is_named() -> None:
-    with pytest.raises(UsageError, match="l1, psnr: compared with a teacher") as caught:
+    with pytest.raises(UsageError, match="l1, psnr: no teacher to compare with") as caught:
         evaluate(colours(0.0), ["l1", "macs", "psnr"])
     assert caught.value.hint == "pass --teacher CKPT"
-    with pytest.raises(UsageError, match="fid, fd: compared with real images or a teacher"):
+    with pytest.raises(UsageError, match="fid, fd: neither real images nor a teacher"):
         evaluate(colours(0.0), ["fid", "fd"])
 
 
