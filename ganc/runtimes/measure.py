@@ -115,7 +115,7 @@ def runtime_called(name: str) -> Runtime:
         UsageError: It is not known.
     """
     if name not in RUNTIMES:
-        raise unknown_name("--runtime", name, RUNTIMES)
+        raise unknown_name("runtime", name, RUNTIMES)
     return RUNTIMES[name]
 
 

@@ -1,5 +1,6 @@
 """ONNX files in lower precision, made from the float32 file; inputs and output stay float32."""
 
+import shutil
 import tempfile
 from collections.abc import Collection
 from math import prod
@@ -34,6 +35,9 @@ def to_int8(program: Program, full: Path, path: Path) -> Quantised:
     """
     with quiet(), tempfile.TemporaryDirectory() as folder:
         layers = _layers(program, full)
+        if not layers:  # a norm by itself, say
+            shutil.copyfile(full, path)
+            return Quantised(0, 0)
         ranges = _ranges(program, full, Path(folder))
         others = _convolutions(full) - set(layers)
         kept: list[str] = []
@@ -57,6 +61,8 @@ def _layers(program: Program, full: Path) -> dict[str, int]:
     model = onnx.load(full)
     weights = {tensor.name: prod(tensor.dims) for tensor in model.graph.initializer}
     dense = [node for node in model.graph.node if node.op_type == "Conv" and _groups(node) == 1]
+    if not dense:
+        return {}
     # Features have the sizes that the inputs give them: they are looked at.
     outputs = [node.output[0] for node in dense]
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)

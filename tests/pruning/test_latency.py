@@ -330,7 +330,7 @@ def test_linear_costs_are_found_at_every_width(full: tuple[int, ...]) -> None:
     axes = [Span(1, n) for n in full]
     table = LayerCost(axes, {sizes: cost(sizes) for sizes in sampled_sizes(axes)})
     for share in (0.35, 0.5, 0.81, 1.0):
-        sizes = tuple(max(min(16, n) if n >= 48 else 1, int(share * n)) for n in full)
+        sizes = tuple(axis.whole_blocks(max(1, int(share * axis.most))) for axis in axes)
         assert table.at(sizes) == pytest.approx(cost(sizes))
 
 
@@ -340,7 +340,8 @@ def test_widths_between_blocks_cost_more_where_they_do() -> None:
         factor = 1.0
         for n in sizes:
             factor *= factors.get(n % 16, 1.3)
-        return factor * (5 + sizes[0] * sizes[1])
+        blocks = [-(-n // 16) * 16 for n in sizes]
+        return factor * (5 + blocks[0] * blocks[1])
 
     full = (512, 256)
     axes = [Span(1, n) for n in full]

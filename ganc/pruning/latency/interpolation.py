@@ -1,11 +1,11 @@
 """What a layer costs at any width, from a few widths at which it was measured.
 
 Kernels work on blocks of 8 or 16 channels, so time is a staircase with a landing at every multiple
-of 16: widths in between often cost more than the multiple above them. Along each axis multiples of
-16 are measured (the least, the largest, the geometric mean of the two), all combinations of them;
-in between, time is linear in each width, as multiply-accumulates are. Beside the mean a multiple of
-8 alone and a width that is neither are measured: how much these cost above what lies on the line is
-a factor on all widths of their kind.
+of 16: widths in between cost about what the multiple above them does, often more. Along each axis
+multiples of 16 are measured (the least, the largest, the geometric mean of the two), all
+combinations of them; in between, time is linear in each width, as multiply-accumulates are. Beside
+the mean a multiple of 8 alone and a width that is neither are measured: what these cost, relative
+to the multiple of 16 above them, is a factor on all widths of their kind.
 """
 
 import itertools
@@ -51,6 +51,10 @@ class Span(NamedTuple):
         grid = self.grid()
         return grid[len(grid) // 2]
 
+    def whole_blocks(self, width: int) -> int:
+        """Return the multiple of a block that holds a width, if blocks count."""
+        return -(-width // BLOCK) * BLOCK if self.has_blocks else width
+
     def kind(self, width: int) -> int | None:
         """Return the largest of 8 and 1 that divides a width; None where blocks count nothing."""
         if not self.has_blocks or width % BLOCK == 0:
@@ -87,10 +91,7 @@ class LayerCost:
     measured: Mapping[Sizes, float]
 
     def at(self, sizes: Sizes) -> float:
-        """Return the milliseconds at some channels along its axes.
-
-        Widths below a block cost what the block does: it is computed as a whole.
-        """
+        """Return the milliseconds at some channels along its axes."""
         cost = self._on_line(sizes)
         share = 1 / max(1, sum(axis.has_blocks for axis in self.axes))
         for axis, size in zip(self.axes, sizes, strict=True):
@@ -100,8 +101,11 @@ class LayerCost:
         return cost
 
     def _on_line(self, sizes: Sizes) -> float:
-        """Interpolate between the combinations, linear in each width."""
-        corners = [_corners(a.grid(), size) for a, size in zip(self.axes, sizes, strict=True)]
+        """Return what whole blocks cost: interpolated, linear in each width."""
+        corners = [
+            _corners(axis.grid(), axis.whole_blocks(size))
+            for axis, size in zip(self.axes, sizes, strict=True)
+        ]
         return sum(
             math.prod(share for _, share in corner)
             * self.measured[tuple(width for width, _ in corner)]
@@ -109,11 +113,9 @@ class LayerCost:
         )
 
     def _excess(self, kind: int) -> float:
-        """Return what widths of a kind cost, relative to those on the line."""
+        """Return what widths of a kind cost, relative to whole blocks."""
         beside = _beside(self.axes)[kind]
-        middle = tuple(axis.middle() for axis in self.axes)
-        line = self._on_line(beside) / self._on_line(middle)
-        return self.measured[beside] / self.measured[middle] / line
+        return self.measured[beside] / self._on_line(beside)
 
 
 def _corners(grid: Sequence[int], size: int) -> list[tuple[int, float]]:

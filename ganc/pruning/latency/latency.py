@@ -1,9 +1,9 @@
 """A budget in milliseconds: plans ranked by the sum of their layers, the chosen one measured.
 
 What no layer owns (a mapping network, images that are enlarged and added up) is a constant: what
-a network of a third of the widths takes beyond its layers. A runtime that merges layers may take
-less for it than they take one by one; then all sums shrink by that factor. Whatever the sum is
-wrong by, the measured plan corrects for all others, and the choice is made again.
+a network of a third of the widths, in whole blocks, takes beyond its layers. A runtime that merges
+layers may take less for it than they take one by one; then all sums shrink by that factor. Whatever
+the sum is wrong by, the measured plan corrects for all others, and the choice is made again.
 """
 
 import hashlib
@@ -54,11 +54,14 @@ class LatencyTable:
     ) -> None:
         self.stand = stand
         self.layers = Layers(generator, stand.batch)
+        typical = self.layers.typical
+        self._anchor = {
+            n: Span(1, full).whole_blocks(typical[n]) for n, full in self.layers.full.items()
+        }
         self._costs = self._known(progress, warn)
         self._sampled = {layer.name: self._layer_cost(layer) for layer in self.layers.layers}
         self._cached: dict[tuple[str, Sizes], float] = {}
-        typical = self.layers.typical
-        whole, total = self._costs[self._whole_key()], self._sum(typical)
+        whole, total = self._costs[self._whole_key()], self._sum(self._anchor)
         self.constant, self.factor = max(0.0, whole - total), min(1.0, whole / total)
 
     def predict(self, widths: Widths) -> float:
@@ -86,7 +89,7 @@ class LatencyTable:
 
     def _whole_key(self) -> str:
         network = self.layers.network
-        parts = [network.architecture, network.config, self.layers.typical]
+        parts = [network.architecture, network.config, self._anchor]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
     def _known(self, progress: Progress, warn: Warn) -> dict[str, float]:
@@ -107,7 +110,7 @@ class LatencyTable:
             keep(samples, self.layers.programs(list(samples.values())))
         whole = self._whole_key()
         if whole not in known:
-            network = filled(self.layers.built(self.layers.typical))
+            network = filled(self.layers.built(self._anchor))
             keep([whole], [graph_of(network)])
         return known
 
