@@ -206,7 +206,7 @@ def test_hooks_are_removed_whatever_happens() -> None:
 def test_inputs_that_do_not_go_with_the_model(method: str, photos: Path) -> None:
     with pytest.raises(UsageError, match="--data is missing") as caught:
         score(make_unet(), method)
-    assert "--data DIR" in str(caught.value.hint)
+    assert "--data with a folder" in str(caught.value.hint)
     with pytest.raises(UsageError, match="--data goes with translators"):
         score(make_model(), method, data=photos)
     with pytest.raises(UsageError, match="--noise-mode goes with latents"):

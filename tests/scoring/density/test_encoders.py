@@ -308,7 +308,7 @@ class Runs:
 @pytest.mark.parametrize(
     ("content", "error", "finding"),
     [
-        (b"no checkpoint at all", WeightsError, "no PyTorch file"),
+        (b"no checkpoint at all", WeightsError, "neither a PyTorch file"),
         (b"\x08" + b"\0" * 7 + b"{ broken", WeightsError, "or damaged"),
         (b"PK\x03\x04 cut off", CheckpointError, "damaged"),
         ({"fc.weight": torch.zeros(2)}, WeightsError, "holds no ResNet-50"),
