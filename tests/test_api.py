@@ -12,7 +12,7 @@ import torch
 import ganc
 from ganc.checkpoints.header import read_header
 from ganc.models.model import Model
-from ganc.showcase.pipeline import DemoSettings
+from ganc.showcase.settings import DemoSettings
 from tests.conftest import Outcome, make_model
 
 

@@ -67,4 +67,4 @@ def test_recipe_numbers_say_who_reads_them() -> None:
     headings = [h for h in sections_of(commands["distill"].params) if h.startswith("Recipe")]
     assert "Recipe numbers" in headings
     assert "Recipe numbers of sngan" in headings
-    assert "Recipe numbers of gan, cagan, stylekd, stylegan3" in headings
+    assert "Recipe numbers of ganc, gan, cagan, stylekd, stylegan3" in headings

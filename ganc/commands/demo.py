@@ -5,31 +5,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ganc.commands import _shared as shared
+from ganc.commands._options import blocks_of, with_options
+from ganc.options import options_of
+from ganc.showcase.settings import DemoSettings
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
+@with_options(blocks_of(DemoSettings, {"device": "speedup", "as_json": "seed"}))
 def demo(
+    *,
     output: Annotated[
         str, typer.Option("--output", "-o", help="Folder for everything it makes; new or empty.")
     ] = "ganc-demo",
-    speedup: Annotated[float, typer.Option("--speedup", help="Fewer MACs by this factor.")] = 10.0,
-    score_samples: Annotated[
-        int, typer.Option("--score-samples", min=5, help="Latents for the scores.")
-    ] = 250,
-    refit_steps: Annotated[
-        int, typer.Option("--refit-steps", min=0, help="Steps of the fit, all layers together.")
-    ] = 1000,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Distillation steps.")] = 200,
-    eval_samples: Annotated[
-        int, typer.Option("--eval-samples", min=2, help="Images for fd, pairs for diversity.")
-    ] = 1000,
     device: shared.Device = "auto",
-    seed: shared.Seed = 0,
     as_json: shared.Json = False,
     quiet: shared.Quiet = False,
     dry_run: shared.DryRun = False,
+    **settings: Any,
 ) -> None:
     """Run the whole pipeline on an embedded face teacher.
 
@@ -38,24 +32,16 @@ def demo(
 
     Example: ganc demo -o ganc-demo
     """
-    settings: dict[str, Any] = {
-        "speedup": speedup,
-        "score_samples": score_samples,
-        "refit_steps": refit_steps,
-        "steps": steps,
-        "eval_samples": eval_samples,
-        "seed": seed,
-    }
+    options = options_of(DemoSettings, settings)
     if dry_run:
         shown = {"output": output, "device": device, **settings}
         return shared.emit_settings("demo", shown, as_json)
-    from ganc.showcase.pipeline import DemoSettings
     from ganc.showcase.pipeline import demo as run
 
     with shared.progress_bar(quiet) as progress:
         result = run(
             output,
-            DemoSettings(**settings),
+            options,
             device=device,
             progress=progress,
             warn=shared.warner(quiet),

@@ -11,6 +11,7 @@ from ganc.content.forms import names_code
 from ganc.distillation.reals import TEACHER
 from ganc.distillation.recipe_file import SUFFIX, read_recipe
 from ganc.distillation.recipes import (
+    DEFAULTS,
     Recipe,
     check_numbers,
     default_recipe,
@@ -19,7 +20,7 @@ from ganc.distillation.recipes import (
     without_teacher,
 )
 from ganc.errors import InputError, UsageError
-from ganc.families import FAMILIES, TRANSLATION
+from ganc.families import FAMILIES, STYLE, TRANSLATION
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def new_settings(choices: Choices, architecture: str, *, has_teacher: bool) -> T
 
 def _default(architecture: str, has_teacher: bool) -> str:
     name = default_recipe(architecture)
-    return "gan" if name == "stylekd" and not has_teacher else name
+    return "gan" if name == DEFAULTS[STYLE] and not has_teacher else name
 
 
 def _check_data(choices: Choices, architecture: str, *, is_translator: bool) -> None:

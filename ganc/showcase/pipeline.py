@@ -27,16 +27,14 @@ from ganc.report.page import write_page
 from ganc.report.plots import require_matplotlib
 from ganc.sampling import sample
 from ganc.scoring.score import score
+from ganc.showcase.settings import DemoSettings
 from ganc.weights.cache import weights_path
 
 TEACHER = "faces32.safetensors"
 REAL = "faces32-real.zip"
-WEIGHTS = "alexnet"
-"""Of ``lpips-diversity``."""
+WEIGHTS = ("alexnet", "vgg16")
+"""Of ``lpips-diversity``, and of distillation's LPIPS."""
 METRICS = ("macs", "params", "latency", "fd", "lpips-diversity")
-# effnet-lite0 stands in for LPIPS: its weights come with the extra `offline`. At 64 px a step takes
-# half the time of the network's usual 128.
-RECIPE = {"perceptual": "effnet-lite0", "perceptual_resolution": 64}
 IMAGES_PER_ROW = 16
 OUTPUTS = {
     "teacher": "teacher.safetensors",
@@ -47,27 +45,6 @@ OUTPUTS = {
     "images": "images.png",
     "report": "report.html",
 }
-
-
-@dataclass(frozen=True)
-class DemoSettings:
-    """What a demo does.
-
-    Attributes:
-        speedup: How many times fewer MACs the student has.
-        score_samples: Latents for the scores.
-        refit_steps: Steps of all layers together in the fit.
-        steps: Distillation steps.
-        eval_samples: Images for fd, pairs for diversity.
-        seed: Of every draw.
-    """
-
-    speedup: float = 10.0
-    score_samples: int = 250
-    refit_steps: int = 1000
-    steps: int = 200
-    eval_samples: int = 1000
-    seed: int = 0
 
 
 def demo(
@@ -109,7 +86,8 @@ def check_packages(progress: Progress = silent) -> None:
         MissingDependencyError, WeightsError: It is named, with the command that installs it.
     """
     load_features("effnet-lite0")
-    weights_path(WEIGHTS, progress=progress)
+    for name in WEIGHTS:
+        weights_path(name, progress=progress)
     resolve(ExportSettings("onnx", None, "fp32", None))
     require_matplotlib()
 
@@ -177,7 +155,7 @@ class _Demo:
     def distill(self, fitted: Model, teacher: Model) -> Model:
         with self.timed("distill"):
             distill(
-                fitted, teacher, self.folder / "run", steps=self.settings.steps, overrides=RECIPE,
+                fitted, teacher, self.folder / "run", steps=self.settings.steps,
                 seed=self.settings.seed, device=self.device, progress=self.progress,
                 warn=self.warn,
             )  # fmt: skip

@@ -33,7 +33,7 @@ def test_json_has_the_keys_of_the_design(ganc: Run, paths: list[object], tmp_pat
     result = json.loads(done.out)
     assert set(result) == DESIGNED
     assert result["output"] == str(tmp_path / "run")
-    assert result["losses"]["pixel_l1"] > 0
+    assert result["losses"]["latent_direction"] > 0
     on = ganc("distill", "-o", tmp_path / "run", "--resume", "latest", "--steps", 3, "--json",
               "--device", "cpu")  # fmt: skip
     assert (on.code, json.loads(on.out)["steps"]) == (0, 3)

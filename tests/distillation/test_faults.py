@@ -367,6 +367,6 @@ def test_no_setting_changes_on_resume(name: str) -> None:
 def test_recipe_numbers_do_not_change_on_resume() -> None:
     saved = new_settings(Choices(), "stylegan2", has_teacher=True).to_json()
     asked = Choices(overrides={"lr": 0.1, "r1_gamma": 5.0})
-    message = "run has other settings: lr is 0.002 there and 0.1 here; r1_gamma is 10.0 there"
+    message = "run has other settings: lr is 0.002 there and 0.1 here; r1_gamma is 1.0 there"
     with pytest.raises(InputError, match=re.escape(message)):
         resumed_settings(asked, saved, "run", "stylegan2", has_teacher=True)

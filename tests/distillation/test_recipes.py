@@ -67,7 +67,7 @@ def test_opponents_are_the_official_commands(name: str) -> None:
 
 def test_a_family_has_the_default_that_it_is_trained_with() -> None:
     names = {name: default_recipe(name) for name in ("stylegan2", "stylegan3", "sngan")}
-    assert names == {"stylegan2": "stylekd", "stylegan3": "stylegan3", "sngan": "sngan"}
+    assert names == {"stylegan2": "ganc", "stylegan3": "stylegan3", "sngan": "sngan"}
     assert {default_recipe(name) for name in FAMILIES} <= RECIPES.keys() - {*OPPONENTS}
     assert (RECIPES["stylegan3"].mixing_prob, RECIPES["stylegan3"].pl_weight) == (0, 0)
 
