@@ -1,10 +1,11 @@
-"""The pictures of docs/quality.md, from the folder that ``quality.py`` wrote.
+"""The pictures of docs/quality.md and README, from the folder that ``quality.py`` wrote.
 
 Draws the decisive arms' metrics over steps, and images of the teacher and of students of seed 0,
 with the same latents below each other.
 
     python benchmarks/quality_pictures.py out --curves docs/quality-curves.png
     python benchmarks/quality_pictures.py out --images docs/quality-images.png
+    python benchmarks/quality_pictures.py out --pipeline docs/pipeline.png
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-from arms import Run, results
+from arms import Run, results, start_path
 from PIL import Image, ImageDraw, ImageFont
 from quality import STUDIES
 
@@ -22,15 +23,23 @@ from ganc.data.grid import make_grid, to_picture
 
 CURVES = {"fd": "fd, lower is better", "recall": "recall", "lpips-diversity": "LPIPS diversity"}
 STEPS = (300, 1000, 3000)
+LAST = STEPS[-1]
 ROWS = {
-    "teacher": None,
-    "sliced": "diversity 0.safetensors",
-    "published,\nrandom start": "random weights, published 0/student.safetensors",
-    "published,\nsliced": "diversity, published 0/student.safetensors",
-    "fitted": "fitted 0.safetensors",
-    "fitted, ganc": "fitted, ganc 0/student.safetensors",
+    "teacher": Run("teacher", 0, 0),
+    "sliced": Run("diversity", 0, 0),
+    "published,\nrandom start": Run("random weights, published", 0, LAST),
+    "published,\nsliced": Run("diversity, published", 0, LAST),
+    "fitted": Run("fitted", 0, 0),
+    "fitted, ganc": Run("fitted, ganc", 0, LAST),
 }
-"""What stands beside a row → the model's file; the students were trained for the most steps."""
+"""What stands beside a row → what it shows."""
+PIPELINE = {
+    "teacher": ROWS["teacher"],
+    "pruned": ROWS["sliced"],
+    "pruned, fitted": ROWS["fitted"],
+    "and distilled": ROWS["fitted, ganc"],
+}
+"""Those of README's picture, with their numbers."""
 COLUMNS, ZOOM, LABEL = 8, 2, 120
 
 
@@ -63,20 +72,35 @@ def draw_curves(folder: Path, out: Path) -> None:
     figure.savefig(out, dpi=90)
 
 
-def draw_images(folder: Path, teacher: Path, out: Path) -> None:
+def draw_images(folder: Path, rows: dict[str, Run], teacher: Path, out: Path) -> None:
     """Draw rows of samples, labelled; whole pixels, or the file would be large."""
-    images = [
-        ganc.sample(ganc.load(teacher if file is None else folder / file), COLUMNS, seed=7)
-        for file in ROWS.values()
-    ]
+    paths = [path_of(folder, run, teacher) for run in rows.values()]
+    images = [ganc.sample(ganc.load(path), COLUMNS, seed=7) for path in paths]
     grid = to_picture(make_grid(torch.cat(images), columns=COLUMNS), zoom=ZOOM)
     picture = Image.new("RGB", (LABEL + grid.width, grid.height), "white")
     picture.paste(grid, (LABEL, 0))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
-    for row, label in enumerate(ROWS):
-        middle = (row + 0.5) * grid.height / len(ROWS)
+    for row, label in enumerate(rows):
+        middle = (row + 0.5) * grid.height / len(rows)
         draw.multiline_text((LABEL - 10, middle), label, "black", font, "rm", align="right")
     picture.save(out, optimize=True)
+
+
+def path_of(folder: Path, run: Run, teacher: Path) -> Path:
+    """Return the file of a model."""
+    if run.arm == "teacher":
+        return teacher
+    return (
+        folder / f"{run.arm} {run.seed}" / "student.safetensors"
+        if run.steps
+        else start_path(folder, run)
+    )
+
+
+def numbered(rows: dict[str, Run], folder: Path) -> dict[str, Run]:
+    """Put a model's fd under its label."""
+    found = results(folder)
+    return {f"{label}\nfd {found[run]['fd']:.0f}": run for label, run in rows.items()}
 
 
 def main() -> None:
@@ -86,12 +110,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--curves", type=Path)
     parser.add_argument("--images", type=Path)
+    parser.add_argument("--pipeline", type=Path, help="README's picture")
     given = parser.parse_args()
     if given.curves:
         draw_curves(given.folder, given.curves)
-    if given.images:
-        with resources.as_file(resources.files("ganc.showcase")) as package:
-            draw_images(given.folder, package / "faces32.safetensors", given.images)
+    with resources.as_file(resources.files("ganc.showcase")) as package:
+        teacher = package / "faces32.safetensors"
+        if given.images:
+            draw_images(given.folder, ROWS, teacher, given.images)
+        if given.pipeline:
+            draw_images(given.folder, numbered(PIPELINE, given.folder), teacher, given.pipeline)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import importlib
 import json
 import pkgutil
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import ganc
 from ganc.checkpoints.header import read_header
 from ganc.models.model import Model
 from ganc.showcase.settings import DemoSettings
-from tests.conftest import Outcome, make_model
+from tests.conftest import GOLDEN, Outcome, make_model
 
 
 def test_no_module_shadows_a_public_name() -> None:
@@ -53,6 +54,36 @@ def test_a_second_pair_of_networks_has_its_place(model: Model, tmp_path: Path) -
     z = torch.zeros(1, 6)
     with torch.no_grad():
         assert torch.equal(again.generator_b(z), other.generator(z))
+
+
+SHORTER = {
+    "--method rebuild": "--method rebuild --samples 16",
+    "--refit ": "--refit --refit-steps 1 --refit-samples 16 ",
+    "--steps 20000": "--steps 1 --batch 4",
+    "--metrics ": "--samples 8 --metrics ",
+}
+"""What README's commands do in minutes, in seconds."""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("packaged_weights")
+def test_readme_s_commands_run_on_a_foreign_file(
+    ganc: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = GOLDEN / "files" / "nvidia" / "case2a_nv_sg2_c0_noclamp.pkl"
+    shutil.copy(foreign, tmp_path / "faces.pkl")
+    monkeypatch.chdir(tmp_path)
+    readme = (GOLDEN.parent.parent / "README.md").read_text()
+    block = readme.split("From somebody's file")[1].split("```sh\n")[1].split("```")[0]
+    commands = [line.split("#")[0] for line in block.splitlines()]
+    verbs = [line.split()[1] for line in commands]
+    assert verbs == ["info", "score", "prune", "distill", "eval", "export"]
+    for command in commands:
+        for written, shorter in SHORTER.items():
+            command = command.replace(written, shorter)
+        done = ganc(*command.split()[1:], "--json")
+        assert done.code == 0, done.err
+    assert json.loads(done.out)["max_abs_error"] < 1e-3
 
 
 @pytest.mark.slow
