@@ -35,7 +35,7 @@ name is `./-`. A stream goes to one option: with `-o -` there is no table and no
 |---|---|
 {codes}
 
-A requirement that is not met gives 1 even where the reader left early: under `set -o pipefail`,
+A requirement that is not met gives 1 even where the reader stops early: under `set -o pipefail`,
 `ganc eval … --require … | head -1` is 1 then and only then.
 """
 

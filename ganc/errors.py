@@ -25,7 +25,7 @@ EXIT_CODES = {
     EXIT_COMPUTATION: "the computation failed: a non-finite loss, an export that does not match,"
     " out of memory",
     EXIT_INTERRUPTED: "Ctrl-C",
-    EXIT_PIPE: "the reader left: what reads stdout, such as head, closed it before all was written",
+    EXIT_PIPE: "stdout was closed early: its reader, such as head, stopped before all was written",
     EXIT_TERMINATED: "SIGTERM",
 }
 """Exit code → what it means, in short up to the colon."""

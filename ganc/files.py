@@ -5,9 +5,10 @@ import errno
 import hashlib
 import os
 import re
+import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,7 +51,7 @@ def _check_kind(path: Path) -> None:
         raise OutputError(f"{path} is a folder, expected a file name", "name a file inside it")
     if path.exists() and not (path.is_file() and not _names_stream(path)):
         raise OutputError(
-            f"{path} is no regular file, expected a file name",
+            f"{path} is not a regular file, expected a file name",
             "- is stdout where an option takes it",
         )
 
@@ -193,6 +194,53 @@ def atomic_write(path: Path, *, force: bool = False) -> Iterator[Path]:
             move_into_place(temporary, target, force=force)
     except OSError as error:
         raise write_error(path, error) from error
+
+
+def write_together(sources: Mapping[Path, Path], *, force: bool = False) -> None:
+    """Copy finished files to where they belong, all of them or none.
+
+    A reader may meet no last file for a moment, but never files of two writers beside each other:
+    the last one is what it opens. A single file is replaced as by ``atomic_write``.
+
+    Args:
+        sources: Place → file; the last one refers to the others.
+    Raises:
+        OutputError: See ``atomic_write``; what was there is there still.
+    """
+    for path in sources:
+        check_output(path, force=force)
+    try:
+        with contextlib.ExitStack() as stack:
+            ready = {}
+            for path, source in sources.items():
+                target = _behind_links(path)
+                remove_leftovers(target.parent, target.name)
+                ready[target] = stack.enter_context(_temporary_beside(target))
+                shutil.copyfile(source, ready[target])
+            replaced = [target for target in ready if len(ready) > 1 and target.exists()]
+            aside = {target: stack.enter_context(_temporary_beside(target)) for target in replaced}
+            _swap(ready, aside, force=force)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def _swap(ready: Mapping[Path, Path], aside: Mapping[Path, Path], *, force: bool) -> None:
+    """Put what is there aside, the last first, and give new files their names; or undo all."""
+    emptied: list[Path] = []
+    filled: list[Path] = []
+    try:
+        for target in reversed(list(aside)):
+            target.replace(aside[target])
+            emptied.append(target)
+        for target, temporary in ready.items():
+            move_into_place(temporary, target, force=force)
+            filled.append(target)
+    except BaseException:
+        for target in filled:
+            target.unlink()
+        for target in reversed(emptied):
+            aside[target].replace(target)
+        raise
 
 
 def move_into_place(temporary: Path, path: Path, *, force: bool) -> None:

@@ -180,7 +180,7 @@ def _roll_call(board: dist.Store, timeout: timedelta) -> None:
         if time.monotonic() > deadline:
             names = ", ".join(map(str, missing))
             raise TimeoutError(
-                f"rank {names} of {world} did not come within {timeout.total_seconds():g} s"
+                f"rank {names} of {world} did not join within {timeout.total_seconds():g} s"
             )
         time.sleep(0.05)
 

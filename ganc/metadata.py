@@ -29,7 +29,7 @@ class Metadata(dict[str, str]):
 
     def __init__(self, found: object, refuse: Refuse) -> None:
         if not isinstance(found, Mapping) or not all(isinstance(v, str) for v in found.values()):
-            raise refuse("an entry of its metadata is no text")
+            raise refuse("an entry of its metadata is not text")
         super().__init__(found)
         self.refuse = refuse
 

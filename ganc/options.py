@@ -84,7 +84,7 @@ def _check_number(field: "dataclasses.Field[Any]", value: float) -> None:
     flag = next(iter(metadata.get("flags", ())), flag_of(field.name))
     least, above = metadata.get("least"), metadata.get("above")
     if not math.isfinite(value):
-        raise UsageError(f"{flag} {value} is no finite number")
+        raise UsageError(f"{flag} {value} is not a finite number")
     if least is not None and value < least:
         raise UsageError(f"{flag} {value} is below {least}")
     if above is not None and value <= above:
@@ -99,6 +99,14 @@ def parse_count(text: str) -> float:
     return scaled(match[1], match[2])
 
 
+def parse_duration(text: str) -> float:
+    """Parse a time such as 20ms, 0.02s or 20 into milliseconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|)", text.strip())
+    if match is None:
+        raise ValueError(f"`{text}` is not a time; allowed: a number of milliseconds, 20ms, 0.02s")
+    return scaled(match[1], "K" if match[2] == "s" else "")
+
+
 def scaled(number: str, suffix: str) -> float:
     """Return a decimal number with one of the suffixes "", K, M, G and T.
 
@@ -111,7 +119,7 @@ def scaled(number: str, suffix: str) -> float:
     except ArithmeticError:  # Decimal has its own limits
         value = math.inf
     if not math.isfinite(value):
-        raise ValueError(f"`{number}{suffix}` is no finite number")
+        raise ValueError(f"`{number}{suffix}` is not a finite number")
     return value
 
 
@@ -119,7 +127,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """Parse norm_statistics=batch or img_resolution=512; values are JSON, or else text."""
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise ValueError(f"`{text}` is no setting; allowed: NAME=VALUE")
+        raise ValueError(f"`{text}` is not a setting; allowed: NAME=VALUE")
     try:
         return name, strict_json.parse(value, name, UsageError)
     except UsageError:  # text; None is how Python and the notes spell null

@@ -74,7 +74,7 @@ def sample(
     if source is None:
         raise UsageError(
             f"the model is a {generator.architecture} that translates images, got none",
-            "pass --input IMG|DIR",
+            "pass --input with an image, folder or zip",
         )
     count = num if source.count is None else min(num, source.count)
     own = generator.copy_on(resolve_device(device))

@@ -26,7 +26,7 @@ class Value(NamedTuple):
 
     @property
     def is_higher_better(self) -> bool:
-        """The same direction, for who compares numbers."""
+        """The same direction as a bool."""
         return self.better == "higher"
 
 
@@ -69,7 +69,7 @@ VALUES: dict[str, Value] = {
     "params": Value("lower", is_cost=True),
     **{
         f"latency{runtime}{part}": Value("lower", "ms", is_cost=True)
-        for runtime in ("", "-compile", "-onnx")
+        for runtime in ("", "-compile", "-onnx", "-openvino")
         for part in ("", "-p90", "-batch8", "-batch8-p90")
     },
     "speedup": Value("higher"),

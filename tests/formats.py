@@ -26,6 +26,7 @@ from ganc.distillation.schedule import Best, resolve_schedule
 from ganc.distillation.settings import Choices, resumed_settings
 from ganc.evaluation.comparison import compare_results
 from ganc.progress import ignore
+from ganc.pruning.latency.cost_file import read_cost_file
 from ganc.pruning.plan import make_plan
 from ganc.pruning.slicing import PrunePlan
 from ganc.scores import Scores
@@ -113,7 +114,7 @@ def formats(folder: Path) -> list[Format]:
     )  # fmt: skip
     return [
         _scores(model, folder), _neighbourhoods(folder), _result(model), _recipe(), _state(folder),
-        _series(folder), _labels(), _dataset(folder), _plan(),
+        _series(folder), _labels(), _dataset(folder), _plan(), _costs(),
     ]  # fmt: skip
 
 
@@ -232,3 +233,8 @@ def _read_plan(path: Path) -> object:
 def _plan() -> Format:
     document = {"keep": {"b4.const": [0, 2]}, "settings": {"method": "l1-out"}}
     return Format("plan.json", document, (), write_json, _read_plan)
+
+
+def _costs() -> Format:
+    document = {"machine": {"processor": "fake", "threads": 2}, "costs": {"0f": 1.5}}
+    return Format("costs.json", document, (), write_json, read_cost_file)

@@ -22,6 +22,7 @@ from ganc.files import (
     move_into_place,
     read_whole,
     remove_leftovers,
+    write_together,
 )
 
 
@@ -137,7 +138,7 @@ def test_what_is_no_file_is_refused_behind_links_too(tmp_path: Path, kind: str, 
             path = tmp_path / str(hop)
             path.symlink_to(str(hop - 1))
         for force in (False, True):
-            with pytest.raises(OutputError, match=r"is no regular file|is a folder"):
+            with pytest.raises(OutputError, match=r"is not a regular file|is a folder"):
                 write(path, force=force)
         assert os.lstat(tmp_path / "0") == before
         assert len(names(tmp_path)) == 1 + hops
@@ -310,3 +311,49 @@ def test_a_pipe_is_read_whole_and_once(tmp_path: Path) -> None:
 def test_other_inputs_are_refused(name: str, finding: str) -> None:
     with pytest.raises(CheckpointError, match=finding):
         read_whole(Path(name), CheckpointError)
+
+
+def together(folder: Path, text: str) -> dict[Path, Path]:
+    """Return two places → two finished files elsewhere."""
+    made = folder / f"made-{text}"
+    made.mkdir()
+    for name in ("m.bin", "m.xml"):
+        (made / name).write_text(text)
+    return {folder / name: made / name for name in ("m.bin", "m.xml")}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+
+def test_files_of_one_writer_are_replaced_together(tmp_path: Path) -> None:
+    write_together(together(tmp_path, "old"))
+    assert contents(tmp_path) == {"m.bin": "old", "m.xml": "old"}
+    new = together(tmp_path, "new")
+    with pytest.raises(OutputError, match="exists already"):
+        write_together(new)
+    assert contents(tmp_path) == {"m.bin": "old", "m.xml": "old"}
+    write_together(new, force=True)
+    assert contents(tmp_path) == {"m.bin": "new", "m.xml": "new"}
+
+
+@pytest.mark.parametrize("fails_at", [0, 1])
+@pytest.mark.parametrize("is_new", [False, True])
+def test_where_one_cannot_be_replaced_none_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int, is_new: bool
+) -> None:
+    if not is_new:
+        write_together(together(tmp_path, "old"))
+    before, calls = contents(tmp_path), []
+
+    def move(temporary: Path, path: Path, *, force: bool) -> None:
+        assert not (tmp_path / "m.xml").exists()  # what is opened first is never of the other pair
+        calls.append(path)
+        if len(calls) > fails_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        move_into_place(temporary, path, force=force)
+
+    monkeypatch.setattr("ganc.files.move_into_place", move)
+    with pytest.raises(OutputError, match="no space left"):
+        write_together(together(tmp_path, "new"), force=True)
+    assert contents(tmp_path) == before

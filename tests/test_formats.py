@@ -13,6 +13,7 @@ from tests.typed_space import TEXTS
 NAMES = (
     "scores.safetensors", "neighbourhoods.safetensors", "result.json", "recipe.toml", "state.json",
     "evaluations.jsonl", "labels.json", "dataset.json", "plan.json",
+    "costs.json",
 )  # fmt: skip
 FEW = 400
 """Cases of a format; ``benchmarks/fuzz.py`` takes all."""

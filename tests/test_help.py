@@ -9,6 +9,8 @@ from typer.main import get_command
 from docs.cli_reference import section
 from ganc.cli import COMMANDS, HELP, app, run
 from ganc.commands._sections import MAIN, MANY, sections_of
+from ganc.distillation.recipes import OPPONENTS, RECIPES
+from ganc.families import STYLE
 from ganc.options import EXECUTION, OUTPUT
 
 commands: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
@@ -67,4 +69,5 @@ def test_recipe_numbers_say_who_reads_them() -> None:
     headings = [h for h in sections_of(commands["distill"].params) if h.startswith("Recipe")]
     assert "Recipe numbers" in headings
     assert "Recipe numbers of sngan" in headings
-    assert "Recipe numbers of ganc, gan, cagan, stylekd, stylegan3" in headings
+    style = [n for n, recipe in RECIPES.items() if recipe.kind == STYLE and n not in OPPONENTS]
+    assert f"Recipe numbers of {', '.join(style)}" in headings

@@ -152,7 +152,7 @@ def check_line(err: str, start: str, port: int) -> None:
 def test_who_does_not_come_is_named_in_time(board: Board) -> None:
     with meeting(0, board.port, 2) as process:
         out, err = process.communicate(timeout=60)
-    start = "error: rank 0: no connection to the other processes: rank 1 of 2 did not come within 2"
+    start = "error: rank 0: no connection to the other processes: rank 1 of 2 did not join within 2"
     check_line(err, start, board.port)
     assert (process.returncode, out) == (4, "")
 

@@ -126,8 +126,10 @@ def as_float(name: str, tensor: Tensor) -> Tensor:
 
 
 def describe(inferred: Mapping[str, Any]) -> str:
-    """Return what was inferred as one line for a person."""
-    return ", ".join(f"{name} {value}" for name, value in inferred.items()) or "nothing"
+    """Return what was inferred, as the end of a line for a person."""
+    shown = {name.replace("passed_over", "ignored"): value for name, value in inferred.items()}
+    said = ", ".join(f"{name} = {value}" for name, value in shown.items())
+    return said and f"; {said}"
 
 
 def fill_noise(tensors: dict[str, Tensor], img_resolution: int, inferred: dict[str, Any]) -> None:
@@ -148,7 +150,7 @@ def fill_noise(tensors: dict[str, Tensor], img_resolution: int, inferred: dict[s
     names = [f"synthesis.{layer}.noise_const" for layer in layers]
     missing = [name for name in names if name not in tensors]
     if missing and len(missing) < len(names):
-        raise CheckpointError(f"{missing[0]} is missing, and other noise maps are there")
+        raise CheckpointError(f"{missing[0]} is missing, though other noise maps are there")
     if missing:
         sides = [int(layer.split(".")[0][1:]) for layer in layers]
         maps = seeds.noise_maps(0, "noise_const", range(1), [(side, side) for side in sides])
@@ -204,7 +206,7 @@ def assumed_number(settings: Mapping[str, Any], name: str, usual: float) -> floa
     """Return a number that no file records: what the user says, or what is usual.
 
     Raises:
-        SettingError: The user's is no finite number.
+        SettingError: The user's is not a finite number.
     """
     value = settings.get(name, usual)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -222,7 +224,8 @@ def assumed_taps(settings: Mapping[str, Any]) -> list[float]:
     is_list = isinstance(taps, list) and 0 < len(taps) <= 16
     if not is_list or not all(type(tap) in (int, float) for tap in taps):
         raise SettingError(
-            f"--set resample_filter={printable(str(taps))} is no list of numbers, such as [1,3,3,1]"
+            f"--set resample_filter={printable(str(taps))} is not a list of numbers, such as"
+            " [1,3,3,1]"
         )
     return taps
 
@@ -241,12 +244,12 @@ def check_square(name: str, tensor: Tensor, side: int) -> None:
     height, width = tensor.shape[-2:] if tensor.ndim > 1 else (0, 0)
     if height != width:
         raise CheckpointError(
-            f"{name} is {height}x{width}: a generator whose images are not square",
+            f"{name} is {height}x{width}: its images are not square",
             "only square images are supported: train on padded ones",
         )
     if height != side:
         raise CheckpointError(
-            f"{name} is {height}x{width}: this generator begins elsewhere than at {side}x{side}"
+            f"{name} is {height}x{width}: this generator does not start at {side}x{side}"
         )
 
 

@@ -109,7 +109,7 @@ def read(content: bytes, where: str) -> Any:
         return pickles.read(content, where)
     start = "empty" if not content else f"starting with {content[:8]!r}"
     raise CheckpointError(
-        f"{where} is no checkpoint ({start})", "expected a .safetensors, .pt, .pth or .pkl file"
+        f"{where} is not a checkpoint ({start})", "expected a .safetensors, .pt, .pth or .pkl file"
     )
 
 

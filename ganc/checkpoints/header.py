@@ -191,7 +191,7 @@ def parse_header(text: bytes, data_bytes: int, where: str) -> Header:
     if not _is_marked(entries):
         raise CheckpointError(
             f"{where} is a safetensors file without ganc metadata",
-            "ganc import SRC -o OUT reads it where its layout is known",
+            "ganc import SRC -o OUT reads it if its layout is known",
         )
     entries.check_format("ganc_format", FORMAT, CheckpointError, where)
     if entries.get("header_sha256") != _checksum(entries, tensors):
@@ -218,7 +218,7 @@ def _config(entries: Metadata) -> dict[str, Any]:
     """Read the config, as far as the header itself goes by it; networks check the rest."""
     config = entries.json("config")
     if not isinstance(config, dict):
-        raise entries.wrong("config", "is no JSON object")
+        raise entries.wrong("config", "is not JSON object")
     for name in OTHER_NETWORKS:
         own = config.get(name, {"architecture": "", "config": {}})
         is_named = isinstance(own, dict) and isinstance(own.get("architecture"), str)

@@ -119,7 +119,7 @@ def pick(found: Sequence[Found], keys: Sequence[str]) -> list[Found]:
             near = nearest(key, _nameable(found))
             known = [one.key for one in found if one.key]
             raise CheckpointError(
-                f"nothing lies at the key `{printable(key)}`; there is {_listed(known)}",
+                f"there is nothing at the key `{printable(key)}`; there is {_listed(known)}",
                 f"did you mean `{near}`?" if near else None,
             )
         picked += here

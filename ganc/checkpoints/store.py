@@ -108,7 +108,7 @@ def _open(
     }
     model = Model(**reading.networks, provenance=[*exported_history(tree), step])
     _check_finite(model, where)
-    told = f"{where}: {layout} layout, inferred {one_line(describe(reading.inferred))}"
+    told = f"{where}: recognised as {layout}{one_line(describe(reading.inferred))}"
     return _Opened(model, reading.assumed, _entries(model), told)
 
 

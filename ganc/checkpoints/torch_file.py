@@ -120,8 +120,8 @@ def _check_entries(archive: zipfile.ZipFile, size: int, where: str) -> None:
     packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
     if packed:  # torch never compresses
         raise CheckpointError(
-            f"{where} is no torch file: its entry {printable(packed[0])} is compressed",
-            "of a torch file that was zipped anew: pack it without compression (zip -0)",
+            f"{where} is not a torch file: its entry {printable(packed[0])} is compressed",
+            "if a torch file was zipped again, pack it without compression (zip -0)",
         )
     claimed = sum(entry.file_size for entry in entries)
     if claimed > size:

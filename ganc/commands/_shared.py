@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Checkpoint = Annotated[
     str,
-    typer.Argument(metavar="CKPT", help=f"Checkpoint, ours or foreign; {STDIN.help}."),
+    typer.Argument(metavar="CKPT", help=f"Checkpoint, of ganc or foreign; {STDIN.help}."),
     STDIN,
 ]
 Output = Annotated[
@@ -50,14 +50,14 @@ Json = Annotated[
 Quiet = Annotated[
     bool,
     typer.Option(
-        "--quiet", "-q", help="No progress and no notes on stderr.", rich_help_panel=OUTPUT
+        "--quiet", "-q", help="Print no progress and no notes on stderr.", rich_help_panel=OUTPUT
     ),
 ]
 DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Print the resolved settings and stop before any work.",
+        help="Print the resolved settings and stop.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -66,12 +66,12 @@ Plot = Annotated[
     typer.Option(
         "--plot",
         metavar="PNG",
-        help="Draw the sorted scores of every group, with the cut.",
+        help="Plot the sorted scores of every group, with the cut.",
         rich_help_panel=OUTPUT,
     ),
 ]
 Force = Annotated[
-    bool, typer.Option("--force", help="Overwrite outputs that exist.", rich_help_panel=OUTPUT)
+    bool, typer.Option("--force", help="Overwrite existing outputs.", rich_help_panel=OUTPUT)
 ]
 
 
@@ -80,7 +80,7 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="An entry of the config; repeatable.",
+        help="Set an argument of the new network, e.g. channel_max=64; repeatable.",
         parser=reader(parse_setting),
     ),
 ]

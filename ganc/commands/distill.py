@@ -64,16 +64,19 @@ _Output = Annotated[
 ]
 _Teacher = Annotated[
     str | None,
-    typer.Option("--teacher", help="Checkpoint; none for plain training. --resume finds it."),
+    typer.Option(
+        "--teacher", help="Teacher checkpoint; leave out for plain training. --resume finds it."
+    ),
 ]
 _Resolution = Annotated[
-    int | None, typer.Option("--resolution", min=4, help="Its size (the teacher's).")
+    int | None,
+    typer.Option("--resolution", min=4, help="Resolution of the new student (the teacher's)."),
 ]
 _Recipe = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        help=f"{shared.choices(ABOUT)}, or FILE.toml; default: the family's. How published"
+        help=f"{shared.choices(ABOUT)}, or FILE.toml. Default: the family's. How published"
         " commands differ: docs/distillation.md.",
     ),
 ]
@@ -81,7 +84,7 @@ _KeepBest = Annotated[
     str | None,
     typer.Option(
         metavar="METRIC[:K]",
-        help="The K (1) best that stay beside them.",
+        help="Also keep the K (1) best by this metric.",
         rich_help_panel=CHECKPOINTS,
     ),
 ]
@@ -89,19 +92,19 @@ _EvalMetrics = Annotated[
     str | None,
     typer.Option(
         metavar="A,B,…",
-        help="What they measure, as ganc eval (fd).",
+        help="Metrics, as for ganc eval (fd).",
         rich_help_panel=EVALUATION,
     ),
 ]
 _EvalSamples = Annotated[
     int | None,
-    typer.Option(min=2, help="Samples of an evaluation (1000).", rich_help_panel=EVALUATION),
+    typer.Option(min=2, help="Samples per evaluation (1000).", rich_help_panel=EVALUATION),
 ]
 _EvalInput = Annotated[
     str | None,
     typer.Option(
-        metavar="DIR|ZIP",
-        help="Translators: the images that they translate.",
+        metavar="PATH",
+        help="Translators: images to translate.",
         rich_help_panel=EVALUATION,
     ),
 ]
@@ -126,10 +129,10 @@ def distill(
     dry_run: shared.DryRun = False,
     **given: Any,
 ) -> None:  # long because it names what run folder, evaluation and network are told, once each
-    """Retrain a pruned generator to give its teacher's images, or train one as a plain GAN.
+    """Train a pruned generator to reproduce its teacher's images, or train a plain GAN.
 
-    The run folder gets checkpoints, metrics.jsonl, TensorBoard events, sample grids and the result,
-    student.safetensors. Recipe numbers show their defaults for the recipes that read them.
+    The run folder holds checkpoints, metrics.jsonl, TensorBoard events, sample grids and the
+    result, student.safetensors. Defaults of recipe numbers are in parentheses, one per recipe.
 
     Example: ganc distill small.safetensors --teacher faces.safetensors -o run --steps 2000
     """
@@ -200,7 +203,7 @@ def _parse_best(text: str) -> "Best":
 
     metric, colon, count = text.partition(":")
     if colon and not count.isdecimal():
-        raise UsageError(f"--keep-best {text} is no request; allowed: METRIC or METRIC:K")
+        raise UsageError(f"--keep-best {text} is not valid; allowed: METRIC or METRIC:K")
     if metric not in METRICS:
         raise unknown_name("metric", metric, METRICS)
     return Best(metric, int(count or 1), VALUES[metric].is_higher_better)
@@ -292,7 +295,6 @@ def _resolved(
     overrides: dict[str, Any],
 ) -> dict[str, Any]:
     """Return a run's settings, as far as they are known without loading a model."""
-    from ganc.distillation.recipes import resolve_recipe
     from ganc.distillation.settings import Choices, new_settings
 
     given = Choices(overrides=overrides, **choices)
@@ -301,7 +303,7 @@ def _resolved(
         return new_settings(given, architecture, has_teacher=teacher is not None).to_json()
     if given.recipe is None:
         return {**choices, **overrides}
-    return {**choices, "recipe": resolve_recipe(given.recipe, overrides).to_json()}
+    return {**choices, "recipe": given.resolve(given.recipe).to_json()}
 
 
 def _tables(result: dict[str, Any]) -> list["Table"]:

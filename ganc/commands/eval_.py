@@ -23,15 +23,15 @@ Result = dict[str, Any]
 
 Checkpoints = Annotated[
     list[str],
-    typer.Argument(metavar="CKPT…", help=f"Checkpoints, ours or foreign; one {STDIN.help}."),
+    typer.Argument(metavar="CKPT…", help=f"Checkpoints, of ganc or foreign; one {STDIN.help}."),
     STDIN,
 ]
 Metrics = Annotated[
     str | None,
     typer.Option(
         "--metrics",
-        help="Names with commas between them; default: macs,params,latency and, with a teacher,"
-        " l1,psnr; with --require just what that needs.",
+        help="Comma-separated names. Default: macs,params,latency and, with a teacher, l1,psnr;"
+        " with --require only what that needs.",
     ),
 ]
 Teacher = Annotated[
@@ -43,7 +43,7 @@ Require = Annotated[
     list[str] | None,
     typer.Option(
         "--require",
-        help="Condition, exit 1 if it is not met: 'fd<=80', 'macs<=4.1G', 'fd<=1.2*teacher'."
+        help="Condition, e.g. 'fd<=80', 'macs<=4.1G', 'fd<=1.2*teacher'; exit 1 if not met."
         " Repeatable.",
     ),
 ]
@@ -52,7 +52,7 @@ Against = Annotated[
     typer.Option(
         "--against",
         metavar="JSON",
-        help=f"Earlier result (--json) to compare with, if alike; {STDIN.help}.",
+        help=f"Compare with an earlier result (--json) of the same protocol; {STDIN.help}.",
         rich_help_panel=OUTPUT,
     ),
     STDIN,
@@ -62,7 +62,7 @@ Report = Annotated[
     typer.Option(
         "--report",
         metavar="HTML",
-        help=f"Write a page with images and plots, too; {EXTRA_STDOUT.help}.",
+        help=f"Also write a page with images and plots; {EXTRA_STDOUT.help}.",
         rich_help_panel=OUTPUT,
     ),
     EXTRA_STDOUT,
@@ -85,7 +85,7 @@ def eval_(
     force: shared.Force = False,
     **settings: Any,
 ) -> int:
-    """Measure models: alone, against their teacher, against real images.
+    """Measure models: alone, against a teacher, against real images.
 
     Several checkpoints give one table, and one report; the teacher then has a column of its own.
 
@@ -94,7 +94,6 @@ def eval_(
     names = None if metrics is None else [name.strip() for name in metrics.split(",")]
     from ganc.evaluation.evaluate import evaluate
     from ganc.evaluation.plan import plan_of
-    from ganc.exporters.runtime import prepare_onnx
     from ganc.report.entry import short_names
     from ganc.report.report import check_report, write_report
 
@@ -119,7 +118,7 @@ def eval_(
             check_report(page, shown, network=options.network, force=force)
         measured = evaluate(
             models, names, teacher=judge, require=require or (), device=device,
-            to_onnx=prepare_onnx, progress=progress, warn=shared.warner(quiet), **settings,
+            progress=progress, warn=shared.warner(quiet), **settings,
         )  # fmt: skip
         own, results = measured[: -len(ckpts)], measured[-len(ckpts) :]
         if earlier is not None:

@@ -24,7 +24,11 @@ def export(
     ] = None,
     network: shared.Network = "generator",
     dtype: Annotated[
-        str, typer.Option("--dtype", help="Precision: fp32; of onnx also fp16 and int8.")
+        str,
+        typer.Option(
+            "--dtype",
+            help="Precision: fp32; of onnx also fp16 and int8, of openvino fp16, bf16 and int8.",
+        ),
     ] = "fp32",
     opset: Annotated[
         int | None, typer.Option("--opset", help="ONNX operator set, 18 (default) to 23.")
@@ -55,7 +59,7 @@ def export(
     from ganc.exporters.format import ExportSettings
 
     shared.check_output(output, force)
-    resolve(ExportSettings(format, inputs, dtype, opset, network))
+    resolve(ExportSettings(format, inputs, dtype, opset, network)).check_name(output)
     model = shared.load_model(ckpt, quiet)
     with shared.progress_bar(quiet) as progress, shared.destination(output) as path:
         written = export_model(
@@ -72,5 +76,6 @@ def export(
         )
     result = dataclasses.asdict(written)
     if output != "-":
-        shared.emit(result, as_json, lambda: [shared.key_values(result)])
+        latency = {name: str(timing) for name, timing in written.latency.items()}
+        shared.emit(result, as_json, lambda: [shared.key_values(result | {"latency": latency})])
     return None

@@ -18,14 +18,14 @@ def import_(
     ],
     output: shared.Output,
     architecture: Annotated[
-        str | None, typer.Option("--architecture", help="Override the detection.")
+        str | None, typer.Option("--architecture", help="Override the detected architecture.")
     ] = None,
     keys: Annotated[
         list[str] | None,
         typer.Option(
             "--key",
             metavar="KEY",
-            help="Which of several networks in the file, e.g. g or state_dict.decoder; repeatable.",
+            help="Pick one of the file's networks, e.g. g or state_dict.decoder; repeatable.",
         ),
     ] = None,
     settings: Annotated[
@@ -33,7 +33,7 @@ def import_(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Replace what was assumed, e.g. norm_statistics=batch; repeatable.",
+            help="Set what the file does not say, e.g. norm_statistics=batch; repeatable.",
             parser=reader(parse_setting),
         ),
     ] = None,

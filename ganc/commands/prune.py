@@ -57,6 +57,8 @@ def prune(
         shown = {"checkpoint": ckpt, "scores": scores, "output": output, **settings, "plot": plot}
         if options.refit:
             shown |= {"teacher": teacher, "device": device, "forward_passes": options.refit_cost()}
+        if options.latency is not None:
+            shown |= _predicted(ckpt, scores, options, device, quiet)
         return shared.emit_settings("prune", shown, as_json)
     from ganc.errors import UsageError
     from ganc.pruning.plan import check_fit, choose, removes_nothing, sliced
@@ -66,7 +68,10 @@ def prune(
     shared.check_plot(plot, output, force)
     loaded = shared.load_scores(scores)
     model = shared.load_model(ckpt, quiet)
-    plan = choose(model, loaded, options, shared.warner(quiet))
+    with shared.progress_bar(quiet or options.latency is None) as progress:
+        plan = choose(
+            model, loaded, options, device=device, progress=progress, warn=shared.warner(quiet)
+        )
     if removes_nothing(model, plan):
         raise UsageError(
             "the plan removes nothing", "ask for a smaller budget, or lower --round-to"
@@ -88,6 +93,8 @@ def prune(
         "macs": {"before": model.macs(), "after": student.macs()},
         "method": loaded.method,
     }
+    if "timing" in plan.settings:
+        result["latency"] = {"most_ms": options.latency, **plan.settings["timing"]}
     if options.refit:
         fit = student.provenance[-1]["settings"]
         errors = {
@@ -102,12 +109,27 @@ def prune(
     return None
 
 
+def _predicted(
+    ckpt: str, scores: str, options: PruneOptions, device: str, quiet: bool
+) -> dict[str, Any]:
+    """Return what a plan within a latency is predicted to be and to take."""
+    from ganc.pruning.plan import choose
+
+    loaded, model = shared.load_scores(scores), shared.load_model(ckpt, quiet)
+    with shared.progress_bar(quiet) as progress:
+        plan = choose(
+            model, loaded, options, device=device, progress=progress, warn=shared.warner(quiet),
+            is_trial=True,
+        )  # fmt: skip
+    return {"prune_ratio": plan.settings["prune_ratio"], "timing": plan.settings["timing"]}
+
+
 def _plot(scores: "Scores", plan: "PrunePlan", path: str, checkpoint: str, force: bool) -> None:
     from ganc.scoring.plot import plot_scores, save_plot
 
     settings = plan.settings
     title = f"{checkpoint} · {scores.method} · prune ratio {settings['prune_ratio']:.4g}"
-    for name in ("macs", "params", "speedup"):
+    for name in ("macs", "params", "speedup", "latency"):
         if name in settings:
             title += f" (--{name} {settings[name]:.4g})"
     if settings["allocation"] != "uniform":
@@ -131,8 +153,19 @@ def _tables(result: dict[str, Any], before: dict[str, int]) -> list["Table"]:
         old, new = result[count]["before"], result[count]["after"]
         shown = shared.format_value
         summary[count] = f"{shown(old)} → {shown(new)} ({old / new:.2f}x fewer)"
+    if "latency" in result:
+        summary |= _times(result["latency"])
     fit = [_fit_table(result["refit"]["errors"])] if "refit" in result else []
     return [widths, *fit, shared.key_values(summary)]
+
+
+def _times(found: dict[str, Any]) -> dict[str, str]:
+    how = f"{found['runtime']}, {found['precision']}, batch {found['batch']}"
+    return {
+        "latency": f"{found['measured_ms']:.4g} ms measured, {found['predicted_ms']:.4g} predicted"
+        f" (at most {found['most_ms']:.4g})",
+        "run by": f"{how}, {found['threads']} threads, {found['processor']}",
+    }
 
 
 def _fit_table(errors: dict[str, dict[str, float]]) -> "Table":

@@ -51,25 +51,27 @@ def _classes(part: str) -> range:
 
 _Num = Annotated[
     int,
-    typer.Option("-n", "--num", min=1, help="Number of images; of --input at most so many."),
+    typer.Option(
+        "-n", "--num", min=1, help="Number of images; with --input at most as many as it holds."
+    ),
 ]
 _Columns = Annotated[
     int | None, typer.Option("--columns", min=1, help="Images per row; default: square.")
 ]
-_Truncation = Annotated[
-    float, typer.Option("--truncation", help="Truncation psi; 1 changes nothing.")
-]
+_Truncation = Annotated[float, typer.Option("--truncation", help="Truncation psi; 1 is none.")]
 _TruncationCutoff = Annotated[
-    int | None, typer.Option("--truncation-cutoff", help="Truncate this many ws only.")
+    int | None, typer.Option("--truncation-cutoff", help="Truncate only the first this many ws.")
 ]
 _Labels = Annotated[
     str | None,
     typer.Option("--labels", help=f"Labels, used in turn: {LABELS}."),
 ]
-_NoiseMode = Annotated[str, typer.Option("--noise-mode", help="const, random or none.")]
+_NoiseMode = Annotated[
+    str, typer.Option("--noise-mode", help="Noise inputs: const, random or none.")
+]
 _Input = Annotated[
     str | None,
-    typer.Option("--input", metavar="IMG|DIR|ZIP", help="Images for a translator."),
+    typer.Option("--input", metavar="PATH", help="Image, folder or zip for a translator."),
 ]
 _Resize = Annotated[
     bool, typer.Option("--resize", help="Scale square inputs to the model's resolution.")
@@ -97,7 +99,7 @@ def sample(
     quiet: shared.Quiet = False,
     dry_run: shared.DryRun = False,
 ) -> None:
-    """Look at what a model makes: one PNG with a grid of images.
+    """Show what a model makes: one PNG with a grid of images.
 
     Latent i depends on the seed alone, so grids of teacher and student show the same latents. A
     translator needs --input; the grid shows each image beside its translation.

@@ -149,7 +149,7 @@ def _check_outputs(
     if not requests:
         raise UsageError("--preview shows masks, which only method content has")
     if Path(preview).resolve() in [Path(p).resolve() for p in (target, plot) if p]:
-        raise UsageError(f"--preview {preview} is no file of its own", "give it another name")
+        raise UsageError(f"--preview {preview} is another output as well", "give it another name")
     return requests[0]
 
 

@@ -20,29 +20,32 @@ def weights(
         str,
         typer.Argument(
             metavar="ACTION",
-            help="list: what is there; fetch: get it, or install --from a file; verify: check"
-            " SHA-256s, load every network and run its self-test.",
+            help="list: show what is there; fetch: download, or install --from a file; verify:"
+            " check SHA-256s, load every network and run its self-test.",
         ),
     ],
     names: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="NAME",
-            help="Which, as list names them; list: default all; verify: default all that are"
-            " there; fetch: all is every file with an address.",
+            help="Names as list shows them. Default of list: all; of verify: all that are present."
+            " fetch all takes every file with an address.",
         ),
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option("--from", metavar="FILE", help="fetch: install this file, do not download."),
+        typer.Option(
+            "--from", metavar="FILE", help="fetch: install this file instead of downloading."
+        ),
     ] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="fetch: never touch the network, only look.")
+        bool,
+        typer.Option("--offline", help="fetch: never use the network, only check what is there."),
     ] = False,
     as_json: shared.Json = False,
     quiet: shared.Quiet = False,
 ) -> None:
-    """Look after the weights of feature, perceptual and mask networks in the cache.
+    """Manage the cached weights of feature, perceptual and mask networks.
 
     They lie in $GANC_CACHE, else in the platform's cache folder. A download that was cut goes on
     where it stopped; proxies come from HTTPS_PROXY and NO_PROXY, certificates from SSL_CERT_FILE.

@@ -105,6 +105,6 @@ def _check_alone(path: Path) -> None:
     if images:
         raise DataError(
             f"{path}: holds an LMDB ({DATA_FILE}) and images ({len(images)}, first {images[0]}); "
-            "which are meant is not known",
+            "it is unclear which are meant",
             f"pass {path / DATA_FILE}, or move it out of the folder",
         )

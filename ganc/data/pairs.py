@@ -214,7 +214,7 @@ def open_unpaired(
         raise DataError(
             f"{parts.path}: one set of images, unpaired training needs two (A/ and B/, or trainA/"
             " and trainB/)",
-            "pass the other side as --data-b DIR|ZIP",
+            "pass the other side as --data-b",
         )
     a, b = (
         ImageDataset(source, image_names(source), resolution, count, resize, None)

@@ -204,7 +204,7 @@ class ZipSource(Source):
         if self._checksums.setdefault(name, checksum) != checksum:
             raise DataError(
                 f"{self.path}: two different files of one name, {first} and {info.filename}",
-                "remove one of them from the zip; which one is meant is not known",
+                "remove one of them from the zip; it is unclear which one is meant",
             )
 
     @cached_property

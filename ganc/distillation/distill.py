@@ -215,7 +215,7 @@ class StudentRequest:
 def _open_teacher(source: ModelSource | None, snapshot: Snapshot | None) -> Model | None:
     needs_one = snapshot is not None and snapshot.state["identity"]["teacher"] is not None
     if source is None and needs_one:
-        raise UsageError("a teacher is needed to go on with this run", "pass --teacher CKPT")
+        raise UsageError("this run needs its teacher to continue", "pass --teacher CKPT")
     return None if source is None else open_model(source)
 
 

@@ -105,7 +105,9 @@ def new_generator(
     try:
         made = _new(network_class, arguments, seed, "student")
     except (TypeError, ValueError) as error:
-        raise UsageError(f"a {architecture} cannot be built so: {error}") from error
+        raise UsageError(
+            f"a {architecture} cannot be built with these settings: {error}"
+        ) from error
     assert isinstance(made, ImageGenerator)
     return made
 

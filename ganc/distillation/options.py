@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 from ganc.options import EXECUTION, option
 
-DATA, CHECKPOINTS, EVALUATION = "Data", "Checkpoints and logs", "Evaluation on the way"
+DATA, CHECKPOINTS, EVALUATION = "Data", "Checkpoints and logs", "Evaluation during training"
 """Headings in the command's help."""
 
 Path = str | os.PathLike[str]
@@ -67,41 +67,43 @@ class DistillOptions:
         offline: Never fetch the weights of a perceptual or mask network.
         precision: See ``Execution``.
         channels_last: See ``Execution``.
-        compile: Compile what only looks on: teacher and perceptual network.
+        compile: Compile what is not trained: teacher and perceptual network.
         cuda_graphs: Record the phases of a step as CUDA graphs, which spares the host launching
             their kernels one by one; one process, no contents of interest, no translators.
-        profile: Take the time of every phase; on CUDA that waits for the device and slows the run.
+        profile: Time every phase; on CUDA this waits for the device and slows the run.
         seed: Default 0.
     """
 
-    architecture: str | None = option(None, "A new student, in place of STUDENT.")
+    architecture: str | None = option(
+        None, "Make a new student of this family, instead of STUDENT."
+    )
     init: str | None = option(
         None,
-        f"{PRUNED}: STUDENT's weights; {SCRATCH}: random ones (the recipe's: {PRUNED}, of"
-        f" published ones {SCRATCH}).",
+        f"Start from {PRUNED}, STUDENT's weights, or from {SCRATCH}, random ones (the recipe's:"
+        f" {PRUNED}, or as published).",
     )
     data: Path | None = option(
-        None, "Folder or zip of images, or teacher (default): its samples.", section=DATA
+        None, "Real images: a folder, zip or LMDB; or teacher (default), its samples.", section=DATA
     )
     data_b: Path | None = option(None, "Translators: images of the other side.", section=DATA)
     swap: bool | None = option(
         None,
-        "Translators: from the second side to the first.",
+        "Translators: translate from the second side to the first.",
         flags=("--swap/--no-swap",),
         section=DATA,
     )
     unpaired: bool | None = option(
         None,
-        "Translators: images without partners (as the model was trained; a new resnet_translator:"
-        " CycleGAN, a new unet_translator: pix2pix).",
+        "Translators: train on unpaired images (default: as the model was trained; a new"
+        " resnet_translator unpaired, a new unet_translator paired).",
         flags=("--unpaired/--no-unpaired",),
         section=DATA,
     )
-    steps: int | None = option(None, "Steps in all (10 000, or the run's).", least=1)
-    resume: Path | None = option(None, "latest, or one of the run's checkpoints.")
+    steps: int | None = option(None, "Total steps (10 000, or the run's).", least=1)
+    resume: Path | None = option(None, "Continue a run: latest, or one of its checkpoints.")
     resize: bool | None = option(
         None,
-        "Scale images of another size (antialiased).",
+        "Scale square images of another size (antialiased).",
         flags=("--resize/--no-resize",),
         section=DATA,
     )
@@ -112,21 +114,27 @@ class DistillOptions:
         None, "Steps between sample grids (500).", least=1, section=CHECKPOINTS
     )
     log_every: int | None = option(
-        None, "Steps per write of metrics.jsonl (10).", least=1, section=CHECKPOINTS
+        None, "Steps between writes of metrics.jsonl (10).", least=1, section=CHECKPOINTS
     )
-    keep_last: int | None = option(None, "Checkpoints that stay (3).", least=1, section=CHECKPOINTS)
+    keep_last: int | None = option(
+        None, "Newest checkpoints to keep (3).", least=1, section=CHECKPOINTS
+    )
     eval_every: int | None = option(
-        None, "Steps between evaluations; 0 for none (0).", least=0, section=EVALUATION
+        None, "Steps between evaluations; 0: none (0).", least=0, section=EVALUATION
     )
     offline: bool = option(False, "Never touch the network.", section=EXECUTION)
-    precision: str = option("auto", "auto (bf16 on CUDA), fp32, tf32 or bf16.", section=EXECUTION)
-    channels_last: bool = option(False, "Feature maps with channels innermost.", section=EXECUTION)
-    compile: bool = option(False, "Compile teacher and perceptual network.", section=EXECUTION)
+    precision: str = option(
+        "auto", "Arithmetic: auto (bf16 on CUDA), fp32, tf32 or bf16.", section=EXECUTION
+    )
+    channels_last: bool = option(False, "Store feature maps channels-last.", section=EXECUTION)
+    compile: bool = option(
+        False, "torch.compile teacher and perceptual network.", section=EXECUTION
+    )
     cuda_graphs: bool = option(
-        False, "Launch each phase of a step as one (CUDA, one process).", section=EXECUTION
+        False, "Replay each phase of a step as a CUDA graph (one process).", section=EXECUTION
     )
     profile: bool = option(
-        False, "Time every phase; on CUDA that slows the run.", section=EXECUTION
+        False, "Time every phase of a step; slows the run on CUDA.", section=EXECUTION
     )
     seed: int | None = option(None, "Seed of every random draw (0).", least=0, section=EXECUTION)
 

@@ -140,7 +140,10 @@ def open_reals(
     """
     if data == TEACHER:
         if teacher is None:
-            raise UsageError("without --teacher the run needs real images", "pass --data DIR|ZIP")
+            raise UsageError(
+                "without --teacher the run needs real images",
+                "pass --data with a folder or zip of images",
+            )
         return TeacherSamples(teacher, recipe, draws)
     dataset = open_dataset(
         data, resolution=generator.img_resolution, channels=generator.img_channels,

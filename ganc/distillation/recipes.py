@@ -28,7 +28,7 @@ AUGMENT_NAMES = ("none", "ada", "fixed")
 """How the discriminator's images are augmented."""
 
 SHARED, FRESH = NOISE_NAMES = ("shared", "fresh")
-"""Whose noise maps the images of one w get that are compared: the same, or each its own."""
+"""Noise maps of compared images: the same, or separate ones."""
 
 FROM_TEACHER, FROM_ZERO = PL_STARTS = ("teacher", "zero")
 """Where the mean path length starts."""
@@ -37,7 +37,7 @@ OWN, MAIN = R1_STEPS = ("own", "main")
 """Which step of the discriminator an R1 penalty belongs to."""
 
 PLAIN, BOTH = COMPARED_NAMES = ("plain", "both")
-"""Whose images a student is judged by: those of w, or those of w + offset as well."""
+"""Images in the generator's losses: those of w, or those of w + offset as well."""
 
 AREA, BILINEAR = SHRINK_NAMES = ("area", "bilinear")
 """How images are made smaller for the perceptual network."""
@@ -59,7 +59,7 @@ class Recipe:
     Attributes:
         name: Of the recipe.
         kind: What it trains; a field that this kind does not read keeps its default.
-        init: What the student starts from where nobody says otherwise, one of ``INITS``.
+        init: What the student starts from by default, one of ``INITS``.
     """
 
     name: str
@@ -67,10 +67,10 @@ class Recipe:
     init: str = PRUNED
     batch: int = number(16, "Images per step.", low=1)
     lr: float = number(0.002, "Learning rate of Adam.")
-    d_lr: float = number(0.0, "That of the discriminator; 0: the same.")
-    lr_warmup: int = number(0, "Steps in which the learning rate rises to its value.")
+    d_lr: float = number(0.0, "Learning rate of the discriminator; 0: the same.")
+    lr_warmup: int = number(0, "Steps over which the learning rate rises from 0.")
     lr_decay: float = number(
-        0.0, "Share of --steps, at their end, in which it falls to 0, linearly.", high=1
+        0.0, "Last share of --steps over which the learning rate falls linearly to 0.", high=1
     )
     beta1: float = number(0.0, "First beta of Adam.", high=1, below=True)
     beta2: float = number(0.99, "Second beta of Adam.", high=1, below=True)
@@ -93,44 +93,47 @@ class Recipe:
     r1_gamma: float = number(10.0, "Weight of the R1 penalty (halved, as published).", (STYLE,))
     r1_step: str = text(
         OWN,
-        f"When: {OWN}, in a step of its own after the main one; or {MAIN}, within it (as StyleKD"
-        " and DCP-GAN publish it).",
+        f"Where R1 is applied: {OWN}, a step of its own after the main one, or {MAIN}, within it"
+        " (as StyleKD and DCP-GAN publish it).",
         R1_STEPS,
         (STYLE,),
     )
     r1_interval: int = number(16, "Steps between two R1 penalties.", (STYLE,), low=1)
     pl_weight: float = number(2.0, "Weight of path length regularisation.", (STYLE,))
     pl_interval: int = number(4, "Steps between two path length steps.", (STYLE,), low=1)
-    pl_decay: float = number(0.01, "How fast the mean path length follows.", (STYLE,), high=1)
+    pl_decay: float = number(0.01, "Update rate of the mean path length.", (STYLE,), high=1)
     pl_start: str = text(
         FROM_TEACHER,
-        f"Where the mean path length starts: {FROM_TEACHER} (at the teacher's) or {FROM_ZERO} (as"
-        " published).",
+        f"Initial mean path length: {FROM_TEACHER} (the teacher's) or {FROM_ZERO} (as published).",
         PL_STARTS,
         (STYLE,),
     )
-    pl_batch_shrink: int = number(2, "Path length uses batch / this many images.", (STYLE,), low=1)
+    pl_batch_shrink: int = number(
+        2, "Path length uses batch divided by this many images.", (STYLE,), low=1
+    )
     l1_weight: float = number(0.0, "Weight of the pixel L1 distance to the teacher's image.")
-    perceptual_weight: float = number(0.0, "Weight of the perceptual distance to it.")
+    perceptual_weight: float = number(
+        0.0, "Weight of the perceptual distance to the teacher's image."
+    )
     perceptual: str = text(
         "none",
         "Network of the perceptual distance: " + ", ".join(PERCEPTUAL_NAMES) + ".",
         PERCEPTUAL_NAMES,
     )
     perceptual_max_resolution: int = number(
-        256, "Larger images are made smaller for it, to this many px.", low=1
+        256, "Shrink larger images to this many px for the perceptual network.", low=1
     )
     perceptual_shrink: str = text(
         AREA,
-        f"How: {AREA} averages all pixels, {BILINEAR} takes the nearest four (as published).",
+        f"How they shrink: {AREA} averages all pixels, {BILINEAR} the nearest four (as published).",
         SHRINK_NAMES,
     )
     perceptual_resolution: int = number(
-        0, "Side its network resizes images to; 0 keeps its own (LPIPS none, effnet-lite0 128)."
+        0, "Size the network resizes images to; 0: its own (LPIPS none, effnet-lite0 128)."
     )
     content: str = text(
         "none",
-        "Mask for both distances, from the teacher's image: none, center, torchvision:CLASS,"
+        "Mask for both distances, made from the teacher's image: none, center, torchvision:CLASS,"
         " bisenet, bisenet:FILE or module:function.",
         (),
         LATENT_KINDS,
@@ -138,65 +141,67 @@ class Recipe:
     latent_direction_weight: float = number(0.0, "Weight of the latent-direction loss.", (STYLE,))
     noise: str = text(
         SHARED,
-        f"Noise maps of what is compared: {SHARED} by student and teacher, w and w + offset, or"
+        f"Noise maps of compared images: {SHARED} by student and teacher, w and w + offset, or"
         f" {FRESH} for each (as published).",
         NOISE_NAMES,
         (STYLE,),
     )
     compared: str = text(
         PLAIN,
-        f"Images that the generator's losses see: {PLAIN}, those of w; or {BOTH}, those of"
-        " w + offset as well (as DCP-GAN publishes it for StyleGAN3).",
+        f"Images in the generator's losses: {PLAIN}, those of w; or {BOTH}, those of w + offset as"
+        " well (as DCP-GAN publishes it for StyleGAN3).",
         COMPARED_NAMES,
         (STYLE,),
     )
     similarity_group: int = number(
-        0, "Samples whose similarities are compared; 0: the whole batch.", (STYLE,)
+        0, "Samples in one similarity matrix; 0: the whole batch.", (STYLE,)
     )
     directions_per_block: int = number(5, "Leading eigenvectors per block.", (STYLE,), low=1)
     direction_scale: float = number(
         5.0, "Standard deviation of the step along a direction.", (STYLE,)
     )
-    first_similarity_block: int = number(2, "First block compared; 0 is the one at 4 px.", (STYLE,))
-    last_similarity_block: int = number(5, "Last block compared, clamped to the depth.", (STYLE,))
-    freeze_mapping: bool = number(False, "Keep the mapping network as it is.", (STYLE,))
+    first_similarity_block: int = number(2, "First block compared; block 0 is at 4 px.", (STYLE,))
+    last_similarity_block: int = number(5, "Last block compared, at most the deepest.", (STYLE,))
+    freeze_mapping: bool = number(False, "Do not train the mapping network.", (STYLE,))
     paired_l1_weight: float = number(
         0.0,
-        "Weight of the L1 distance to the paired image (pix2pix); unpaired, of one direction, to"
-        " the teacher's.",
+        "Weight of the L1 distance to the paired image (pix2pix), or to the teacher's (one"
+        " direction of a CycleGAN).",
         (TRANSLATION,),
     )
     cycle_weight: float = number(0.0, "Weight of cycle consistency, L1 (CycleGAN).", (TRANSLATION,))
     identity_weight: float = number(
-        0.0, "Weight of the identity loss, as a share of the cycle's.", (TRANSLATION,)
+        0.0, "Weight of the identity loss, relative to the cycle's.", (TRANSLATION,)
     )
     pool_size: int = number(
-        0, "Past images per direction that the discriminator may see again.", (TRANSLATION,)
+        0, "Past images per direction kept to show the discriminator again.", (TRANSLATION,)
     )
     feature_weight: float = number(
-        0.0, "Weight of the distance between features and the teacher's.", (TRANSLATION,)
+        0.0, "Weight of the distance to the teacher's features.", (TRANSLATION,)
     )
-    ema_nimg: float = number(10_000.0, "Half-life of the weight average, in images.")
-    ema_rampup: float = number(0.05, "Most of it as a share of the images seen.")
+    ema_nimg: float = number(10_000.0, "Half-life of the weight average (EMA), in images.")
+    ema_rampup: float = number(
+        0.05, "Upper limit of that half-life, as a share of the images seen so far."
+    )
     w_avg_beta: float = number(0.998, "Decay of the running mean of w.", (STYLE,), high=1)
     mirror: bool = number(False, "Flip half of the real images.")
     augment: str = text(
         "none",
-        "What the discriminator sees: none, the plain images; ada, changed ones, as often as it"
-        " needs to stay unsure; fixed, as often as --augment-p says.",
+        "Augmentation of the discriminator's images: none; ada, with an adaptive probability;"
+        " fixed, with probability --augment-p.",
         AUGMENT_NAMES,
         LATENT_KINDS,
     )
     augment_p: float = number(
-        0.0, "Probability of each change; with ada, at the start.", LATENT_KINDS, high=1
+        0.0, "Probability of augmentation; the initial one with ada.", LATENT_KINDS, high=1
     )
     ada_target: float = number(
-        0.6, "Mean sign of real logits that ada keeps to.", LATENT_KINDS, low=-1, high=1
+        0.6, "Mean sign of the real logits that ada aims for.", LATENT_KINDS, low=-1, high=1
     )
     ada_interval: int = number(
-        4, "Steps of the discriminator between two moves of p.", LATENT_KINDS, low=1
+        4, "Discriminator steps between two updates of the probability.", LATENT_KINDS, low=1
     )
-    ada_nimg: int = number(500_000, "Images in which p can go from 0 to 1.", LATENT_KINDS, low=1)
+    ada_nimg: int = number(500_000, "Images in which it can go from 0 to 1.", LATENT_KINDS, low=1)
 
     @property
     def reals_per_step(self) -> int:
@@ -296,18 +301,18 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 
 ABOUT = {
-    "ganc": "what did best in our study: perceptual distance, latent directions, a weaker R1",
+    "ganc": "best in our study: perceptual distance, latent directions, a weaker R1",
     "gan": "StyleGAN's own training",
-    "cagan": "masked distances to a StyleGAN teacher, content-aware compression",
-    "cagan-published": "content-aware compression as its official command trains",
-    "stylekd": "distances and latent directions of a StyleGAN teacher",
-    "stylekd-published": "StyleKD as its official command trains",
-    "dcp-published": "DCP-GAN as its official command trains: as StyleKD's",
-    "stylegan3": "stylekd with the numbers that StyleGAN3 is trained with",
-    "stylegan3-published": "DCP-GAN's official command for StyleGAN3",
-    "sngan": "SN-GAN's own training, with the distances",
+    "cagan": "content-aware compression: masked distances to the teacher",
+    "cagan-published": "the official command of content-aware compression",
+    "stylekd": "StyleKD: distances and latent directions",
+    "stylekd-published": "the official command of StyleKD",
+    "dcp-published": "the official command of DCP-GAN, which trains as StyleKD's",
+    "stylegan3": "stylekd with StyleGAN3's training settings",
+    "stylegan3-published": "the official command of DCP-GAN for StyleGAN3",
+    "sngan": "SN-GAN's own training, with distances to the teacher",
     "i2i": "pix2pix and CycleGAN",
-    "i2i-published": "one direction of a CycleGAN, as GAN Compression's official command",
+    "i2i-published": "the official command of GAN Compression, one direction of a CycleGAN",
 }
 """Recipe → what it is, in a phrase."""
 

@@ -146,7 +146,7 @@ def _check_data(choices: Choices, architecture: str, *, is_translator: bool) -> 
     if is_translator and choices.data in (None, TEACHER):
         raise UsageError(
             f"a {architecture} translates images: there is nothing to train it on without --data",
-            "pass --data DIR|ZIP",
+            "pass --data with a folder or zip of images",
         )
     given = {"--data-b": choices.data_b, "--swap": choices.swap, "--unpaired": choices.unpaired}
     for flag, value in given.items():

@@ -23,7 +23,7 @@ from ganc.evaluation.partners import open_targets
 from ganc.evaluation.plan import Plan, plan_of
 from ganc.evaluation.sampling import Sampler, iterate_batches
 from ganc.evaluation.segmentation import open_labels, open_segmenter
-from ganc.evaluation.task import SAMPLING, Measurement, Networks, Prepare, Task
+from ganc.evaluation.task import SAMPLING, Measurement, Networks, Task
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator, LatentGenerator
 from ganc.models.sampling import InputSource, Latents, pick_generator
@@ -42,7 +42,6 @@ class EvalArguments(EvalSettings, total=False):
     require: Sequence[str]
     device: str | torch.device
     teacher_values: Mapping[str, float] | None
-    to_onnx: Prepare | None
     progress: Progress
     warn: Warn
 
@@ -65,7 +64,6 @@ def evaluate(
     require: Sequence[str] = (),
     device: str | torch.device = "auto",
     teacher_values: Mapping[str, float] | None = None,
-    to_onnx: Prepare | None = None,
     progress: Progress = silent,
     warn: Warn = ignore,
     **settings: Unpack[EvalSettings],
@@ -86,8 +84,6 @@ def evaluate(
         device: Where networks and models run.
         teacher_values: What is known of the teacher from an earlier call with the same settings;
             requirements that need other values measure it, once for several models.
-        to_onnx: How ``latency-onnx`` brings a generator into ONNX Runtime
-            (``ganc.exporters.runtime.prepare_onnx``).
         progress: Told how far each pass is.
         warn: Told what makes a number doubtful.
         settings: See ``EvalOptions``.
@@ -107,7 +103,7 @@ def evaluate(
     options = options_of(EvalOptions, settings)
     plan = plan_of(metrics, require, options, has_teacher=teacher is not None)
     open_task = partial(
-        _open_task, settings=options, device=resolve_device(device), to_onnx=to_onnx,
+        _open_task, settings=options, device=resolve_device(device),
         progress=progress, warn=warn,
     )  # fmt: skip
     known = teacher_values or {}
@@ -155,7 +151,7 @@ def _evaluate_several(
 
 
 def _evaluate(task: Task, plan: Plan, teacher_values: Mapping[str, float]) -> Result:
-    """Measure the task's model, and what requirements ask of its teacher and nobody knows."""
+    """Measure the task's model, and what requirements need of its teacher and is not known yet."""
     options = task.settings
     chosen = range(options.seed, options.seed + options.repeats)
     values, protocols = _measure_repeatedly(task, plan.metrics, chosen)
@@ -200,7 +196,6 @@ def _open_task(
     teacher: Model | None,
     settings: EvalOptions,
     device: torch.device,
-    to_onnx: Prepare | None,
     progress: Progress,
     warn: Warn,
 ) -> Task:
@@ -226,7 +221,6 @@ def _open_task(
             settings.labels, _inputs_of(source, "--labels"), warn
         ),
         segmenter=None if settings.segmenter is None else open_segmenter(settings.segmenter),
-        to_onnx=to_onnx,
     )  # fmt: skip
 
 
@@ -257,7 +251,7 @@ def _inputs_of(source: InputSource[Any] | None, flag: str) -> ImageInputs:
     if not isinstance(source, ImageInputs):
         raise UsageError(
             f"{flag} belongs to the images of --input, got none",
-            f"pass --input DIR|ZIP; {flag} goes with translators",
+            f"pass --input with images; {flag} goes with translators",
         )
     return source
 

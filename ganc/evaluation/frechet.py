@@ -33,8 +33,8 @@ class FrechetDistance(Measurement):
     def prepare(self) -> None:
         if self.num_images < FEW_SAMPLES:
             self.task.warn(
-                f"{self.name} of {self.num_images} samples is too high by an amount that depends on"
-                f" their number; compare equal numbers only, and take {FEW_SAMPLES} or more"
+                f"{self.name} of {self.num_images} samples is biased upwards, more so with fewer"
+                f" samples; compare equal numbers only, and take {FEW_SAMPLES} or more"
             )
         if self.task.dataset is not None:
             self.reference = real_stats(self.task, self.task.dataset, self.network)

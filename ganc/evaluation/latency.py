@@ -1,33 +1,26 @@
 """How long a model takes on this machine, in milliseconds per forward pass.
 
 ``latency`` is PyTorch as it is, ``latency-compile`` the same through torch.compile,
-``latency-onnx`` the exported file in ONNX Runtime; ``speedup`` is the teacher's latency over the
-model's.
+``latency-onnx`` ONNX Runtime, ``latency-openvino`` OpenVINO, all in float32; ``speedup`` is the
+teacher's latency over the model's.
 """
 
-import statistics
-from collections.abc import Callable
-from functools import partial
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 
-from ganc.devices import device_name
-from ganc.errors import InputError, UsageError
-from ganc.evaluation.task import Measurement, Prepare, Task
+from ganc.evaluation.task import Measurement, Task
 from ganc.models.network import ImageGenerator
-from ganc.models.sampling import Feed, device_of, pick_generator, stand_ins
-from ganc.timing import ENOUGH_SEC, WARM_UP, time_runs
+from ganc.models.sampling import device_of, pick_generator
+from ganc.runtimes.graph import graph_of
+from ganc.runtimes.measure import RUNTIMES, measure, prepare, time_generator
+from ganc.runtimes.runtime import Conditions
+from ganc.runtimes.timing import WARM_UP, WORTH
 
 BATCHES = (1, 8)
 ROUNDINGS = (8, 16)
 """Widths that vector units and tensor cores like: what ``--round-to`` is tried with."""
-
-_SEED = 0  # of the inputs, whose values change no time
-
-WORTH = 1.05
-"""Below this factor a difference between two medians on a quiet machine says nothing."""
 
 
 def extras(name: str) -> tuple[str, ...]:
@@ -42,40 +35,38 @@ class Latency(Measurement):
     device to finished images, at batch 1 and at batch 8.
 
     Args:
-        name: Of the value.
-        runtime: What runs the model, for the protocol.
-        prepare: Brings the generator into that runtime.
-        device: Where it runs.
+        runtime: A name in ``RUNTIMES``.
+    Raises:
+        InputError: A package of the runtime is missing.
     """
 
-    def __init__(
-        self, task: Task, name: str, runtime: str, prepare: Prepare, device: torch.device
-    ) -> None:
-        self.generator = task.generator
-        self.name, self.runtime, self.prepare_feeds = name, runtime, prepare
-        self.device = device
+    def __init__(self, task: Task, runtime: str) -> None:
+        RUNTIMES[runtime].check()
+        self.generator, self.runtime = task.generator, runtime
+        self.name = "latency" if runtime == "torch" else f"latency-{runtime}"
+        self.conditions: Conditions | None = None
         self.runs: dict[int, int] = {}
 
     def result(self) -> dict[str, float]:
         values = {}
-        feed = self.prepare_feeds(self.generator)
+        graph = graph_of(self.generator)
+        executable = prepare(graph, self.runtime, device=device_of(self.generator))
+        self.conditions = executable.conditions
         for batch in BATCHES:
-            times = time_runs(feed(range(batch)), self.device, enough_sec=ENOUGH_SEC)
-            self.runs[batch] = len(times)
+            timing = measure(executable, graph.draw(range(batch)))
+            self.runs[batch] = timing.runs
             name = self.name if batch == 1 else f"{self.name}-batch{batch}"
-            values[name] = float(np.median(times))
-            values[f"{name}-p90"] = float(np.percentile(times, 90))
+            values[name] = timing.median_ms
+            values[f"{name}-p90"] = timing.p90_ms
         return values
 
     def protocol(self) -> dict[str, Any]:
+        assert self.conditions is not None  # a protocol is of what has a result
         return {
             "unit": "ms per forward pass",
-            "runtime": self.runtime,
-            "dtype": "float32",
+            **asdict(self.conditions),
             "resolution": self.generator.img_resolution,
             "noise_mode": "const",
-            "threads": torch.get_num_threads(),
-            "machine": device_name(self.device),
             "warm_up": WARM_UP,
             "runs": {f"batch{batch}": count for batch, count in self.runs.items()},
         }
@@ -85,7 +76,7 @@ class Eager(Latency):
     """Latency in PyTorch; beside a larger teacher it says so where pruning made nothing faster."""
 
     def __init__(self, task: Task) -> None:
-        super().__init__(task, "latency", "PyTorch", prepare_eager, task.device)
+        super().__init__(task, "torch")
         self.task = task
 
     def result(self) -> dict[str, float]:
@@ -102,77 +93,13 @@ class Speedup(Measurement):
         self.task = task
 
     def result(self) -> dict[str, float]:
-        own = milliseconds(self.task, self.task.generator)
-        return {"speedup": _teacher_milliseconds(self.task) / own}
+        own = time_generator(self.task.generator)
+        self.conditions = own.conditions
+        return {"speedup": _teacher_milliseconds(self.task) / own.median_ms}
 
     def protocol(self) -> dict[str, Any]:
-        return {
-            "unit": "teacher's ms / ms, batch 1",
-            "runtime": "PyTorch",
-            "threads": torch.get_num_threads(),
-            "machine": device_name(self.task.device),
-        }
-
-
-def compiled(task: Task) -> Latency:
-    """Latency through torch.compile; compiling comes before the clock starts."""
-    return Latency(task, "latency-compile", "torch.compile", prepare_compiled, task.device)
-
-
-def onnx(task: Task) -> Latency:
-    """Latency of the exported file in ONNX Runtime, on the CPU.
-
-    Raises:
-        UsageError: The caller gave no way to export.
-    """
-    if task.to_onnx is None:
-        raise UsageError(
-            "latency-onnx needs a way to export, got none",
-            "pass to_onnx=ganc.exporters.runtime.prepare_onnx",
-        )
-    runtime = "ONNX Runtime, CPUExecutionProvider"
-    return Latency(task, "latency-onnx", runtime, task.to_onnx, torch.device("cpu"))
-
-
-def prepare_eager(generator: ImageGenerator) -> Callable[[range], Feed]:
-    """Run a generator as it is, on stand-ins for its inputs."""
-    return partial(stand_ins(generator, _SEED).feed, generator)
-
-
-def prepare_compiled(generator: ImageGenerator) -> Callable[[range], Feed]:
-    """Compile a generator, for each batch size anew.
-
-    Raises:
-        InputError: There is no compiler, or it does not manage (when a feed is first run).
-    """
-    module: Any = torch.compile(generator, dynamic=False)
-    feed = partial(stand_ins(generator, _SEED).feed, module)
-
-    def checked(indices: range) -> Feed:
-        run = feed(indices)
-        _compile(run)
-        return run
-
-    return checked
-
-
-def _compile(run: Feed) -> None:
-    from torch._dynamo.exc import TorchDynamoException  # slow to import
-
-    try:
-        run()
-    except TorchDynamoException as error:
-        finding = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"latency-compile: torch.compile does not work on this machine: {finding}",
-            "install a C++ compiler (CPU) or Triton (CUDA), or leave latency-compile out",
-        ) from error
-
-
-def milliseconds(task: Task, generator: ImageGenerator) -> float:
-    """Return the median time of one image in PyTorch."""
-    feed = prepare_eager(generator)(range(1))
-    return statistics.median(time_runs(feed, task.device, enough_sec=ENOUGH_SEC))
+        assert self.conditions is not None
+        return {"unit": "teacher's ms / ms, batch 1", **asdict(self.conditions)}
 
 
 def _teacher_milliseconds(task: Task) -> float:
@@ -181,7 +108,7 @@ def _teacher_milliseconds(task: Task) -> float:
     if key not in task.shared:
         assert task.teacher is not None
         teacher = pick_generator(task.teacher, task.settings.network)
-        task.shared[key] = milliseconds(task, teacher)
+        task.shared[key] = time_generator(teacher).median_ms
     found: float = task.shared[key]
     return found
 
@@ -210,7 +137,7 @@ def _advice(task: Task, now: float) -> str:
     for multiple in ROUNDINGS:
         wider = with_rounded_widths(task.generator, multiple, most)
         if wider is not None:
-            found[multiple] = milliseconds(task, wider)
+            found[multiple] = time_generator(wider).median_ms
     listed = ", ".join(f"--round-to {n} takes {ms:.3g} ms" for n, ms in found.items())
     faster = [n for n, ms in found.items() if WORTH * ms <= now]
     if faster:

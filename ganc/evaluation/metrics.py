@@ -28,16 +28,19 @@ Needs = Literal["nothing", "teacher", "reference", "data", "target", "labels"]
 truth of a translator's inputs; their labels and what finds labels in translations."""
 
 _MISSING: dict[Needs, tuple[str, str]] = {
-    "teacher": ("compared with a teacher, got none", "pass --teacher CKPT"),
+    "teacher": ("no teacher to compare with", "pass --teacher CKPT"),
     "reference": (
-        "compared with real images or a teacher, got neither",
-        "pass --data DIR|ZIP or --teacher CKPT",
+        "neither real images nor a teacher to compare with",
+        "pass --data with real images, or --teacher CKPT",
     ),
-    "data": ("looks for real images, got none", "pass --data DIR|ZIP"),
-    "target": ("compared with the ground truth, got none", "pass --target DIR|ZIP"),
+    "data": ("no real images to look for", "pass --data with a folder or zip of images"),
+    "target": (
+        "no ground truth to compare with",
+        "pass --target with the image that each of --input should become",
+    ),
     "labels": (
-        "compares what a network finds in translations with labels, got not both",
-        "pass --segmenter module:function and --labels DIR|ZIP",
+        "no labels, or nothing that finds classes in translations",
+        "pass --segmenter module:function, and --labels with a folder or zip of PNGs",
     ),
 }
 """What is missing, and what brings it."""
@@ -64,8 +67,12 @@ METRICS: dict[str, Metric] = {
     "macs_published": Metric(complexity.macs_published),
     "params": Metric(complexity.params),
     "latency": Metric(latency.Eager, extras=latency.extras("latency")),
-    "latency-compile": Metric(latency.compiled, extras=latency.extras("latency-compile")),
-    "latency-onnx": Metric(latency.onnx, extras=latency.extras("latency-onnx")),
+    **{
+        f"latency-{name}": Metric(
+            partial(latency.Latency, runtime=name), extras=latency.extras(f"latency-{name}")
+        )
+        for name in ("compile", "onnx", "openvino")
+    },
     "speedup": Metric(latency.Speedup, "teacher"),
     "memory": Metric(memory.Memory, extras=memory.EXTRAS),
     "l1": Metric(PairedMean.l1, "teacher"),

@@ -70,54 +70,56 @@ class EvalOptions:
 
     data: Path | None = option(
         None,
-        "Real images; a conditional model's samples draw their labels from them.",
-        metavar="DIR|ZIP",
+        "Real images: a folder, zip or LMDB. A conditional model's samples take their labels.",
+        metavar="PATH",
         section=DATA,
     )
     input: Path | None = option(
-        None, "Images for a translator to translate.", metavar="DIR|ZIP", section=DATA
+        None, "Images for a translator to translate.", metavar="PATH", section=DATA
     )
     target: Path | None = option(
         None,
-        "What a translator should make of each image of --input, by the same names.",
-        metavar="DIR|ZIP",
+        "Ground truth for each image of --input, under the same name.",
+        metavar="PATH",
         section=DATA,
     )
     labels: Path | None = option(
         None,
-        "PNGs with the class of every pixel, by the names of --input; 255 is ignored.",
-        metavar="DIR|ZIP",
+        "PNGs of class numbers for each image of --input, under the same name; 255 is ignored.",
+        metavar="PATH",
         section=DATA,
     )
     segmenter: str | None = option(
         None,
-        "What finds classes in translations: images [N,3,H,W] in [-1,1] to logits [N,K,H,W] or"
+        "Function that segments translations: images [N,3,H,W] in [-1,1] to logits [N,K,H,W] or"
         " classes [N,H,W].",
         metavar="MODULE:FUNCTION",
         section=DATA,
     )
     samples: int = option(
-        2000, "Images for fid and fd, pairs for diversity; at most all of --input.", section=SAMPLES
+        2000,
+        "Images (fid, fd, …) or pairs (diversity); at most as many as --input.",
+        section=SAMPLES,
     )
-    repeats: int = option(1, "Seeds to measure with: mean ± deviation.", least=1, section=SAMPLES)
-    batch: int = option(32, "Images per forward pass, in fours.", section=SAMPLES)
+    repeats: int = option(1, "Seeds to measure with: mean ± std.", least=1, section=SAMPLES)
+    batch: int = option(32, "Images per forward pass, rounded to a multiple of 4.", section=SAMPLES)
     truncation_psi: float = option(
         1.0, "Truncation of the latents; 1 is none.", flags=("--truncation",), section=SAMPLES
     )
-    noise_mode: str = option("random", "random, const or none.", section=SAMPLES)
+    noise_mode: str = option("random", "Noise inputs: random, const or none.", section=SAMPLES)
     features: str = option(
         "effnet-lite0", "Feature network of fd: effnet-lite0 or inception.", section=METRICS
     )
     neighbours: int | None = option(
         None, "k of precision, recall (3), density and coverage (5).", section=METRICS
     )
-    projection_images: int = option(8, "Images of --data that projection finds.", section=METRICS)
-    projection_steps: int = option(800, "Steps of its search for each of them.", section=METRICS)
+    projection_images: int = option(8, "Images of --data to project.", section=METRICS)
+    projection_steps: int = option(800, "Optimisation steps for each.", section=METRICS)
     perceptual: str = option(
         "lpips-alex", "LPIPS network: lpips-alex, -vgg or -squeeze.", section=METRICS
     )
     resize: bool = option(
-        False, "Scale square images of --data and --input to the model's.", section=DATA
+        False, "Scale square images of --data and --input to the model's size.", section=DATA
     )
     network: str = option("generator", "generator, or generator_b: a CycleGAN's other direction.")
     offline: bool = option(False, "Never fetch weights over the network.", section=EXECUTION)

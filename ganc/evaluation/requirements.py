@@ -83,7 +83,7 @@ def parse_requirement(text: str) -> Requirement:
     try:
         bound = scaled(number, suffix)
     except ValueError as error:
-        raise UsageError(f"--require `{text}`: the bound is no finite number") from error
+        raise UsageError(f"--require `{text}`: the bound is not a finite number") from error
     return Requirement(text, name, match["comparison"], bound, of_teacher)
 
 
@@ -97,7 +97,8 @@ def check_of_teacher(requirement: Requirement, *, has_teacher: bool, has_data: b
     needs = metric.needs
     if not has_teacher:
         raise UsageError(
-            f"--require `{requirement.expr}` speaks of the teacher, got none", "pass --teacher CKPT"
+            f"--require `{requirement.expr}` compares with the teacher, but there is none",
+            "pass --teacher CKPT",
         )
     if needs == "teacher":
         raise UsageError(
@@ -110,5 +111,5 @@ def check_of_teacher(requirement: Requirement, *, has_teacher: bool, has_data: b
         raise UsageError(
             f"--require `{requirement.expr}`: without real images {requirement.metric} compares"
             " with the teacher, which has no value of its own",
-            f"pass --data DIR|ZIP, or {other}",
+            f"pass --data with real images, or {other}",
         )

@@ -92,8 +92,8 @@ class RetrievalMeasurement(SetMeasurement):
         if task.dataset is None and task.source is not None and task.source.count is not None:
             raise UsageError(
                 f"{name} of a translator needs real images, got none",
-                "pass --data DIR|ZIP: the teacher's translations of the same inputs are what the"
-                " student's are made like",
+                "pass --data with real images; the teacher's translations of the same inputs would"
+                " be no independent reference",
             )
         super().__init__(task, name, task.settings.features)
         self.retrievals = Retrievals.of(task, self.sets, self.num_images)

@@ -1,7 +1,7 @@
 """What a metric is given, and what it has to offer."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from ganc.evaluation.sampling import Batch
 from ganc.evaluation.segmentation import LabelMaps, Segmenter
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator, LatentGenerator, Network
-from ganc.models.sampling import GENERATORS, Feed, InputSource, Latents, pick_generator
+from ganc.models.sampling import GENERATORS, InputSource, Latents, pick_generator
 from ganc.perceptual.channels import check_channels
 from ganc.perceptual.channels import protocol as channels_protocol
 from ganc.perceptual.distance import (
@@ -29,9 +29,6 @@ from ganc.progress import Progress, Warn
 FEW_SAMPLES = 10_000
 """Below this many images a Fréchet distance says more about the count than about the model."""
 
-
-Prepare = Callable[[ImageGenerator], Callable[[range], Feed]]
-"""Brings a generator into a runtime; the result makes a call of each range of samples."""
 
 SAMPLING = ("seed", "truncation_psi", "noise_mode")
 """Settings that every number from samples depends on."""
@@ -104,7 +101,6 @@ class Task:
         targets: What a translator should make of each input, or None.
         labels: The classes that it should show, or None.
         segmenter: What finds them in translations, or None.
-        to_onnx: What brings a generator into ONNX Runtime, or None.
         shared: What metrics of this task compute together, by a name of their own.
     """
 
@@ -119,7 +115,6 @@ class Task:
     targets: ImageInputs | None = None
     labels: LabelMaps | None = None
     segmenter: Segmenter | None = None
-    to_onnx: Prepare | None = None
     shared: dict[str, Any] = field(default_factory=dict, init=False)
 
     @property
@@ -156,7 +151,7 @@ class Task:
         if self.source is None:
             raise UsageError(
                 f"{metric} needs images for the {generator.architecture} to translate, got none",
-                "pass --input DIR|ZIP",
+                "pass --input with a folder or zip of images",
             )
         if self.source.count is None:
             return self.settings.samples
@@ -264,5 +259,5 @@ class Measurement:
         raise NotImplementedError
 
     def protocol(self) -> dict[str, Any]:
-        """Return what somebody needs to know to get the same number: JSON data."""
+        """Return everything needed to reproduce the number: JSON data."""
         return {}

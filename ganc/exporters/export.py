@@ -1,9 +1,9 @@
 """Write a model's generator as a deployable file, and prove that the file gives the same images."""
 
-import statistics
 import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,21 +11,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ganc.errors import ComputationError, MissingDependencyError, unknown_name
-from ganc.exporters.format import ExportFormat, ExportSettings, Job, Runtime, Written
-from ganc.exporters.graph import Graph, NamedInputs, Runner, build_graph
+from ganc.errors import ComputationError, MissingDependencyError, UsageError, unknown_name
+from ganc.exporters.format import ExportFormat, ExportSettings, Job, Written
 from ganc.exporters.layouts import NVIDIA, ROSINALITY
 from ganc.exporters.onnx import ONNX
+from ganc.exporters.openvino import OPENVINO
 from ganc.exporters.pt2 import TORCH
-from ganc.files import atomic_write, check_output
+from ganc.files import check_output, write_together
 from ganc.models.model import Model
 from ganc.perceptual.channels import SEEN
 from ganc.perceptual.distance import PerceptualDistance, load_perceptual
 from ganc.progress import Progress, silent
-from ganc.timing import time_runs
+from ganc.runtimes.graph import Graph, build_graph
+from ganc.runtimes.measure import Timing, measure
+from ganc.runtimes.program import NamedInputs, Runner
+from ganc.runtimes.pytorch import PyTorch
+from ganc.runtimes.runtime import Executable, Quantised
+from ganc.runtimes.timing import WORTH
 
 FORMATS: dict[str, ExportFormat] = {
     "onnx": ONNX,
+    "openvino": OPENVINO,
     "torch": TORCH,
     "rosinality": ROSINALITY,
     "nvidia": NVIDIA,
@@ -56,16 +62,20 @@ class ExportResult:
         inputs: Names of the tensors that the file takes.
         max_abs_error: Largest difference to PyTorch in float32, over all fresh inputs.
         batches: The batch sizes compared, at the model's own resolution.
-        bytes: Size of the file.
-        provider: What ran the file, as its runtime says after loading it.
-        latency: Median milliseconds of one image, of the "file" in its runtime and of "pytorch" as
-            it is, on the CPU with as many threads.
-        fp32: "bytes" and "latency" of the same file in float32, where ``dtype`` is another.
+        bytes: Size of the file, of OpenVINO's two together.
+        fp32_bytes: Size of the same file in float32, where ``dtype`` is another.
+        latency: Of one image on the CPU: of the "file" in its runtime, of the same file in "fp32"
+            where ``dtype`` is another, of "pytorch" in float32; each says how it was run.
         perceptual: "network" and mean "distance" to the float32 images, where ``dtype`` is another,
             the images are RGB and the network's package is installed.
+        quantised: Of int8: how many convolutions are computed in it, and how many stay in float
+            because the images would suffer.
+        load_with: Properties that the runtime has to be given for the file to be computed as it was
+            here, where the file cannot carry them.
         unfit_widths: Of the layouts of public code: group → (its width, what that code's rule for
             widths gives), where they differ; empty where that code loads the file strictly.
-        notes: What the format could not hold, one sentence each.
+        notes: What the format could not hold, and whether a lower precision is slower here than
+            float32, one sentence each.
     """
 
     output: str
@@ -76,10 +86,11 @@ class ExportResult:
     max_abs_error: float
     batches: tuple[int, ...]
     bytes: int
-    provider: str
-    latency: dict[str, float]
-    fp32: dict[str, float] | None
+    fp32_bytes: int | None
+    latency: dict[str, Timing]
     perceptual: dict[str, str | float] | None
+    quantised: Quantised | None
+    load_with: dict[str, str]
     unfit_widths: dict[str, tuple[int, int]]
     notes: tuple[str, ...]
 
@@ -101,14 +112,15 @@ def export(
     Args:
         model: One of its generators is exported; it stays as it is, on its device.
         path: Where to.
-        format: A name in ``FORMATS``: "onnx", "torch" (``.pt2``), or a checkpoint of plain tensors
-            for public StyleGAN code: "rosinality" or "nvidia" (``.pt``).
+        format: A name in ``FORMATS``: "onnx", "openvino" (``.xml``, with a ``.bin`` beside it),
+            "torch" (``.pt2``), or a checkpoint of plain tensors for public StyleGAN code:
+            "rosinality" or "nvidia" (``.pt``).
         inputs: What the file takes; None is the first that the generator has. StyleGANs: "z" (with
             labels "c" where the model is conditional, and the scalar "truncation_psi") or "ws".
             SN-GAN: "z". Translators: "x", images of any size that the generator takes.
         network: "generator", or "generator_b" for a CycleGAN's other direction.
-        dtype: "fp32"; of ONNX also "fp16" and "int8", which report their error instead of being
-            held to ``TOLERANCE``.
+        dtype: "fp32"; of ONNX also "fp16" and "int8", of OpenVINO those and "bf16". They report
+            their error instead of being held to ``TOLERANCE``.
         opset: ONNX operator set; None takes 18.
         force: Overwrite a file that exists.
     Returns:
@@ -116,27 +128,32 @@ def export(
         may have any size.
     Raises:
         UsageError: A name or number is not known.
-        InputError: The model holds no such generator, the file exists, or a package is missing.
+        InputError: The model holds no such generator, the file exists, a package is missing, or the
+            processor lacks the precision.
         ComputationError: The format cannot express the model, or the file gives other images, or in
             lower precision none that are finite; nothing is left behind.
     """
     settings = ExportSettings(format, inputs, dtype, opset, network)
     form = resolve(settings)
     path = Path(path)
-    check_output(path, force=force)
+    form.check_name(path)
+    for file in form.files(path):
+        check_output(file, force=force)
     graph = build_graph(model, inputs, network)
     checks = [*map(graph.draw, CHECKS), *graph.other_sizes]
     steps = 2 + len(checks)
-    with atomic_write(path, force=force) as temporary:
+    with tempfile.TemporaryDirectory() as folder:
         progress("exporting", 0, steps)
+        temporary = Path(folder) / f"file{form.suffix}"
         made = _make(form, Job(model, graph, settings), temporary)
         progress("exporting", 1, steps)
         comparison = Comparison(graph, dtype)
         for done, fresh in enumerate(checks, start=2):
-            comparison.add(made.runtime.run, fresh)
+            comparison.add(made.executable.run, fresh)
             progress("exporting", done, steps)
-        size = temporary.stat().st_size
-        latency = {"file": made.latency, "pytorch": _latency(graph, graph.reference)}
+        size = _size(form, temporary)
+        latency = made.latency | {"pytorch": _latency(graph, PyTorch().prepare(graph))}
+        write_together(dict(zip(form.files(path), form.files(temporary), strict=True)), force=force)
         progress("exporting", steps, steps)
     return ExportResult(
         output=str(path),
@@ -147,22 +164,24 @@ def export(
         max_abs_error=comparison.max_abs_error,
         batches=tuple(map(len, CHECKS)),
         bytes=size,
-        provider=made.runtime.provider,
+        fp32_bytes=made.fp32_bytes,
         latency=latency,
-        fp32=made.fp32,
         perceptual=comparison.perceptual(),
+        quantised=made.quantised,
+        load_with=form.properties(dtype),
         unfit_widths=dict(made.written.unfit_widths),
-        notes=made.written.notes,
+        notes=(*made.written.notes, *_slower(dtype, latency)),
     )
 
 
 class _Made(NamedTuple):
-    """A file in its runtime; of lower precision, beside what it was made from."""
+    """A file in its runtime, and how long it takes; of lower precision, fp32 as well."""
 
     written: Written
-    runtime: Runtime
-    latency: float
-    fp32: dict[str, float] | None
+    executable: Executable
+    latency: dict[str, Timing]
+    fp32_bytes: int | None = None
+    quantised: Quantised | None = None
 
 
 def _make(form: ExportFormat, job: Job, path: Path) -> _Made:
@@ -171,24 +190,39 @@ def _make(form: ExportFormat, job: Job, path: Path) -> _Made:
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         dtype = job.settings.dtype
-        full = path if dtype == "fp32" else Path(folder) / "fp32"
-        written, fp32 = form.write(job, full), None
-        if dtype != "fp32":
-            latency = _latency(job.graph, form.open(full).run)
-            fp32 = {"bytes": full.stat().st_size, "latency": latency}
-            form.reductions[dtype](job, full, path)
-        runtime = form.open(path)
-        return _Made(written, runtime, _latency(job.graph, runtime.run), fp32)
+        if dtype == "fp32" or form.reduce is None:
+            written = form.write(job, path)
+            executable = form.open(path, dtype)
+            return _Made(written, executable, {"file": _latency(job.graph, executable)})
+        full = Path(folder) / f"fp32{form.suffix}"
+        written = form.write(job, full)
+        quantised = form.reduce(job, full, path)
+        executable = form.open(path, dtype)
+        latency = {
+            "file": _latency(job.graph, executable),
+            "fp32": _latency(job.graph, form.open(full, "fp32")),
+        }
+        return _Made(written, executable, latency, _size(form, full), quantised)
 
 
-@torch.no_grad()
-def _latency(graph: Graph, run: Runner) -> float:
-    """Return the median milliseconds of one image."""
+def _size(form: ExportFormat, path: Path) -> int:
+    return sum(file.stat().st_size for file in form.files(path))
+
+
+def _slower(dtype: str, latency: Mapping[str, Timing]) -> tuple[str, ...]:
+    """Say so where a lower precision takes longer on this machine than float32."""
+    if "fp32" not in latency:
+        return ()
+    own, full = latency["file"].median_ms, latency["fp32"].median_ms
+    if own <= WORTH * full:
+        return ()
+    return (f"{dtype} is slower than fp32 on this machine: {own:.3g} ms, not {full:.3g}",)
+
+
+def _latency(graph: Graph, executable: Executable) -> Timing:
+    """Time one image."""
     inputs = graph.draw(range(1))
-    times = time_runs(
-        lambda: run(inputs), torch.device("cpu"), max_runs=_TIMED_RUNS, enough_sec=_TIMED_SEC
-    )
-    return statistics.median(times)
+    return measure(executable, inputs, max_runs=_TIMED_RUNS, enough_sec=_TIMED_SEC)
 
 
 def resolve(settings: ExportSettings) -> ExportFormat:
@@ -202,7 +236,14 @@ def resolve(settings: ExportSettings) -> ExportFormat:
         raise unknown_name("--format", settings.format, FORMATS)
     form = FORMATS[settings.format]
     if settings.dtype not in form.dtypes:
-        raise unknown_name("--dtype", settings.dtype, form.dtypes)
+        holding = [name for name, other in FORMATS.items() if settings.dtype in other.dtypes]
+        if not holding:
+            raise unknown_name("--dtype", settings.dtype, form.dtypes)
+        raise UsageError(
+            f"--format {settings.format} has no --dtype {settings.dtype}, only"
+            f" {', '.join(form.dtypes)}",
+            f"pass --format {' or '.join(holding)}",
+        )
     form.check(settings)
     return form
 

@@ -1,15 +1,15 @@
 """What every export format is made of."""
 
-import importlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ganc.errors import MissingDependencyError
-from ganc.exporters.graph import Graph, Input, Runner
+from ganc.errors import UsageError
 from ganc.models.model import Model
+from ganc.runtimes.graph import Graph, Input
+from ganc.runtimes.runtime import Executable, Quantised
 from ganc.version import __version__
 
 
@@ -19,7 +19,7 @@ class ExportSettings:
 
     Attributes:
         format: A name in ``ganc.exporters.export.FORMATS``.
-        inputs: What the file takes, a name in ``ganc.exporters.graph.GRAPHS``; None: the default.
+        inputs: What the file takes, a name in ``ganc.runtimes.graph.GRAPHS``; None: the default.
         dtype: Precision of the weights, one of the format's.
         opset: ONNX operator set; None takes the format's own default.
         network: Which of the model's generators.
@@ -82,49 +82,46 @@ class Written(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Runtime(NamedTuple):
-    """A written file, loaded.
-
-    Attributes:
-        run: From inputs to images.
-        provider: What runs it, as found after loading.
-    """
-
-    run: Runner
-    provider: str
-
-
 class ExportFormat(NamedTuple):
     """A file format.
 
     Attributes:
         check: Raises before any work where the settings do not fit or a package is missing.
         write: Writes the file in float32.
-        open: Loads a written file in the format's own runtime.
-        reductions: Lower precisions → what makes a second file of the float32 file.
+        open: Loads a file that was written for a precision, in the format's own runtime.
+        dtypes: Precisions it can hold, the default first.
+        reduce: Makes a file of the job's lower precision of the float32 file.
+        properties: From a precision to what has to be set when a file is loaded.
+        suffix: How the name of a file has to end; empty where any name will do.
+        beside: Endings of the files that are written beside it.
     """
 
     check: Callable[[ExportSettings], None]
     write: Callable[[Job, Path], Written]
-    open: Callable[[Path], Runtime]
-    reductions: Mapping[str, Callable[[Job, Path, Path], None]] = {}
+    open: Callable[[Path, str], Executable]
+    dtypes: tuple[str, ...] = ("fp32",)
+    reduce: Callable[[Job, Path, Path], Quantised | None] | None = None
+    properties: Callable[[str], dict[str, str]] = lambda dtype: {}
+    suffix: str = ""
+    beside: tuple[str, ...] = ()
 
-    @property
-    def dtypes(self) -> tuple[str, ...]:
-        """Precisions it can hold, the default first."""
-        return ("fp32", *self.reductions)
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """Return all files of one export, what is loaded last."""
+        return (*(path.with_suffix(ending) for ending in self.beside), path)
 
+    def check_name(self, output: str | Path) -> None:
+        """Check what a file is to be called; - is stdout.
 
-def require(packages: Iterable[str]) -> None:
-    """Check that the packages of the extra ``export`` are there and load.
-
-    Raises:
-        MissingDependencyError: One is not.
-    """
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"export needs the package {package}: {error}", "pip install 'ganc[export]'"
-            ) from error
+        Raises:
+            UsageError: The runtime would not find it, or stdout is to be two files.
+        """
+        if self.beside and str(output) == "-":
+            raise UsageError(
+                f"-o - is one file, an export to {self.suffix} is {1 + len(self.beside)}",
+                f"name a file: -o student{self.suffix}",
+            )
+        if self.suffix and Path(output).suffix != self.suffix:
+            raise UsageError(
+                f"-o {output}: the name has to end in {self.suffix}, its runtime goes by that",
+                f"pass -o {Path(output).with_suffix(self.suffix)}",
+            )

@@ -17,9 +17,11 @@ from ganc.checkpoints import nvidia_tensors, rosinality_writer
 from ganc.checkpoints.foreign import Layout
 from ganc.checkpoints.store import load
 from ganc.errors import UsageError
-from ganc.exporters.format import ExportFormat, ExportSettings, Job, Runtime, Written
-from ganc.exporters.graph import NamedInputs
+from ganc.exporters.format import ExportFormat, ExportSettings, Job, Written
 from ganc.models.model import Model
+from ganc.runtimes.program import NamedInputs
+from ganc.runtimes.pytorch import PyTorch
+from ganc.runtimes.runtime import Executable
 
 ToLayout = Callable[[Model], Layout]
 
@@ -54,7 +56,7 @@ def _write(to_layout: ToLayout, job: Job, path: Path) -> Written:
     return Written(layout.unfit_widths, layout.notes)
 
 
-def _open(path: Path) -> Runtime:
+def _open(path: Path, dtype: str) -> Executable:
     generator = load(path).generator
 
     @torch.no_grad()
@@ -63,7 +65,7 @@ def _open(path: Path) -> Runtime:
         images: Tensor = generator(inputs["z"], inputs.get("c"), truncation_psi=psi)
         return images
 
-    return Runtime(run, "PyTorch, CPU")
+    return Executable(run, PyTorch().conditions(dtype))
 
 
 ROSINALITY = ExportFormat(

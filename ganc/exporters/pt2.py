@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ganc.errors import UsageError
-from ganc.exporters.format import ExportFormat, ExportSettings, Job, Runtime, Written
-from ganc.exporters.graph import NamedInputs
+from ganc.exporters.format import ExportFormat, ExportSettings, Job, Written
+from ganc.runtimes.program import NamedInputs
+from ganc.runtimes.pytorch import PyTorch
+from ganc.runtimes.runtime import Executable
 
 
 def _check(settings: ExportSettings) -> None:
@@ -31,14 +33,14 @@ def _write(job: Job, path: Path) -> Written:
     return Written()
 
 
-def _open(path: Path) -> Runtime:
+def _open(path: Path, dtype: str) -> Executable:
     module = torch.export.load(io.BytesIO(path.read_bytes())).module()
 
     def run(inputs: NamedInputs) -> Tensor:
         images: Tensor = module(**inputs)
         return images
 
-    return Runtime(run, "PyTorch, CPU")
+    return Executable(run, PyTorch().conditions(dtype))
 
 
 TORCH = ExportFormat(check=_check, write=_write, open=_open)

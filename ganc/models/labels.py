@@ -107,5 +107,5 @@ def as_table(labels: Any) -> LabelTable:
     is_class = (classes == values) & (classes >= 0)
     if not is_class.all():
         wrong = values[~is_class][0].item()
-        raise UsageError(f"labels hold {wrong:g}, which is no class number; {allowed}")
+        raise UsageError(f"labels hold {wrong:g}, which is not a class number; {allowed}")
     return LabelTable(classes, in_turn=True)

@@ -193,7 +193,7 @@ class Latents(InputSource[LatentGenerator]):
         seed, noise_mode, labels: See ``latent_inputs``.
         truncation_psi, truncation_cutoff: See ``generate``.
     Raises:
-        UsageError: ``truncation_psi`` is no finite number in float32, or the cutoff negative.
+        UsageError: ``truncation_psi`` is not a finite number in float32, or the cutoff negative.
     """
 
     seed: int = 0
@@ -205,12 +205,12 @@ class Latents(InputSource[LatentGenerator]):
     def __post_init__(self) -> None:
         if not abs(self.truncation_psi) <= torch.finfo(torch.float32).max:  # NaN neither
             raise UsageError(
-                f"--truncation {self.truncation_psi} is no finite number",
+                f"--truncation {self.truncation_psi} is not a finite number",
                 "1 changes nothing, 0.7 is usual",
             )
         if self.truncation_cutoff is not None and self.truncation_cutoff < 0:
             raise UsageError(
-                f"--truncation-cutoff {self.truncation_cutoff} is no number of layers",
+                f"--truncation-cutoff {self.truncation_cutoff} is not a number of layers",
                 "0 truncates none, without it all are",
             )
 

@@ -1,16 +1,21 @@
 """Which widths a budget leaves: families of plans, and the first of a family that fits."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ganc.errors import UsageError
-from ganc.groups import ChannelGroup, count_macs, count_params, sliced_shapes, widths_of
+from ganc.devices import resolve_device
+from ganc.groups import ChannelGroup, widths_of
 from ganc.models.model import Model
-from ganc.pruning.options import GLOBAL, THRESHOLD, UNIFORM
+from ganc.progress import Progress, Warn
+from ganc.pruning.costs import Cost, Macs, Params, macs_at_speedup
+from ganc.pruning.latency.latency import latency_of
+from ganc.pruning.latency.measuring import Stand
+from ganc.pruning.options import GLOBAL, THRESHOLD, UNIFORM, PruneOptions
 from ganc.pruning.slicing import Widths
 from ganc.scores import Scores
 
@@ -96,64 +101,60 @@ ALLOCATIONS: dict[str, Callable[[Sequence[ChannelGroup], Scores, int], Allocatio
 }
 
 
-def level_within(
+def cost_of(
     model: Model,
-    family: Allocation,
-    widths_at: Callable[[float], Widths],
-    budget: Mapping[str, float],
-) -> float:
-    """Return the first level whose cost fits the budget; without one the scores' own.
+    options: PruneOptions,
+    student: Callable[[Widths], Model] | None,
+    *,
+    device: str | torch.device,
+    progress: Progress,
+    warn: Warn,
+) -> Cost:
+    """Return what the budget counts, and how much of it a plan may have.
+
+    Args:
+        options: One budget is given, and it is no ratio.
+        student: Widths → the model that they leave; None measures none.
+        device, progress, warn: Where and to whom a latency is measured.
+    Raises:
+        UsageError, InputError: See ``latency_of``.
+    """
+    ((name, value),) = options.budget.items()
+    network = model.primary
+    if name == "params":
+        return Params(network, value)
+    if name == "macs":
+        return Macs(network, value)
+    if name == "speedup":
+        return macs_at_speedup(network, value)
+    stand = Stand(options.runtime, options.dtype, options.batch, resolve_device(device))
+    return latency_of(model, value, stand, student, progress, warn)
+
+
+def level_within(family: Allocation, widths_at: Callable[[float], Widths], cost: Cost) -> float:
+    """Return the first level whose cost fits.
 
     Raises:
-        UsageError: Not even the last level fits.
+        UsageError: None does.
     """
-    if not budget:
-        return family.own
-    if "prune_ratio" in budget:
-        return budget["prune_ratio"]
-    levels = family.levels
-    cost, target, unit = _cost(model, budget)
-    if cost(widths_at(levels[-1])) > target:
-        raise UsageError(
-            f"no plan has at most {target:.6g} {unit}: the smallest has"
-            f" {cost(widths_at(levels[-1]))}",
-            "raise the budget, or lower --min-width or --round-to",
-        )
-    low, high = 0, len(levels) - 1
-    while low < high:  # costs fall with the level: find the first that fits
-        middle = (low + high) // 2
-        if cost(widths_at(levels[middle])) <= target:
-            high = middle
-        else:
-            low = middle + 1
-    return levels[low]
+    while True:
+        level = _first_within(family.levels, widths_at, cost)
+        if level is None:
+            level = min(reversed(family.levels), key=lambda own: cost.of(widths_at(own)))
+        widths = widths_at(level)
+        if cost.is_settled(widths):
+            if cost.of(widths) > cost.most:
+                raise cost.refusal(widths, level)
+            return level
 
 
-def _cost(model: Model, budget: Mapping[str, float]) -> tuple[Callable[[Widths], int], float, str]:
-    network = model.primary
-    shapes, groups, positions = network.shapes(), network.groups(), network.mac_positions()
-    parameters = [name for name, _ in network.named_parameters()]
+def _first_within(
+    levels: Sequence[float], widths_at: Callable[[float], Widths], cost: Cost
+) -> float | None:
+    def fits(level: float) -> bool:
+        return cost.of(widths_at(level)) <= cost.most
 
-    def macs(widths: Widths) -> int:
-        return count_macs(sliced_shapes(shapes, groups, widths), positions)
-
-    def params(widths: Widths) -> int:
-        return count_params(sliced_shapes(shapes, groups, widths), parameters)
-
-    if "params" in budget:
-        return params, budget["params"], "parameters"
-    if "macs" in budget:
-        return macs, budget["macs"], "MACs"
-    return macs, _macs_at_speedup(network.macs(), budget["speedup"]), "MACs"
-
-
-def _macs_at_speedup(whole: int, speedup: float) -> int:
-    """Return the most MACs, up to all of them, that ``whole`` is ``speedup`` times as many as.
-
-    The quotient of the two counts decides, rounded as anybody gets it who divides them: the way
-    back, ``whole / speedup``, may round below a plan that has the speedup asked for.
-    """
-    most = max(0, math.floor(min(whole, whole / speedup)) - 1)
-    while most < whole and whole / (most + 1) >= speedup:
-        most += 1
-    return most
+    if not cost.falls:
+        return next(filter(fits, levels), None)
+    first = bisect_left(levels, True, key=fits)
+    return levels[first] if first < len(levels) else None

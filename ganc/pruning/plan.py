@@ -4,6 +4,7 @@ Looking at a plan and applying it are separate; ``prune`` does both.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Unpack
 
 import torch
@@ -14,7 +15,7 @@ from ganc.groups import ChannelGroup
 from ganc.models.model import Model
 from ganc.options import options_of
 from ganc.progress import Progress, Warn, ignore, silent
-from ganc.pruning.budget import ALLOCATIONS, level_within
+from ganc.pruning.budget import ALLOCATIONS, cost_of, level_within
 from ganc.pruning.options import BUDGET_FLAGS, THRESHOLD, UNIFORM, PruneOptions, PruneSettings
 from ganc.pruning.refit.refit import composed, kept_since, refit
 from ganc.pruning.slicing import PrunePlan, Widths, apply_plan
@@ -40,18 +41,22 @@ def prune(
         scores: From any method.
         teacher: With ``refit``: what the layers are fitted to, a model that ``model`` was pruned
             from; None is ``model`` itself.
-        device: With ``refit``: where the layers are fitted.
-        progress, warn: Told how far a fit is, and what its images or the scores lack.
+        device: With ``refit``: where the layers are fitted. With ``latency``: where PyTorch is
+            timed; other runtimes are on the CPU.
+        progress, warn: Told how far a fit or a measurement is, and what its images, the scores or
+            the cache lack.
         settings: See ``PruneOptions``; one budget is given.
     Raises:
         UsageError: No or several budgets, a value out of range, a budget that cannot be met,
             thresholds asked of scores that have none.
         ScoresError: The scores belong to another model.
+        InputError, ComputationError: The runtime of ``latency`` is missing, lacks the precision,
+            or cannot express the generator.
         TypeError: A setting is not known.
     """
     options = options_of(PruneOptions, settings)
     check_fit(options, teacher)
-    plan = choose(model, scores, options, warn)
+    plan = choose(model, scores, options, device=device, progress=progress, warn=warn)
     return sliced(
         model, plan, options, teacher=teacher, device=device, progress=progress, warn=warn
     )
@@ -93,31 +98,60 @@ def make_plan(model: Model, scores: Scores, **settings: Unpack[PruneSettings]) -
     return choose(model, scores, options_of(PruneOptions, settings))
 
 
-def choose(model: Model, scores: Scores, options: PruneOptions, warn: Warn = ignore) -> PrunePlan:
-    """Choose the channels that stay. Errors are those of ``prune``."""
+def choose(
+    model: Model,
+    scores: Scores,
+    options: PruneOptions,
+    *,
+    device: str | torch.device = "auto",
+    progress: Progress = silent,
+    warn: Warn = ignore,
+    is_trial: bool = False,
+) -> PrunePlan:
+    """Choose the channels that stay.
+
+    Args:
+        is_trial: Whether a plan is chosen by predictions alone where it would be measured.
+        device, progress, warn: As for ``prune``, as are errors.
+    """
     if scores.content_hash is None:
         warn(
             "the scores do not say of which checkpoint they are: only names and widths are checked"
         )
-    budget, min_width = options.budget, options.min_width
+    min_width = options.min_width
     allocation = options.allocation or (THRESHOLD if scores.thresholds else UNIFORM)
-    _check_thresholds(scores, budget, allocation)
+    _check_thresholds(scores, options.budget, allocation)
     groups = _scored_groups(model, scores)
     family = ALLOCATIONS[allocation](groups, scores, min_width)
 
+    @cache
     def widths_at(level: float) -> Widths:
         widths = family.widths(level)
         return {g.name: _round(widths[g.name], g.width, options) for g in groups}
 
-    _check_counted(model, groups, budget)
-    level = level_within(model, family, widths_at, budget)
-    widths = widths_at(level)
-    keep = {g.name: top_channels(scores.values[g.name], widths[g.name]) for g in groups}
+    def kept(widths: Widths) -> dict[str, tuple[int, ...]]:
+        return {g.name: top_channels(scores.values[g.name], widths[g.name]) for g in groups}
+
+    def student(widths: Widths) -> Model:
+        return apply_plan(model, PrunePlan(kept(widths)))
+
+    _check_counted(model, groups, options.budget)
+    level, findings = family.own, {}
+    if options.prune_ratio is not None:
+        level = options.prune_ratio
+    elif options.budget:
+        cost = cost_of(
+            model, options, None if is_trial else student, device=device, progress=progress,
+            warn=warn,
+        )  # fmt: skip
+        level = level_within(family, widths_at, cost)
+        findings = cost.findings(widths_at(level))
     settings = {
-        **budget, "prune_ratio": level, "allocation": allocation, "round_to": options.round_to,
-        "min_width": min_width, "method": scores.method, "scores": dict(scores.settings),
+        **options.budget, "prune_ratio": level, "allocation": allocation,
+        "round_to": options.round_to, "min_width": min_width, "method": scores.method,
+        "scores": dict(scores.settings), **findings,
     }  # fmt: skip
-    return PrunePlan(keep, settings)
+    return PrunePlan(kept(widths_at(level)), settings)
 
 
 def removes_nothing(model: Model, plan: PrunePlan) -> bool:

@@ -72,17 +72,17 @@ def _best_quality(entries: Sequence[Entry], students: Sequence[Entry], name: str
     if len(students) == 1:
         text = f"{winner.name} {among} {short(numbers[winner.name])}"
     if teacher is None:
-        return f"{text}, at {short(winner.generator.macs())} MACs an image."
+        return f"{text}, at {short(winner.generator.macs())} MACs per image."
     if name in teacher.metrics:
         text += f" (teacher {short(teacher.metrics[name])})"
     cost = times(teacher.generator.macs() / winner.generator.macs())
-    return f"{text}, for {cost} arithmetic ({short(winner.generator.macs())} MACs an image)."
+    return f"{text}, for {cost} arithmetic ({short(winner.generator.macs())} MACs per image)."
 
 
 def _front(students: Sequence[Entry], name: str) -> str:
     leaders = [entry.name for entry in front(students, name)]
     if len(leaders) == len(students):
-        return f"Each is a trade-off of its own between {name} and arithmetic."
+        return f"Every one is a different trade-off between {name} and arithmetic."
     if len(leaders) == 1:
         return f"None of the others needs less arithmetic than {leaders[0]}."
     return f"The best trade-offs of {name} and arithmetic are {_listed(leaders)}."

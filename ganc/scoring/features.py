@@ -262,6 +262,7 @@ def _input_source(
         raise UsageError(
             f"{flag} is missing: the features of a {generator.architecture} ({network}) need images"
             " to translate",
-            f"pass {flag} DIR or ZIP, or score with --method l1-in or l1-out{alone}",
+            f"pass {flag} with a folder or zip of images, or score with --method l1-in or l1-out"
+            f"{alone}",
         )
     return open_inputs(images, generator, warn=request.warn)

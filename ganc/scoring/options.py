@@ -23,7 +23,7 @@ Samples = int | Literal["auto"] | None
 def parse_samples(text: str) -> int | str:
     """Parse a count, or auto."""
     if text != "auto" and not text.isdecimal():
-        raise ValueError(f"`{text}` is no number of samples; allowed: a count, or auto")
+        raise ValueError(f"`{text}` is not a number of samples; allowed: a count, or auto")
     return text if text == "auto" else int(text)
 
 
@@ -63,9 +63,9 @@ class GeneralOptions:
     """How, and on what, any method is run.
 
     Attributes:
-        samples: Latents to average over. None takes the method's default, or what ``latents``,
-            ``masks`` or ``salt`` hold; "auto" takes at most that, and stops where two halves of
-            them keep the same channels at ``prune_ratio``.
+        samples: Latents to average over. None takes the method's default, or as many as
+            ``latents``, ``masks`` or ``salt`` hold; "auto" takes at most that, and stops once two
+            halves of them keep the same channels at ``prune_ratio``.
         batch: Latents per step; a setting of the method where its definition contains the batch.
             None takes the method's default.
         prune_ratio: The ratio at which kept channels are compared.
@@ -76,18 +76,18 @@ class GeneralOptions:
 
     samples: Samples = option(
         None,
-        "Latents, or auto: until it is sure; default: the method's.",
+        "Latents, or auto: stop once the kept channels are stable. Default: the method's.",
         parser=parse_samples,
         metavar="N|auto",
     )
     batch: int | None = option(
-        None, "Latents per step, a setting of the method (diversity: 5, content: 10)."
+        None, "Latents per step; part of the definition of diversity (5) and content (10)."
     )
     prune_ratio: float = option(
-        0.7, "At which --samples auto, --compare, --plot and the table look at what is kept."
+        0.7, "Ratio at which --samples auto, --compare, --plot and the table look at kept channels."
     )
     network: str | None = option(
-        None, "Score this alone, generator or generator_b; default: all there are."
+        None, "Score one generator alone: generator or generator_b. Default: all there are."
     )
     offline: bool = option(
         False, "content, density: never fetch weights over the network.", section=EXECUTION
@@ -97,13 +97,13 @@ class GeneralOptions:
 
 @dataclass(frozen=True)
 class NoiseOptions:
-    """What stands beside latents.
+    """The noise inputs beside the latents.
 
     Attributes:
         noise_mode: "random" (keyed by seed and sample), "const" or "none".
     """
 
-    noise_mode: str = option("random", "random, const or none.")
+    noise_mode: str = option("random", "Noise inputs: random, const or none.")
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,15 @@ class DiversityOptions:
     """
 
     alpha: float | None = option(
-        None, "Length of the step; default 5, for stylegan3 10.", above=0, section=DIVERSITY
+        None,
+        "Step length along a direction. Default: 5; StyleGAN3: 10.",
+        above=0,
+        section=DIVERSITY,
     )
     num_directions: int = option(10, "Directions per batch.", least=2, section=DIVERSITY)
     gradient: str | None = option(
         None,
-        "Through both images or base alone; default both, for stylegan3 base.",
+        "Backpropagate through both images, or base, the first. Default: both; StyleGAN3: base.",
         section=DIVERSITY,
     )
     truncation_psi: float = option(
@@ -137,16 +140,16 @@ class DiversityOptions:
     )
     direction_batch: int = option(
         1,
-        "Directions that run at once; meant for GPUs, takes more memory.",
+        "Directions computed at once: faster on GPUs, takes more memory.",
         least=1,
         section=DIVERSITY,
     )
     cuda_graphs: bool = option(
         False,
-        "Launch the kernels of a batch as one (CUDA, style-based generators).",
+        "Replay each batch as a CUDA graph (CUDA, StyleGANs).",
         section=DIVERSITY,
     )
-    precision: str = option("fp32", "fp32, tf32 (CUDA) or bf16.", section=DIVERSITY)
+    precision: str = option("fp32", "Arithmetic: fp32, tf32 (CUDA) or bf16.", section=DIVERSITY)
 
 
 @dataclass(frozen=True)
@@ -160,12 +163,12 @@ class ContentOptions:
 
     content: str = option(
         "center",
-        "center, torchvision:CLASS (person, dog, …), bisenet, bisenet:FILE, masks:DIR or"
-        " module:function.",
+        "What the masks protect: center, torchvision:CLASS (person, dog, …), bisenet, bisenet:FILE,"
+        " masks:DIR or module:function.",
         metavar="MASKS",
         section=CONTENT,
     )
-    noise_prob: float = option(0.05, "Share of the masks' pixels that is hit.", section=CONTENT)
+    noise_prob: float = option(0.05, "Share of the masked pixels that get noise.", section=CONTENT)
 
 
 @dataclass(frozen=True)
@@ -176,7 +179,7 @@ class EffectiveOptions:
         effective: Weights as they act, modulated, averaged over latents.
     """
 
-    effective: bool = option(False, "l1-out: modulated weights, averaged over latents.")
+    effective: bool = option(False, "l1-out: take the modulated weights, averaged over latents.")
 
 
 @dataclass(frozen=True)
@@ -202,16 +205,16 @@ class ImageOptions:
 
     data: Path | None = option(
         None,
-        "activation, asv, rebuild: images for a translator, at most --samples of them; density:"
-        " what it was trained on.",
-        metavar="DIR|ZIP",
+        "Folder, zip or LMDB. activation, asv, rebuild: images for a translator, at most --samples"
+        " of them; density: its training images.",
+        metavar="PATH",
         section=DATA,
     )
     data_b: Path | None = option(
         None,
-        "activation, asv, rebuild: images for generator_b, a CycleGAN's other direction; density:"
-        " side B where --data is side A.",
-        metavar="DIR|ZIP",
+        "activation, asv, rebuild: the same for generator_b, a CycleGAN's other direction; density:"
+        " side B, where --data is side A.",
+        metavar="PATH",
         section=DATA,
     )
 
@@ -229,10 +232,10 @@ class DensityOptions:
     """
 
     swap: bool = option(False, "density: the generator translates from B to A.", section=DATA)
-    resize: bool = option(False, "density: scale squares of another size.", section=DATA)
+    resize: bool = option(False, "density: scale square images of another size.", section=DATA)
     density: DensityRecipe | Mapping[str, Any] | None = option(
         None,
-        "A setting of its recipe, e.g. speedup=8; repeatable. --dry-run prints all of them.",
+        "Change a setting of its recipe, e.g. speedup=8; repeatable. --dry-run prints them all.",
         flags=("--set",),
         metavar="NAME=VALUE",
         section=DENSITY,
@@ -241,7 +244,7 @@ class DensityOptions:
     )
     neighbourhoods: Path | None = option(
         None,
-        "Built where it is not there; default: <stem>.neighbourhoods.safetensors.",
+        "File of neighbourhoods, made if missing. Default: <stem>.neighbourhoods.safetensors.",
         metavar="FILE",
         section=DENSITY,
     )
@@ -256,9 +259,12 @@ class SearchOptions:
         log: A JSON line per step is appended to this file.
     """
 
-    resume: bool = option(False, "Go on with a search that was stopped.", section=DENSITY)
+    resume: bool = option(False, "Continue a search that was stopped.", section=DENSITY)
     log: Path | None = option(
-        None, "Write the losses of every step.", metavar="JSONL", section=DENSITY
+        None,
+        "Write the losses of every step, one JSON line each.",
+        metavar="JSONL",
+        section=DENSITY,
     )
 
 

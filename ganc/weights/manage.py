@@ -109,7 +109,8 @@ def _raise(failures: Mapping[str, WeightsError], count: int) -> None:
         raise first
     names = ", ".join(failures)
     raise WeightsError(
-        f"{len(failures)} of {count} weights cannot be had ({names}): {first.message}", first.hint
+        f"{len(failures)} of {count} weights cannot be obtained ({names}): {first.message}",
+        first.hint,
     )
 
 

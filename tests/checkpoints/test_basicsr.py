@@ -81,7 +81,7 @@ def test_gfpgans_bilinear_decoder_lacks_nothing_but_the_kernels() -> None:
     model = loaded({"params_ema": state}, settings={"resample_filter": [1, 2, 1]})
     assert model.generator.config["resample_filter"] == [1, 2, 1]
     assert inferred(model)["resample_filter"] == "[1, 2, 1] (given)"
-    with pytest.raises(UsageError, match="resample_filter=1,2,1 is no list of numbers"):
+    with pytest.raises(UsageError, match="resample_filter=1,2,1 is not a list of numbers"):
         loaded({"params_ema": state}, settings={"resample_filter": "1,2,1"})
 
 

@@ -107,7 +107,7 @@ def test_a_model_is_rebuilt_or_refused(file: File, tmp_path: Path) -> None:
     [
         ({"architecture": None}, "its metadata has no architecture"),
         ({"config": "{nope"}, "its config is not valid JSON"),
-        ({"config": "[]"}, "its config is no JSON object"),
+        ({"config": "[]"}, "its config is not JSON object"),
         ({"params": "9" * 5000}, "its params is no whole number"),
         ({"provenance": '[{"x": 1}]'}, "its provenance has a step without a command"),
         ({"networks": "[]"}, "its networks is no object with the counts of each network"),

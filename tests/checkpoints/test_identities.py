@@ -40,7 +40,7 @@ def test_images_that_are_not_square(layout: str) -> None:
     else:
         state = bare("nvidia_sg2_c4_clamp")
         state["synthesis.b4.const"] = torch.zeros(len(state["synthesis.b4.const"]), 4, 8)
-    with pytest.raises(CheckpointError, match="is 4x8: a generator whose images are not square"):
+    with pytest.raises(CheckpointError, match="is 4x8: its images are not square"):
         loaded(state)
 
 
@@ -90,5 +90,5 @@ def test_noise_maps_from_before_they_were_stored(
     assert abs(float(maps.mean())) < 5 / 32
     assert 0.8 < float(maps.std()) < 1.2
     some = {name: t for name, t in G.items() if name != "noises.noise_3"}
-    with pytest.raises(CheckpointError, match="is missing, and other noise maps are there"):
+    with pytest.raises(CheckpointError, match="is missing, though other noise maps are there"):
         loaded(some)

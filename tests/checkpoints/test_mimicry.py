@@ -44,7 +44,7 @@ def test_saved_networks() -> None:
     assert discriminator.provenance[0]["inferred"] == {
         "discriminator": "model_state_dict", "img_resolution": 32, "img_channels": 3,
     }  # fmt: skip
-    assert "mimicry layout, inferred generator model_state_dict, z_dim 24" in notes[0]
+    assert "recognised as mimicry; generator = model_state_dict, z_dim = 24" in notes[0]
     assert not generator.generator.training
 
 

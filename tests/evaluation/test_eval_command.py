@@ -72,7 +72,7 @@ def test_dry_run_loads_nothing(ganc: Ganc) -> None:
     [
         (["--metrics", "fdi"], 2, ["unknown metric `fdi`", "did you mean"]),
         (["--metrics", "l1"], 2, ["--teacher CKPT"]),
-        (["--metrics", "fd"], 2, ["--data DIR|ZIP"]),
+        (["--metrics", "fd"], 2, ["pass --data with real images"]),
         (["--require", "fd=8"], 2, ["--require `fd=8`", "'fd<=80'"]),
         (["--samples", 1], 2, ["--samples 1"]),
         (

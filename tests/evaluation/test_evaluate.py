@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ganc.models.model import Model
 from ganc.models.sampling import Latents, iterate_samples
 from ganc.perceptual.distance import load_perceptual
 from ganc.perceptual.features import load_features
+from ganc.runtimes.measure import measure
 from tests.conftest import make_model
 from tests.weights.random_weights import install, published_trunk, random_lpips, save_inception
 
@@ -271,7 +273,7 @@ def test_default_metrics() -> None:
 
 
 def test_latency_is_told_for_two_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ganc.evaluation.latency.ENOUGH_SEC", 0.0)
+    monkeypatch.setattr("ganc.evaluation.latency.measure", partial(measure, enough_sec=0.0))
     result = evaluate(make_model(), ["latency"])
     values = result["metrics"]
     assert set(values) == {"latency", *METRICS["latency"].extras}
@@ -309,10 +311,10 @@ def test_lpips_never_runs_on_effnet() -> None:
 
 
 def test_missing_company_is_named() -> None:
-    with pytest.raises(UsageError, match="l1, psnr: compared with a teacher") as caught:
+    with pytest.raises(UsageError, match="l1, psnr: no teacher to compare with") as caught:
         evaluate(colours(0.0), ["l1", "macs", "psnr"])
     assert caught.value.hint == "pass --teacher CKPT"
-    with pytest.raises(UsageError, match="fid, fd: compared with real images or a teacher"):
+    with pytest.raises(UsageError, match="fid, fd: neither real images nor a teacher"):
         evaluate(colours(0.0), ["fid", "fd"])
 
 

@@ -172,13 +172,13 @@ def test_table_and_document(ganc: Callable[..., Outcome], tmp_path: Path, mean_c
 def test_nothing_to_retrieve_is_one_line(ganc: Callable[..., Outcome], checkpoint: Path) -> None:
     outcome = ganc("eval", checkpoint, "--metrics", "irs")
     assert outcome.code == 2
-    assert "irs: compared with real images or a teacher, got neither" in outcome.err
+    assert "irs: neither real images nor a teacher to compare with" in outcome.err
     outcome = ganc("eval", checkpoint, "--require", "irs-kept>=0.9")
     assert outcome.code == 2
-    assert "irs-kept: compared with a teacher, got none" in outcome.err
+    assert "irs-kept: no teacher to compare with" in outcome.err
     outcome = ganc("eval", checkpoint, "--teacher", checkpoint, "--require", "irs>=0.9*teacher")
     assert outcome.code == 2
-    assert "hint: pass --data DIR|ZIP, or require irs-kept" in outcome.err
+    assert "hint: pass --data with real images, or require irs-kept" in outcome.err
 
 
 def test_one_real_image_is_refused(tmp_path: Path, mean_colour: str) -> None:

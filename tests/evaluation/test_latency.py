@@ -1,21 +1,24 @@
 """Latency in several runtimes, and what is said where pruning made nothing faster."""
 
+from functools import partial
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from ganc.errors import InputError, UsageError
+from ganc.devices import device_name
+from ganc.errors import InputError
 from ganc.evaluation import latency
 from ganc.evaluation.evaluate import evaluate
-from ganc.exporters.runtime import prepare_onnx
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator
-from ganc.models.sampling import latent_inputs
 from ganc.pruning.slicing import PrunePlan, apply_plan
+from ganc.runtimes.measure import Timing, measure
+from ganc.runtimes.runtime import Conditions
 from tests.conftest import make_model
-from tests.families import make_resnet, make_sngan
+from tests.families import make_resnet
 
 
 def halved(model: Model) -> Model:
@@ -35,11 +38,14 @@ def wide_model() -> Model:
 def set_clock(monkeypatch: pytest.MonkeyPatch, times: dict[int, float]) -> None:
     """Let the model take 10 ms, and others what their first width stands for."""
 
-    def milliseconds(task: Any, generator: ImageGenerator) -> float:
-        return times[next(iter(generator.config["widths"].values()))]
+    def timing(milliseconds: float) -> Timing:
+        return Timing(milliseconds, milliseconds, 1, Conditions("fake", "fp32", 1, "fake"))
 
-    monkeypatch.setattr(latency, "milliseconds", milliseconds)
-    monkeypatch.setattr(latency, "time_runs", lambda *args, **kwargs: [10.0])
+    def time_generator(generator: ImageGenerator) -> Timing:
+        return timing(times[next(iter(generator.config["widths"].values()))])
+
+    monkeypatch.setattr(latency, "time_generator", time_generator)
+    monkeypatch.setattr(latency, "measure", lambda *args: timing(10.0))
 
 
 @pytest.mark.parametrize(
@@ -92,18 +98,22 @@ def test_widths_are_rounded_up_but_not_beyond_the_teacher() -> None:
 
 
 def test_other_runtimes_have_values_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ganc.evaluation.latency.ENOUGH_SEC", 0.0)
+    monkeypatch.setattr(latency, "measure", partial(measure, enough_sec=0.0))
     monkeypatch.setattr(torch, "compile", lambda module, **options: module)
     names = ["latency", "latency-compile", "latency-onnx"]
-    result = evaluate(make_resnet(), names, to_onnx=latency.prepare_eager)
+    result = evaluate(make_resnet(), names)
     assert set(result["metrics"]) == {v for name in names for v in (name, *latency.extras(name))}
     assert min(result["metrics"].values()) > 0
-    runtimes = {name: result["settings"]["protocols"][name]["runtime"] for name in names}
-    assert runtimes == {
-        "latency": "PyTorch",
-        "latency-compile": "torch.compile",
-        "latency-onnx": "ONNX Runtime, CPUExecutionProvider",
+    protocols = result["settings"]["protocols"]
+    assert {name: protocols[name]["runtime"] for name in names} == {
+        "latency": f"PyTorch {torch.__version__}",
+        "latency-compile": f"torch.compile, PyTorch {torch.__version__}",
+        "latency-onnx": f"ONNX Runtime {onnxruntime.__version__}, CPUExecutionProvider",
     }
+    for name in names:
+        assert protocols[name]["precision"] == "fp32"
+        assert protocols[name]["threads"] == torch.get_num_threads()
+        assert protocols[name]["processor"] == device_name(torch.device("cpu"))
 
 
 def test_a_machine_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,18 +127,3 @@ def test_a_machine_without_a_compiler_is_told_so(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(InputError, match=r"does not work on this machine: no C\+\+ compiler$"):
         evaluate(make_resnet(), ["latency-compile"])
-
-
-def test_latency_onnx_needs_a_way_to_export() -> None:
-    with pytest.raises(UsageError, match="needs a way to export") as caught:
-        evaluate(make_resnet(), ["latency-onnx"])
-    assert "prepare_onnx" in (caught.value.hint or "")
-
-
-@pytest.mark.slow
-@torch.no_grad()
-def test_the_file_that_is_timed_gives_the_models_images() -> None:
-    generator = make_sngan().generator
-    images = prepare_onnx(generator)(range(3))()
-    expected = generator(latent_inputs(generator, range(3), 0, noise_mode="const").z)
-    torch.testing.assert_close(images, expected, atol=1e-5, rtol=0)

@@ -96,7 +96,7 @@ def test_a_model_without_noise_is_projected_in_w_alone(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_projected_is_said(own_images: Path) -> None:
-    with pytest.raises(UsageError, match="projection: looks for real images, got none"):
+    with pytest.raises(UsageError, match="projection: no real images to look for"):
         evaluate(make_model(), ["projection"])
     with pytest.raises(UsageError, match="--projection-steps 0 is too few"):
         project(make_model(), own_images, 0)

@@ -70,7 +70,7 @@ def test_requirements_choose_the_metrics() -> None:
 @pytest.mark.parametrize(
     ("text", "has_teacher", "has_data", "finding"),
     [
-        ("macs<=0.5*teacher", False, False, "speaks of the teacher, got none"),
+        ("macs<=0.5*teacher", False, False, "compares with the teacher, but there is none"),
         ("l1<=2*teacher", True, True, "l1 compares with the teacher"),
         ("fd<=2*teacher", True, False, "without real images fd compares with the teacher"),
     ],

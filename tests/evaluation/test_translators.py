@@ -128,7 +128,7 @@ def test_what_cannot_be_measured_is_named(photos: Path) -> None:
     model = make_resnet()
     with pytest.raises(UsageError, match="l1 needs images for the resnet_trans") as caught:
         evaluate(model, ["l1"], teacher=model)
-    assert caught.value.hint == "pass --input DIR|ZIP"
+    assert caught.value.hint == "pass --input with a folder or zip of images"
     one = photos / "00000.png"
     for metric in ("fd", "perceptual-diversity"):
         with pytest.raises(InputError, match=f"{metric} needs 2 images or more, --input holds 1"):
@@ -163,4 +163,4 @@ def test_command(ganc: Ganc, tmp_path: Path, photos: Path) -> None:
     assert result["settings"]["input"]["images"] == 7
     missing = ganc("eval", student, "--teacher", teacher)
     assert (missing.code, missing.out) == (2, "")
-    assert missing.err.endswith("hint: pass --input DIR|ZIP\n")
+    assert missing.err.endswith("hint: pass --input with a folder or zip of images\n")

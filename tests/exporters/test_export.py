@@ -3,7 +3,9 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import onnx
@@ -24,10 +26,12 @@ from ganc.errors import (
 from ganc.exporters import export as exporting
 from ganc.exporters import format as formats
 from ganc.exporters.export import ExportResult, export
-from ganc.exporters.graph import build_graph
 from ganc.groups import slice_tensors
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
+from ganc.runtimes import runtime
+from ganc.runtimes.graph import build_graph
+from ganc.runtimes.runtime import Conditions, Executable
 from tests.conftest import Outcome, make_model
 
 # Channels that stay: odd widths, and single ones in the middle and at both ends.
@@ -252,14 +256,15 @@ def fake_format(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Tensor], Tenso
         path.write_bytes(b"file")
         return formats.Written()
 
-    def load(path: Path) -> formats.Runtime:
+    def load(path: Path, dtype: str) -> Executable:
         assert path.read_bytes() == b"file"
-        return formats.Runtime(lambda inputs: spoil(graphs[-1].reference(inputs)), "fake")
+        conditions = Conditions("fake", dtype, 1, "fake")
+        return Executable(lambda inputs: spoil(graphs[-1].reference(inputs)), conditions)
 
     def reduce(job: formats.Job, full: Path, path: Path) -> None:
         path.write_bytes(full.read_bytes())
 
-    fake = formats.ExportFormat(lambda settings: None, write, load, {"fp16": reduce})
+    fake = formats.ExportFormat(lambda settings: None, write, load, ("fp32", "fp16"), reduce)
     monkeypatch.setitem(exporting.FORMATS, "fake", fake)
 
 
@@ -329,11 +334,15 @@ def test_an_existing_output_is_refused(tmp_path: Path) -> None:
     [
         (
             {"format": "onx"},
-            "unknown --format `onx`; allowed: onnx, torch, rosinality, nvidia",
+            f"unknown --format `onx`; allowed: {', '.join(exporting.FORMATS)}",
             "`onnx`",
         ),
         ({"dtype": "fp17"}, "unknown --dtype `fp17`; allowed: fp32, fp16, int8", "`fp16`"),
-        ({"format": "torch", "dtype": "fp16"}, "unknown --dtype `fp16`; allowed: fp32", "`fp32`"),
+        (
+            {"format": "torch", "dtype": "fp16"},
+            "torch has no --dtype fp16, only fp32",
+            "--format onnx",
+        ),
         ({"inputs": "w"}, "unknown --inputs `w`; allowed: z, ws", "`ws`"),
         ({"opset": 17}, "--opset 17 is outside 18 to 23", "leave --opset out"),
         ({"format": "torch", "opset": 18}, "goes with --format onnx", "leave --opset out"),
@@ -353,12 +362,13 @@ def test_wrong_options_name_what_is_allowed(
 def test_a_missing_package_is_named_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str
 ) -> None:
-    def absent(name: str) -> None:
+    def absent(name: str) -> ModuleType:
         if name == package:
             raise ModuleNotFoundError(f"No module named '{name}'")
+        return import_module(name)
 
-    monkeypatch.setattr(formats.importlib, "import_module", absent)
-    with pytest.raises(MissingDependencyError, match=f"package {package}") as caught:
+    monkeypatch.setattr(runtime, "import_module", absent)
+    with pytest.raises(MissingDependencyError, match=f"^{package} is needed") as caught:
         export(make_model(), tmp_path / "model.onnx")
     assert caught.value.hint == "pip install 'ganc[export]'"
     assert list(tmp_path.iterdir()) == []

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ganc.errors import InputError, UsageError
 from ganc.exporters.export import export
-from ganc.exporters.graph import build_graph
 from ganc.models.model import Model
 from ganc.pruning.slicing import PrunePlan, apply_plan
+from ganc.runtimes.graph import build_graph
 from tests.conftest import Outcome
 from tests.families import (
     FAMILIES,

@@ -29,8 +29,9 @@ def test_lower_precision_is_measured_beside_fp32(
     graph = onnx.load(path).graph
     kernels = [x for x in graph.initializer if x.data_type == TYPES[dtype] and len(x.dims) == 4]
     assert kernels
-    if dtype == "int8":  # the layer that makes the image stays as it is
-        assert all(kernel.dims[0] > 4 for kernel in kernels)
+    if dtype == "int8":
+        assert result.quantised is not None
+        assert result.quantised.int8 == len(kernels)
     else:
         floats = [x.name for x in graph.initializer if x.data_type == onnx.TensorProto.FLOAT]
         assert floats == []
@@ -45,10 +46,12 @@ def test_lower_precision_is_measured_beside_fp32(
     assert result.max_abs_error / 10 < error < result.max_abs_error * 10
     assert 1e-5 < result.max_abs_error < (0.05 if dtype == "fp16" else 0.5)  # images span [-1, 1]
 
-    assert result.fp32 is not None
-    assert result.fp32["bytes"] != result.bytes
-    assert min(result.fp32["latency"], *result.latency.values()) > 0
+    assert result.fp32_bytes not in (None, result.bytes)
+    computed = "int8, else fp32" if dtype == "int8" else dtype
+    precisions = {name: timing.conditions.precision for name, timing in result.latency.items()}
+    assert precisions == {"file": computed, "fp32": "fp32", "pytorch": "fp32"}
+    assert min(timing.median_ms for timing in result.latency.values()) > 0
     assert result.perceptual is not None
     assert result.perceptual["network"] == "effnet-lite0"
     assert 0 < result.perceptual["distance"] < 0.5  # two unlike images are at 1
-    assert result.provider == "CPUExecutionProvider"
+    assert result.latency["file"].conditions.runtime.endswith(", CPUExecutionProvider")

@@ -171,7 +171,9 @@ def test_the_same_seed_gives_the_same_bits_and_the_batch_hardly_matters(
     assert first.content_hash() == again.content_hash() != other.content_hash()
     # By rounding alone, of which a step more or less in a layer makes something; Adam's first
     # steps, which follow signs, would make more.
-    first, small = (fit(teacher, keep, photos, batch=n, refit_samples=256)[1] for n in (64, 5))
+    first, small = (
+        fit(teacher, keep, photos, refit_batch=n, refit_samples=256)[1] for n in (64, 5)
+    )
     assert distance(small, first) < 0.02 * distance(first, teacher)
 
 
@@ -243,7 +245,7 @@ def test_a_teacher_that_is_not_finite_is_named() -> None:
     ("extra", "message"),
     [
         (("--seed", 1), "--seed: how to fit, which nothing asks for"),
-        (("--refit-steps", 5, "--batch", 2), "--refit-steps, --batch: how to fit"),
+        (("--refit-steps", 5, "--refit-batch", 2), "--refit-steps, --refit-batch: how to fit"),
         (("--teacher", "t.safetensors"), "--teacher is what a fit goes by"),
     ],
 )

@@ -121,7 +121,7 @@ def test_summary_names_the_best_and_what_is_not_met(entries: list[Entry]) -> Non
     text = " ".join(summarise(in_order(entries)))
     assert "2 students beside their teacher: stylegan2 at 16 px." in text
     assert "half has the lowest fd of the students, 12.5 (teacher 8), for " in text
-    assert "Each is a trade-off of its own between fd and arithmetic." in text
+    assert "Every one is a different trade-off between fd and arithmetic." in text
     assert "0 of 1 requirements are met." in text
 
 

@@ -93,7 +93,7 @@ def test_dry_run_shows_the_settings(ganc: Ganc, monkeypatch: pytest.MonkeyPatch)
         (("--content", "dark_masks:nothing"), 3, "finds nothing in any of 4 samples"),
         (("--noise-prob", 2), 2, "--noise-prob 2 is outside [0, 1]"),
         (("--noise-mode", "cosnt"), 2, "did you mean `const`?"),
-        (("--preview", "x.png", "-o", "x.png"), 2, "no file of its own"),
+        (("--preview", "x.png", "-o", "x.png"), 2, "is another output as well"),
         (("--preview", "nowhere/x.png"), 3, "folder nowhere does not exist"),
     ],
 )

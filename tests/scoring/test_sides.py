@@ -148,7 +148,7 @@ def test_both_directions_from_the_command_line(
     missing = ganc(*arguments)
     assert missing.code == 2
     assert "--data-b is missing" in missing.err
-    assert "hint: pass --data-b DIR or ZIP" in missing.err
+    assert "hint: pass --data-b with a folder or zip of images" in missing.err
     assert ganc(*arguments, "--network", "generator", "-o", "one.safetensors").code == 0
     dry = ganc(*arguments, "--data-b", zebras, "--dry-run", "--json")
     assert json.loads(dry.out)["settings"]["data_b"] == str(zebras)

@@ -87,7 +87,7 @@ def test_one_failure_does_not_keep_the_others_from_coming(ganc: Ganc, host: Host
     host.faults = [status(404)]
     outcome = ganc("weights", "fetch", "alexnet", "vgg16", "--json")
     assert (outcome.code, outcome.out) == (3, "")
-    assert "error: 1 of 2 weights cannot be had (alexnet): weights `alexnet`" in outcome.err
+    assert "error: 1 of 2 weights cannot be obtained (alexnet): weights `alexnet`" in outcome.err
     assert "answered 404" in outcome.err
     assert len([line for line in outcome.err.splitlines() if "…" not in line]) == 2
     assert weights_target("vgg16").exists()

@@ -29,7 +29,7 @@ from ganc.pruning.refit.solve import UNSEEN, Errors, fit_layer
 
 LEAST_SAMPLES = UNSEEN
 PIXELS_AT_ONCE = 2**16
-"""Pixels of the images that are made at once where no ``batch`` says otherwise."""
+"""Pixels of the images that are made at once where no ``refit_batch`` says otherwise."""
 DATA = {"generator": "data", "generator_b": "data_b"}
 """Generator → the setting that names its images."""
 
@@ -52,7 +52,8 @@ def refit(
         student: Sliced; it stays as it is.
         teacher: What its layers are to give.
         keep: Group → the teacher's channels that the student has, as in ``PrunePlan``.
-        options: ``refit_samples``, ``refit_steps``, ``batch``, ``seed``, ``data``, ``data_b``.
+        options: ``refit_samples``, ``refit_steps``, ``refit_batch``, ``seed``, ``data``,
+            ``data_b``.
         device: Where the layers are fitted; the result is on the CPU.
     Raises:
         UsageError: Images are given to a model that takes latents, or not to one that needs them.
@@ -185,7 +186,7 @@ def _samples(
         flag = flag_of(DATA[name])
         raise UsageError(
             f"--refit needs images for a {generator.architecture} ({name}) to translate",
-            f"add {flag} DIR|ZIP",
+            f"add {flag} with a folder or zip of images",
         )
     # Latents of its own: those of the same seed are what an evaluation measures with.
     source: InputSource[Any] | None = Latents(seeds.torch_seed(options.seed, "refit"))
@@ -199,7 +200,7 @@ def _samples(
             f"{where} gives {count} samples, a fit needs {LEAST_SAMPLES}: some of them judge it",
             "some hundred are usual",
         )
-    batch = options.batch or max(1, PIXELS_AT_ONCE // generator.img_resolution**2)
+    batch = options.refit_batch or max(1, PIXELS_AT_ONCE // generator.img_resolution**2)
     return SharedInputs(source, count, min(batch, count), options.seed)
 
 

@@ -166,8 +166,8 @@ class Density(SideScorer):
         share = outcome["learned_macs"] / outcome["target"]
         if not 1 / FAR_OFF < share < FAR_OFF:
             self.request.warn(
-                f"the gates of the {name} came to {share:.3g} of its target's MACs by themselves,"
-                " the threshold did the rest; give them more --set steps"
+                f"the gates of the {name} reached {share:.3g} of its target's MACs by"
+                " themselves, thresholds did the rest; pass more --set steps"
             )
 
     def _search(self, hoods: Neighbourhoods) -> Search:

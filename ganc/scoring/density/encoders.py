@@ -105,8 +105,8 @@ def open_encoder(request: EncoderRequest) -> Encoder:
     """Open an encoder; ``trained`` is trained here.
 
     Raises:
-        UsageError, InputError: As ``check_name``; or its file or weights cannot be had or read, or
-            its module fails when it is imported.
+        UsageError, InputError: As ``check_name``; or its file or weights are missing or unreadable,
+            or its module fails when it is imported.
         ComputationError: Training did not end in descriptions that tell images apart.
     """
     kind, argument = _parse(request.name)

@@ -130,7 +130,7 @@ def open_training_inputs(
     if request.data is None:
         raise UsageError(
             "method density needs the images that the translator was trained on",
-            "add --data DIR|ZIP",
+            "add --data with a folder or zip of images",
         )
     is_b = (network == "generator_b") != request.swap
     dataset, channels = _open_images(network, generator, request, is_b=is_b)
@@ -175,5 +175,5 @@ def _check_is_own(network: str, source: Source, request: ScoreRequest) -> None:
         raise DataError(
             f"{source.path}: one set of images, a CycleGAN's two directions need two (A/ and B/, or"
             " trainA/ and trainB/)",
-            "pass the other side as --data-b DIR|ZIP, or --network generator",
+            "pass the other side as --data-b, or score --network generator alone",
         )

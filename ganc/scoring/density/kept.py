@@ -53,7 +53,7 @@ def check_files(request: ScoreRequest, *, force: bool) -> None:
     for path in saved_states(request.state) if request.state else ():
         raise OutputError(
             f"{path} holds an unfinished search",
-            "pass --resume to go on with it, or --force to start again",
+            "pass --resume to continue it, or --force to start again",
         )
     if request.log is not None:
         check_output(Path(request.log), force=force)

@@ -164,5 +164,5 @@ def _read(path: Path) -> Any:
         return safetensors.torch.load(content)
     except SafetensorError as error:
         raise WeightsError(
-            f"{path} is no PyTorch file and no safetensors file, or damaged: {error}", HINT
+            f"{path} is neither a PyTorch file nor a safetensors file, or damaged: {error}", HINT
         ) from error

@@ -257,7 +257,7 @@ def test_sigterm_saves_and_resume_ends_with_the_same_file(
     refused = ganc(*words)
     assert (refused.code, refused.err.splitlines()) == (3, [
         "error: s.state holds an unfinished search",
-        "hint: pass --resume to go on with it, or --force to start again",
+        "hint: pass --resume to continue it, or --force to start again",
     ])  # fmt: skip
     done = ganc(*words, "--resume")
     assert done.code == 0, done.err

@@ -11,6 +11,10 @@ MIN_RUNS, MAX_RUNS = 5, 100
 ENOUGH_SEC = 2.0  # a median of 100 runs, or of what fits into this, but never of fewer than 5
 
 
+WORTH = 1.05
+"""Below this factor a difference between two medians on a quiet machine says nothing."""
+
+
 def time_runs(
     run: Callable[[], Any],
     device: torch.device,

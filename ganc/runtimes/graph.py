@@ -1,4 +1,4 @@
-"""What of a model is exported: a function from named tensors to images, and what they mean."""
+"""A generator as a program: a function from named tensors to images, and what they mean."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,10 +13,7 @@ from ganc.models.model import Model
 from ganc.models.network import ImageGenerator, LatentGenerator, Translator
 from ganc.models.sampling import latent_inputs, noise_images, pick_generator
 from ganc.models.style import StyleGenerator
-
-NamedInputs = dict[str, Tensor]
-Runner = Callable[[NamedInputs], Tensor]
-"""From inputs to images [N, C, H, W]: a generator, or an exported file in its runtime."""
+from ganc.runtimes.program import NamedInputs, Program, Runner
 
 _TRACED_BATCH = 2  # a dynamic axis cannot be traced at 1: that size is specialised
 _TRACED = range(1_000_000, 1_000_000 + _TRACED_BATCH)  # never the samples that are compared
@@ -61,29 +58,24 @@ _BATCH = Axis("batch")
 
 
 @dataclass(frozen=True)
-class Graph:
+class Graph(Program):
     """A generator as it leaves PyTorch: static weights, stored noise, named inputs.
 
+    Its module returns images [N, C, H, W]; no size of what it is traced with is special.
+
     Attributes:
-        generator: What is exported, in eval mode on the CPU.
-        module: Takes the inputs by keyword and returns images [N, C, H, W].
+        generator: What the module is made of, in eval mode.
         inputs: What it takes, by name.
-        draw: From indices of samples to inputs.
         reference: The generator's own forward pass on the same inputs.
-        traced: Inputs to trace the module with; no size of them is special.
         other_sizes: Inputs to compare with beside those of the usual size.
     """
 
     generator: ImageGenerator
-    module: nn.Module
     inputs: dict[str, Input]
-    draw: Callable[[range], NamedInputs]
     reference: Runner
-    traced: NamedInputs
     other_sizes: tuple[NamedInputs, ...] = ()
 
     def dynamic_shapes(self) -> dict[str, dict[int, torch.export.Dim]]:
-        """Return which axes may have any size, as torch's exporters want it."""
         axes = {axis for described in self.inputs.values() for axis in described.axes}
         sizes = {axis: axis.dimension() for axis in axes if isinstance(axis, Axis)}
         return {
@@ -94,18 +86,11 @@ class Graph:
         }
 
     def trace(self) -> torch.export.ExportedProgram:
-        """Record the module."""
         # By itself the tracer rules out that any size is 1, as the innermost of a U-Net may be.
         # (Where only the batch may vary it finds out that 1 is fine, but not in this mode.)
         config: Any = torch.fx.experimental._config  # gets its methods while it is imported
         with config.patch(backed_size_oblivious=bool(self.other_sizes)):
-            return torch.export.export(
-                self.module.eval(),
-                (),
-                self.traced,
-                dynamic_shapes=self.dynamic_shapes(),
-                strict=False,
-            )
+            return super().trace()
 
 
 class _FromLatents(nn.Module):
@@ -174,7 +159,8 @@ def _from_latents(generator: StyleGenerator) -> Graph:
         images: Tensor = generator(inputs["z"], inputs.get("c"), truncation_psi=psi)
         return images
 
-    return Graph(generator, _FromLatents(generator), inputs, draw, reference, draw(_TRACED))
+    module = _FromLatents(generator)
+    return Graph(module, draw, draw(_TRACED), generator, inputs, reference)
 
 
 def _from_ws(generator: StyleGenerator) -> Graph:
@@ -190,7 +176,8 @@ def _from_ws(generator: StyleGenerator) -> Graph:
         images: Tensor = generator.synthesis(inputs["ws"])
         return images
 
-    return Graph(generator, _FromWs(generator), inputs, draw, reference, draw(_TRACED))
+    module = _FromWs(generator)
+    return Graph(module, draw, draw(_TRACED), generator, inputs, reference)
 
 
 def _draw_truncation(indices: range) -> Tensor:
@@ -209,7 +196,7 @@ def _from_z(generator: LatentGenerator) -> Graph:
         images: Tensor = generator(inputs["z"])
         return images
 
-    return Graph(generator, _FromZ(generator), inputs, draw, reference, draw(_TRACED))
+    return Graph(_FromZ(generator), draw, draw(_TRACED), generator, inputs, reference)
 
 
 def _from_image(generator: Translator) -> Graph:
@@ -232,7 +219,8 @@ def _from_image(generator: Translator) -> Graph:
     # No square, and nothing of it is a single pixel inside: such sizes would be taken for fixed.
     traced = draw_sized(_TRACED_BATCH, least + 2 * step, least + 3 * step)
     others = (draw_sized(1, least, least), draw_sized(2, least + 3 * step, least + step))
-    return Graph(generator, _FromImage(generator), inputs, draw, reference, traced, others)
+    module = _FromImage(generator)
+    return Graph(module, draw, traced, generator, inputs, reference, others)
 
 
 GRAPHS: dict[type, dict[str, Callable[[Any], Graph]]] = {
@@ -247,17 +235,26 @@ The first kind that a generator is one of counts: a new family of a known kind n
 
 
 def build_graph(model: Model, inputs: str | None = None, network: str = "generator") -> Graph:
-    """Prepare one of a model's generators for export.
+    """Prepare one of a model's generators for export; raises as ``graph_of`` does.
 
     Args:
-        model: Stays as it is; the graph works on a float32 copy on the CPU.
-        inputs: A name in the generator's row of ``GRAPHS``; None takes the first.
         network: Which generator: a name in ``models.sampling.GENERATORS``.
     Raises:
         InputError: The model holds no such generator.
-        UsageError: ``inputs`` or ``network`` is not known.
+        UsageError: ``network`` is not known.
     """
-    generator = pick_generator(model, network)
+    return graph_of(pick_generator(model, network), inputs)
+
+
+def graph_of(generator: ImageGenerator, inputs: str | None = None) -> Graph:
+    """Prepare a generator for a runtime.
+
+    Args:
+        generator: Stays as it is; the graph works on a float32 copy on the CPU.
+        inputs: A name in the generator's row of ``GRAPHS``; None takes the first.
+    Raises:
+        UsageError: ``inputs`` is not known.
+    """
     choices = next(row for kind, row in GRAPHS.items() if isinstance(generator, kind))
     name = next(iter(choices)) if inputs is None else inputs
     if name not in choices:

@@ -1,0 +1,144 @@
+"""What a student takes where it is deployed: every runtime and precision, on this processor.
+
+The same generators (random weights, every group pruned alike) in PyTorch, through torch.compile, in
+ONNX Runtime and in OpenVINO: milliseconds at batch 1 and 8, bytes, and what the precision costs the
+images. One line per runtime and precision, written at once: the same command goes on where it was
+cut short.
+
+    OMP_NUM_THREADS=2 python benchmarks/deploy.py --figures deploy.json
+    python benchmarks/deploy.py --figures deploy.json --models sngan-128 --runtimes onnx
+    python benchmarks/deploy.py --figures deploy.json --checkpoints student.safetensors
+    python benchmarks/deploy.py --figures tiny.json --tiny
+"""
+
+import argparse
+import json
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import figures
+import torch
+
+import ganc
+from ganc.models import resnet_translator, sngan, stylegan2, unet_translator
+from ganc.models.model import Model
+from ganc.models.network import ImageGenerator
+from ganc.perceptual.channels import SEEN
+from ganc.perceptual.distance import load_perceptual
+from ganc.runtimes.graph import Graph, graph_of
+from ganc.runtimes.measure import RUNTIMES, measure
+from ganc.runtimes.runtime import Executable, FileRuntime, Runtime
+
+BATCHES = (1, 8)
+SPEEDUP = 10.9
+COMPARED = (range(4), range(4, 8))
+
+MODELS: dict[str, Callable[[], ImageGenerator]] = {
+    "stylegan2-256": lambda: stylegan2.Generator(512, 0, 512, 256, 3),
+    "sngan-128": lambda: sngan.Generator(128, 128, 3),
+    "unet-256": lambda: unet_translator.Generator(3, 3),
+    "resnet9-256": lambda: resnet_translator.Generator(3, 3),
+}
+TINY: dict[str, Callable[[], ImageGenerator]] = {
+    "stylegan2": lambda: stylegan2.Generator(16, 0, 16, 16, 3, channel_max=16),
+    "sngan": lambda: sngan.Generator(16, 32, 3),
+    "unet": lambda: unet_translator.Generator(3, 3, num_downs=5, base_width=8),
+    "resnet": lambda: resnet_translator.Generator(
+        3, 3, img_resolution=32, num_blocks=2, base_width=8
+    ),
+}
+
+
+def generators(settings: argparse.Namespace) -> Iterator[tuple[str, ImageGenerator]]:
+    """Yield what is measured: checkpoints as they are, or random generators, pruned."""
+    if settings.checkpoints:
+        for path in settings.checkpoints:
+            yield path.stem, ganc.load(path).generator
+        return
+    for name, make in (TINY if settings.tiny else MODELS).items():
+        if not settings.models or name in settings.models:
+            torch.manual_seed(0)
+            model = Model(generator=make().eval())
+            speedup = 2.0 if settings.tiny else SPEEDUP
+            scores = ganc.score(model, "random")
+            yield name, ganc.prune(model, scores, speedup=speedup).generator
+
+
+@torch.no_grad()
+def row(graph: Graph, runtime: Runtime, dtype: str, runs: dict[str, Any]) -> dict[str, Any]:
+    """Measure a generator in a runtime and a precision."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # exporters speak of their own internals
+        executable, size = _loaded(graph, runtime, dtype, Path(folder))
+        found: dict[str, Any] = vars(executable.conditions) | {"bytes": size}
+        for batch in BATCHES:
+            timing = measure(executable, graph.draw(range(batch)), **runs)
+            found |= {f"batch{batch}_ms": timing.median_ms, f"batch{batch}_p90_ms": timing.p90_ms}
+        return found | _errors(graph, executable)
+
+
+def _loaded(
+    graph: Graph, runtime: Runtime, dtype: str, folder: Path
+) -> tuple[Executable, int | None]:
+    """Return a program in its runtime, and the bytes of its file where it has one."""
+    if not isinstance(runtime, FileRuntime):
+        return runtime.prepare(graph, dtype), None
+    path = runtime.make(graph, folder, dtype)
+    size = sum(file.stat().st_size for file in folder.glob(f"{path.stem}.*"))
+    return runtime.open(path, dtype), size
+
+
+def _errors(graph: Graph, executable: Executable) -> dict[str, float]:
+    """Return how far images are from PyTorch's in float32."""
+    pairs = [(executable.run(x), graph.reference(x)) for x in map(graph.draw, COMPARED)]
+    images, expected = (torch.cat(side) for side in zip(*pairs, strict=True))
+    moved = images - expected
+    found = {
+        "max_abs_error": moved.abs().max().item(),
+        "relative_rms": (moved.square().mean().sqrt() / expected.std()).item(),
+    }
+    if expected.shape[1] in SEEN:
+        distance = load_perceptual("effnet-lite0", offline=True)
+        distances = distance(images.clamp(-1, 1), expected.clamp(-1, 1))
+        found["perceptual"] = distances.mean().item()
+    return found
+
+
+def is_there(path: Path | None, **what: str) -> bool:
+    """Tell whether an earlier run has measured something."""
+    if path is None or not path.exists():
+        return False
+    return any(what.items() <= found.items() for found in json.loads(path.read_text()))
+
+
+def main() -> None:
+    """Measure what is not there yet and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    figures.add_option(parser)
+    parser.add_argument("--models", nargs="+", choices=[*MODELS, *TINY], help="default: all")
+    parser.add_argument("--checkpoints", nargs="+", type=Path, help="models of your own, instead")
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
+    parser.add_argument("--dtypes", nargs="+", help="default: all that a runtime has")
+    parser.add_argument("--tiny", action="store_true", help="tiny models, few runs: to try it")
+    settings = parser.parse_args()
+    runs = {"enough_sec": 0.0} if settings.tiny else {"enough_sec": 5.0}
+    for model, generator in generators(settings):
+        graph = graph_of(generator)
+        for name in settings.runtimes:
+            for dtype in RUNTIMES[name].precisions:
+                what = {"model": model, "runtime_name": name, "dtype": dtype}
+                if (settings.dtypes and dtype not in settings.dtypes) or is_there(
+                    settings.figures, **what
+                ):
+                    continue
+                RUNTIMES[name].check(dtype)
+                found = what | {"macs": generator.macs()} | row(graph, RUNTIMES[name], dtype, runs)
+                figures.record(settings.figures, "deploy", **found)
+                print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
