@@ -1,8 +1,8 @@
 """Tables of students: arms × seeds × steps, measured alike, one JSON line each, gone on with.
 
 An arm is a start, which is pruned from the teacher and perhaps fitted, and how it is distilled.
-Students are measured with latents that neither fit nor distillation saw. Seconds are of the pruning
-with its fit, or of the distillation up to there.
+Students are measured with latents that neither fit nor distillation saw. Seconds are of the scores,
+of the pruning with its fit, or of the distillation up to there.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,7 +30,7 @@ EFFNET = {"perceptual": "effnet-lite0", "perceptual_resolution": 64}
 """A perceptual term that takes half the time of the recipe's own at 32 px."""
 UNSEEN = 1000
 """Seed of the samples that are measured."""
-TO_TEACHER = ("l1", "perceptual", "irs-kept")
+TO_TEACHER = ("l1", "psnr", "lpips", "perceptual", "irs-kept")
 """Metrics that the teacher itself has none of."""
 RESULTS = "results.jsonl"
 Change = Callable[[], contextlib.AbstractContextManager[None]]
@@ -64,12 +65,39 @@ class Training:
         overrides: Numbers that differ from it.
         init: See ``ganc.distill``; None: as the recipe has it.
         on_real: Whether the discriminator learns from the real images; if not, from the teacher's.
+        alone: Whether a CycleGAN's directions are distilled each by itself.
     """
 
     recipe: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     init: str | None = None
     on_real: bool = False
+    alone: bool = False
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A teacher, and what its students learn from and are measured by.
+
+    Attributes:
+        teacher: Is pruned and distilled from.
+        real: Images for a discriminator; what ``ganc.distill`` takes as data.
+        metrics: Of every student.
+        samples: How many are measured.
+        views: What stands before a metric's name → settings of ``ganc.evaluate`` that differ from
+            ``real`` as data; a CycleGAN has a view of each direction.
+    """
+
+    teacher: ganc.Model
+    real: Path
+    metrics: Sequence[str]
+    samples: int
+    views: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the names of all numbers of a student."""
+        return [f"{view}{name}" for view in self.views for name in self.metrics]
 
 
 class Run(NamedTuple):
@@ -89,10 +117,7 @@ class Bench:
         starts: By name.
         arms: By name: a start's name, and how it is distilled. A start's own name is an arm, too:
             with 0 steps the start is measured.
-        metrics: Of every student.
-        teacher: Is pruned and distilled from.
-        real: Images to measure against.
-        samples: How many are measured.
+        subject: Whose students they are.
         figures_file: See ``figures``.
         means: How runs are computed: ``device``, and what else ``distill`` may be told of it.
     """
@@ -103,16 +128,12 @@ class Bench:
         name: str,
         starts: Mapping[str, Start],
         arms: Mapping[str, tuple[str, Training]],
-        metrics: Sequence[str],
-        teacher: ganc.Model,
-        real: Path,
-        samples: int,
+        subject: Subject,
         figures_file: Path | None,
         means: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.name, self.starts, self.arms = folder, name, starts, arms
-        self.metrics, self.teacher, self.real, self.samples = metrics, teacher, real, samples
-        self.figures_file = figures_file
+        self.subject, self.teacher, self.figures_file = subject, subject.teacher, figures_file
         self.means = {"device": "cpu"} if means is None else dict(means)
 
     def measure(self, run: Run) -> None:
@@ -120,13 +141,13 @@ class Bench:
         if run in results(self.folder):
             return
         made, seconds, cpu_seconds = self.distilled(run) if run.steps else self.started(run)
-        found = self.evaluate(made, self.metrics, teacher=self.teacher)
+        found = self.evaluate(made, self.subject.metrics, teacher=self.teacher)
         self.write(run, {**found, "seconds": seconds, "cpu_seconds": cpu_seconds})
 
     def measure_teacher(self) -> None:
         """Measure the teacher, as far as that makes sense."""
         run = Run("teacher", 0, 0)
-        own = [name for name in self.metrics if name not in TO_TEACHER]
+        own = [name for name in self.subject.metrics if name not in TO_TEACHER]
         if run not in results(self.folder):
             self.write(run, self.evaluate(self.teacher, own))
 
@@ -154,8 +175,11 @@ class Bench:
         """Return the teacher's scores, made once."""
         path = self.folder / f"{seed}.{how['method']}.scores.safetensors"
         if not path.exists():
-            scores = ganc.score(self.teacher, **how, seed=seed, device=self.device)
+            make = partial(ganc.score, self.teacher, **how, seed=seed, device=self.device)
+            scores, seconds, cpu_seconds = timed(make)
             scores.save(path, force=True)
+            took = {"seconds": seconds, "cpu_seconds": cpu_seconds}
+            self.write(Run(f"{how['method']} scores", seed, 0), took)
         return ganc.Scores.load(path)
 
     def distilled(self, run: Run) -> tuple[ganc.Model, float, float]:
@@ -166,26 +190,39 @@ class Bench:
             self.measure(Run(start, run.seed, 0))
         if not pruned.exists():  # measured, then removed
             self.started(Run(start, run.seed, 0))
+        distill = self.each_alone if training.alone else self.trained
         out = self.folder / f"{run.arm} {run.seed}"
-        student = out / "student.safetensors"
-        is_begun = student.exists()
+        return timed(partial(distill, run, training, out, ganc.load(pruned), self.teacher))
 
-        def distill() -> None:
-            if is_begun:
-                ganc.distill(
-                    None, self.teacher, out, steps=run.steps, resume="latest", **self.means
-                )
-                return
-            given: dict[str, Any] = {} if training.init is None else {"init": training.init}
-            given |= {"data": self.real} if training.on_real else {}
-            ganc.distill(
-                ganc.load(pruned), self.teacher, out, steps=run.steps,
-                seed=run.seed, recipe=training.recipe, overrides=training.overrides, **given,
-                **self.means,
-            )  # fmt: skip
+    def trained(
+        self, run: Run, training: Training, out: Path, student: ganc.Model, teacher: ganc.Model,
+        **data: Any,
+    ) -> ganc.Model:  # fmt: skip
+        """Return a student after a run's steps in a folder of its own."""
+        result = out / "student.safetensors"
+        if result.exists():
+            ganc.distill(None, teacher, out, steps=run.steps, resume="latest", **self.means)
+            return ganc.load(result)
+        given: dict[str, Any] = {} if training.init is None else {"init": training.init}
+        given |= {"data": self.subject.real, **data} if training.on_real else {}
+        ganc.distill(
+            student, teacher, out, steps=run.steps, seed=run.seed, recipe=training.recipe,
+            overrides=training.overrides, **given, **self.means,
+        )  # fmt: skip
+        return ganc.load(result)
 
-        _, seconds, cpu_seconds = timed(distill)
-        return ganc.load(student), seconds, cpu_seconds
+    def each_alone(
+        self, run: Run, training: Training, out: Path, student: ganc.Model, teacher: ganc.Model
+    ) -> ganc.Model:
+        """Return a CycleGAN of which each direction was trained by itself."""
+        there, back = (
+            self.trained(
+                run, training, Path(f"{out}{suffix}"), _direction(student, suffix),
+                _direction(teacher, suffix), swap=bool(suffix),
+            )
+            for suffix in ("", "_b")
+        )  # fmt: skip
+        return ganc.Model(there.generator, there.discriminator, back.generator, back.discriminator)
 
     @property
     def device(self) -> str:
@@ -195,12 +232,20 @@ class Bench:
     def evaluate(
         self, model: ganc.Model, metrics: Sequence[str], **settings: Any
     ) -> dict[str, float]:
-        """Return a model's metrics."""
-        found = ganc.evaluate(
-            model, metrics, data=self.real, samples=self.samples, seed=UNSEEN, device=self.device,
-            **settings,
-        )  # fmt: skip
-        return dict(found["metrics"])
+        """Return a model's metrics, of all views."""
+        found = {}
+        for view, own in self.subject.views.items():
+            given = {"data": self.subject.real, **own, **settings}
+            result = ganc.evaluate(
+                model,
+                metrics,
+                samples=self.subject.samples,
+                seed=UNSEEN,
+                device=self.device,
+                **given,
+            )
+            found |= {f"{view}{name}": value for name, value in result["metrics"].items()}
+        return found
 
     def write(self, run: Run, values: Mapping[str, float]) -> None:
         """Keep and print what a run gave."""
@@ -208,6 +253,12 @@ class Bench:
             file.write(json.dumps(run._asdict() | values) + "\n")
         figures.record(self.figures_file, self.name, **run._asdict(), **values)
         print(*run, *(f"{name} {value:.4g}" for name, value in values.items()), flush=True)
+
+
+def _direction(model: ganc.Model, suffix: str) -> ganc.Model:
+    """Return one direction of a CycleGAN; "_b" is the way back."""
+    names = (f"{name}{suffix}" for name in ("generator", "discriminator"))
+    return ganc.Model(*(getattr(model, name) for name in names), provenance=model.provenance)
 
 
 def timed(work: Callable[[], Made]) -> tuple[Made, float, float]:

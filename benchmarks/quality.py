@@ -25,6 +25,7 @@ from arms import (
     EFFNET,
     Bench,
     Start,
+    Subject,
     Training,
     add_options,
     measure_all,
@@ -136,10 +137,8 @@ def make_bench(given: argparse.Namespace, package: Path) -> Bench:
     """Return the table of the package's face teacher."""
     real = given.data or package / "faces32-real.zip"
     means = {"device": given.device, "precision": given.precision, "cuda_graphs": given.cuda_graphs}
-    return Bench(
-        given.out, "quality", STARTS, STUDIES[given.study], METRICS,
-        ganc.load(package / "faces32.safetensors"), real, given.samples, given.figures, means,
-    )  # fmt: skip
+    subject = Subject(ganc.load(package / "faces32.safetensors"), real, METRICS, given.samples)
+    return Bench(given.out, "quality", STARTS, STUDIES[given.study], subject, given.figures, means)
 
 
 def parse() -> argparse.Namespace:

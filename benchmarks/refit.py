@@ -19,7 +19,7 @@ from importlib import resources
 from unittest import mock
 
 import torch
-from arms import EFFNET, Bench, Start, Training, add_options, results, runs, table
+from arms import EFFNET, Bench, Start, Subject, Training, add_options, results, runs, table
 
 import ganc
 from ganc.models.network import ImageGenerator
@@ -86,9 +86,8 @@ def main() -> None:
         if not given.table:
             teacher = ganc.load(carried / "faces32.safetensors")
             real = given.data or carried / "faces32-real.zip"
-            bench = Bench(
-                given.out, "refit", ALL, arms, METRICS, teacher, real, given.samples, given.figures
-            )
+            subject = Subject(teacher, real, METRICS, given.samples)
+            bench = Bench(given.out, "refit", ALL, arms, subject, given.figures)
             bench.measure_teacher()
             for run in runs(given.starts, given.seeds, [0, *given.steps]):
                 bench.measure(run)

@@ -21,7 +21,8 @@ import torch
 import train_sngan
 import train_translators
 import translator_data
-from refit import STARTS, UNSEEN, timed
+from arms import UNSEEN, timed
+from refit import STARTS
 
 import ganc
 from ganc.data.dataset import open_dataset

@@ -1,6 +1,6 @@
-"""One fact sheet per family: what rooms that load no torch, or know no family, ask of it.
+"""One fact sheet per family, for code that loads no torch or knows no family.
 
-A family that is not listed is an error where somebody asks, never a default. Its networks are in
+A family that is not listed is an error, never a default. Its networks are in
 ``ganc.models.model.ARCHITECTURES``.
 """
 

@@ -67,7 +67,7 @@ class ChannelGroup:
         width: Number of channels.
         slices: All parts of all tensors that the channels own.
         scored_by: The slices whose weights importance is read from: the main path's consumers.
-        prunable: False where removing a channel cannot be made up for (the discriminator's last
+        prunable: False where removing a channel changes the rest for good (the discriminator's last
             features before minibatch standard deviation, which averages over all of them).
     """
 
@@ -141,8 +141,8 @@ def slice_tensors(
         groups: The declaration.
         keep: Channels that stay, per group.
     Returns:
-        A new dict; tensors that lose nothing are the same objects, the others are contiguous copies
-        whose fan-in gain and spectral norm are made up for.
+        A new dict; tensors that lose nothing are the same objects, the others are contiguous
+        copies, rescaled to keep fan-in gain and spectral norm.
     Raises:
         UsageError: ``keep`` names an unknown group, an empty selection or channels out of range.
     """

@@ -26,7 +26,7 @@ class Value(NamedTuple):
 
     @property
     def is_higher_better(self) -> bool:
-        """The same direction, for who compares numbers."""
+        """The same direction as a bool."""
         return self.better == "higher"
 
 

@@ -81,7 +81,7 @@ def test_import_info_score_prune_sample(ganc: Ganc, tmp_path: Path) -> None:
 def test_info_of_a_foreign_checkpoint_equals_its_import(ganc: Ganc, tmp_path: Path) -> None:
     ganc("import", ROSINALITY, "-o", tmp_path / "own.safetensors")
     foreign = ganc("info", ROSINALITY, "--json")
-    assert "inferred" in foreign.err
+    assert "recognised as" in foreign.err
     own = ganc("info", tmp_path / "own.safetensors", "--json")
     assert own.err == ""
     assert json.loads(foreign.out) == json.loads(own.out)
@@ -182,7 +182,7 @@ def test_plan_that_removes_nothing_is_refused(ganc: Ganc, checkpoint: Path, tmp_
 
 def text_file(path: Path) -> str:
     path.write_text("hello, I am a text file with a borrowed name")
-    return "is no checkpoint"
+    return "is not a checkpoint"
 
 
 def truncated(path: Path) -> str:
@@ -398,7 +398,7 @@ def test_truncation_is_a_finite_number(
         ("sample", checkpoint, "-o", tmp_path / "x.png", "--truncation", value),
         ("eval", checkpoint, "--metrics", "macs", "--truncation", value),
     ):
-        assert_one_line(ganc(*arguments), 2, "--truncation", "no finite number")
+        assert_one_line(ganc(*arguments), 2, "--truncation", "not a finite number")
     assert not (tmp_path / "x.png").exists()
 
 

@@ -127,7 +127,7 @@ def as_float(name: str, tensor: Tensor) -> Tensor:
 
 def describe(inferred: Mapping[str, Any]) -> str:
     """Return what was inferred, as the end of a line for a person."""
-    shown = {name.replace("passed_over", "not read"): value for name, value in inferred.items()}
+    shown = {name.replace("passed_over", "ignored"): value for name, value in inferred.items()}
     said = ", ".join(f"{name} = {value}" for name, value in shown.items())
     return said and f"; {said}"
 

@@ -1,4 +1,4 @@
-"""Values that cannot be meant: images whose file has more bits than their values use.
+"""Implausible values: images whose file has more bits than their values use.
 
 Scanners and cameras store 10, 12 or 14 bits in files of 16; masks are stored as 0 and 1 in files of
 8. Read as they are, such images are too dark, and nothing else about them is wrong. One picture
@@ -41,8 +41,8 @@ class _Seen:
 def check_levels(source: Source, warn: Warn, height: int | None = None) -> None:
     """Warn of a set in which no image of 8 or of 16 bits comes near the upper end of its range.
 
-    Each depth is judged by itself. Broken images, and those that nobody can use, are passed over:
-    whoever reads them says what is wrong.
+    Each depth is judged by itself. Broken and unusable images are skipped: the reader reports
+    them.
 
     Args:
         height: That of the images that can be used, squares or two of them side by side; None

@@ -65,11 +65,11 @@ class Execution:
     Attributes:
         device: Where.
         precision: "fp32"; "tf32": CUDA multiplies float32 with 10-bit mantissas; "bf16": phases
-            that stand it run under autocast, the others as "tf32". "auto" is bf16 on CUDA, else
+            that tolerate it run under autocast, the others as "tf32". "auto" is bf16 on CUDA, else
             fp32. Weights, averages and optimisers are always float32.
-        channels_last: Lay feature maps out with their channels innermost.
-        compiles: Compile what only looks on: teacher and perceptual network.
-        cuda_graphs: Record the phases of a step and launch each as one; see ``recording``.
+        channels_last: Store feature maps channels-last.
+        compiles: Compile what is not trained: teacher and perceptual network.
+        cuda_graphs: Replay each phase of a step as a CUDA graph; see ``recording``.
         times: What a profile adds to; None measures nothing, and never waits for the device.
     """
 
@@ -90,7 +90,7 @@ class Execution:
 
     @property
     def is_bf16(self) -> bool:
-        """Whether phases that stand it run in bf16."""
+        """Whether phases that tolerate bf16 run in it."""
         is_cuda = self.device.type == "cuda"
         return self.precision == "bf16" or (self.precision == "auto" and is_cuda)
 

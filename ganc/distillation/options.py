@@ -67,10 +67,10 @@ class DistillOptions:
         offline: Never fetch the weights of a perceptual or mask network.
         precision: See ``Execution``.
         channels_last: See ``Execution``.
-        compile: Compile what only looks on: teacher and perceptual network.
+        compile: Compile what is not trained: teacher and perceptual network.
         cuda_graphs: Record the phases of a step as CUDA graphs, which spares the host launching
             their kernels one by one; one process, no contents of interest, no translators.
-        profile: Take the time of every phase; on CUDA that waits for the device and slows the run.
+        profile: Time every phase; on CUDA this waits for the device and slows the run.
         seed: Default 0.
     """
 

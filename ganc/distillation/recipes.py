@@ -28,7 +28,7 @@ AUGMENT_NAMES = ("none", "ada", "fixed")
 """How the discriminator's images are augmented."""
 
 SHARED, FRESH = NOISE_NAMES = ("shared", "fresh")
-"""Whose noise maps the images of one w get that are compared: the same, or each its own."""
+"""Noise maps of compared images: the same, or separate ones."""
 
 FROM_TEACHER, FROM_ZERO = PL_STARTS = ("teacher", "zero")
 """Where the mean path length starts."""
@@ -37,7 +37,7 @@ OWN, MAIN = R1_STEPS = ("own", "main")
 """Which step of the discriminator an R1 penalty belongs to."""
 
 PLAIN, BOTH = COMPARED_NAMES = ("plain", "both")
-"""Whose images a student is judged by: those of w, or those of w + offset as well."""
+"""Images in the generator's losses: those of w, or those of w + offset as well."""
 
 AREA, BILINEAR = SHRINK_NAMES = ("area", "bilinear")
 """How images are made smaller for the perceptual network."""
@@ -59,7 +59,7 @@ class Recipe:
     Attributes:
         name: Of the recipe.
         kind: What it trains; a field that this kind does not read keeps its default.
-        init: What the student starts from where nobody says otherwise, one of ``INITS``.
+        init: What the student starts from by default, one of ``INITS``.
     """
 
     name: str

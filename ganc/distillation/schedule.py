@@ -37,13 +37,13 @@ class Schedule:
     """When what is due.
 
     Attributes:
-        steps: Steps in all, those before a resume included.
+        steps: Total steps, including those before a resume.
         save_every: Steps between two checkpoints.
         sample_every: Steps between two sample grids.
         log_every: Steps whose losses are fetched from the device together.
         keep_last: Checkpoints that stay.
         eval_every: Steps between two evaluations; 0 for none.
-        eval_settings: JSON data for who evaluates.
+        eval_settings: JSON data that the evaluation is given.
         keep_best: Checkpoints that stay beside the last ones.
     """
 

@@ -151,7 +151,7 @@ def _evaluate_several(
 
 
 def _evaluate(task: Task, plan: Plan, teacher_values: Mapping[str, float]) -> Result:
-    """Measure the task's model, and what requirements ask of its teacher and nobody knows."""
+    """Measure the task's model, and what requirements need of its teacher and is not known yet."""
     options = task.settings
     chosen = range(options.seed, options.seed + options.repeats)
     values, protocols = _measure_repeatedly(task, plan.metrics, chosen)

@@ -259,5 +259,5 @@ class Measurement:
         raise NotImplementedError
 
     def protocol(self) -> dict[str, Any]:
-        """Return what somebody needs to know to get the same number: JSON data."""
+        """Return everything needed to reproduce the number: JSON data."""
         return {}

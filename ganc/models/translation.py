@@ -94,8 +94,8 @@ class NormSettings:
 class ConvLayer(nn.Module):
     """A convolution, plain or transposed, and the norm behind it, if any.
 
-    Knows which way round its weight is stored, so that nobody else has to: [C_out, C_in, K, K] of
-    a plain convolution, [C_in, C_out, K, K] of a transposed one.
+    It alone knows the layout of its weight: [C_out, C_in, K, K] for a plain convolution,
+    [C_in, C_out, K, K] for a transposed one.
     """
 
     def __init__(

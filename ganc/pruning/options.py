@@ -85,42 +85,40 @@ class PruneOptions:
             of a runtime without ``latency``.
     """
 
-    prune_ratio: float | None = option(None, "Fraction removed of every group.")
+    prune_ratio: float | None = option(None, "Fraction of the channels removed from every group.")
     macs: float | None = option(
-        None, "MACs at most, e.g. 4.1G.", parser=parse_count, metavar="COUNT"
+        None, "At most this many MACs, e.g. 4.1G.", parser=parse_count, metavar="COUNT"
     )
-    speedup: float | None = option(None, "Fewer MACs by this factor at least.")
-    params: float | None = option(None, "Parameters at most.", parser=parse_count, metavar="COUNT")
+    speedup: float | None = option(None, "At least this factor fewer MACs.")
+    params: float | None = option(
+        None, "At most this many parameters.", parser=parse_count, metavar="COUNT"
+    )
     latency: float | str | None = option(
         None, "Milliseconds per pass at most, e.g. 20ms; layers are measured, with --dry-run too.",
         parser=parse_duration, metavar="TIME",
     )  # fmt: skip
     allocation: str | None = option(
         None,
-        f"{UNIFORM}, {GLOBAL} or {THRESHOLD}; default: {THRESHOLD} for scores that carry some, such"
-        f" as density's, which then need no budget either, else {UNIFORM}.",
+        f"{UNIFORM}, {GLOBAL} or {THRESHOLD}. Default: {THRESHOLD} for scores with thresholds, as"
+        f" from density, which need no budget; else {UNIFORM}.",
     )
     round_to: int = option(1, "Round widths up to a multiple.")
-    min_width: int = option(1, "Channels that every group keeps at least.")
+    min_width: int = option(1, "Least channels that every group keeps.")
     refit: bool = option(
-        False, "Then fit every layer to what CKPT's gives in the channels that stay.", section=FIT
+        False, "After slicing, fit every layer to CKPT's output in the kept channels.", section=FIT
     )
-    refit_samples: int = option(
-        1024, "Inputs to fit to; of images at most all.", least=1, section=FIT
-    )
+    refit_samples: int = option(1024, "Inputs to fit to; at most all images.", least=1, section=FIT)
     refit_steps: int = option(
-        1000, "Steps of all layers together that follow.", least=0, section=FIT
+        1000, "Steps that then fit all layers together.", least=0, section=FIT
     )
-    data: Path | None = option(
-        None, "Translators: images to translate meanwhile.", metavar="DIR|ZIP", section=FIT
-    )
+    data: Path | None = option(None, "Translators: images to fit to.", metavar="PATH", section=FIT)
     data_b: Path | None = option(
         None,
         "The same for generator_b, a CycleGAN's other direction.",
-        metavar="DIR|ZIP",
+        metavar="PATH",
         section=FIT,
     )
-    refit_batch: int | None = option(None, "Inputs that run at once.", least=1, section=FIT)
+    refit_batch: int | None = option(None, "Inputs computed at once.", least=1, section=FIT)
     seed: int = option(0, "Seed of the fit's inputs.", least=0, section=FIT)
     runtime: str = option("torch", f"Where it runs: {', '.join(RUNTIMES)}.", section=LATENCY)
     dtype: str = option("fp32", "Precision, one of the runtime's.", section=LATENCY)

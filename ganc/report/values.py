@@ -35,7 +35,7 @@ def plain(value: Any) -> str:
 
 
 def best(name: str, numbers: Mapping[str, float]) -> set[str]:
-    """Return whose numbers are the best; nobody's where all are equal or no direction is known."""
+    """Return the models with the best number; none if all are equal or no direction is known."""
     if name not in VALUES or len(set(numbers.values())) < 2:
         return set()
     pick = max if VALUES[name].is_higher_better else min

@@ -92,8 +92,9 @@ class OpenVino(FileRuntime):
 
 def _convert(program: Program) -> Any:
     """Return an OpenVINO model with the program's names and sizes."""
-    with refusals():
-        model = openvino().convert_model(program.trace())
+    recorded = program.trace()
+    with refusals(), quiet():  # it imports what of NNCF there is, which speaks of the installation
+        model = openvino().convert_model(recorded)
     free = program.dynamic_shapes() or {}
     shapes = {}
     for described in model.inputs:

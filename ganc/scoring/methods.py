@@ -44,7 +44,7 @@ class Method(NamedTuple):
         return [field.name for kind in self.options for field in fields(kind)]
 
     def default_samples(self, settings: Mapping[str, Any]) -> int:
-        """Return how many latents it takes where nobody says it."""
+        """Return how many latents it takes by default."""
         asked = [n for name, n in self.samples_with.items() if settings.get(name)]
         return max([self.samples, *asked])
 

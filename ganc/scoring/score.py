@@ -96,7 +96,7 @@ class Part:
         self.scorer.check_files(self.request, force=force)
 
     def clear(self, *, is_done: bool) -> None:
-        """Remove those that nobody needs: see ``SideScorer.clear``."""
+        """Remove those that are no longer needed: see ``SideScorer.clear``."""
         self.scorer.clear(self.request, is_done=is_done)
 
     def sides(self, model: Model) -> list[Model]:

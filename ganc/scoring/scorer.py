@@ -108,7 +108,7 @@ class SideScorer(ABC):
 
     @classmethod  # noqa: B027
     def clear(cls, request: ScoreRequest, *, is_done: bool) -> None:
-        """Remove those that nobody needs: once the scores are saved, or before starting anew."""
+        """Remove those that are no longer needed: once scores are saved, or before a new start."""
 
     @abstractmethod
     def measure(self) -> Run:

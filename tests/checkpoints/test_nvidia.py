@@ -142,9 +142,7 @@ def test_the_command_line_says_what_was_found(tmp_path: Path, ganc: Callable[...
     path = GOLDEN / "nvidia_sg3r_c3" / "net.pkl"
     imported = ganc("import", path, "-o", tmp_path / "own.safetensors")
     assert imported.code == 0
-    assert (
-        "recognised as nvidia; generator = G_ema, not read = G, discriminator = D" in imported.err
-    )
+    assert "recognised as nvidia; generator = G_ema, ignored = G, discriminator = D" in imported.err
     assert "non-commercial" in ganc("info", tmp_path / "own.safetensors", "--json").out
     wrong = ganc("import", path, "-o", tmp_path / "x.safetensors", "--architecture", "sngan")
     assert wrong.code == 3

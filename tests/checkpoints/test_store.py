@@ -216,7 +216,7 @@ def test_mutated_torch_files_give_clean_errors_or_a_model(
     ("content", "finding"),
     [
         (b"", "empty"),
-        (b"just some text, renamed", "no checkpoint"),
+        (b"just some text, renamed", "not a checkpoint"),
         (b"PK\x03\x04garbage", "damaged"),
         (struct.pack("<Q", 2**40) + b"{}", "not valid|damaged"),
         (struct.pack("<Q", 2) + b"{}", "no known layout"),

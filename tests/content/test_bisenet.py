@@ -99,7 +99,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         open_masks(f"bisenet:{tmp_path / 'gone.pth'}", MaskRequest(1))
     assert caught.value.exit_code == 3
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(WeightsError, match=r"text.pth is no checkpoint"):
+    with pytest.raises(WeightsError, match=r"text.pth is not a checkpoint"):
         open_bisenet(str(tmp_path / "text.pth"), MaskRequest(1))
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=r"holds no face-parsing BiSeNet: \d+ of \d+ tensors"):

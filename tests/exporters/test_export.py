@@ -334,7 +334,7 @@ def test_an_existing_output_is_refused(tmp_path: Path) -> None:
     [
         (
             {"format": "onx"},
-            "unknown --format `onx`; allowed: onnx, openvino, torch, rosinality, nvidia",
+            f"unknown --format `onx`; allowed: {', '.join(exporting.FORMATS)}",
             "`onnx`",
         ),
         ({"dtype": "fp17"}, "unknown --dtype `fp17`; allowed: fp32, fp16, int8", "`fp16`"),

@@ -153,7 +153,7 @@ def test_a_seed_fixes_the_scores(family: str, label: str) -> None:
     uses_seed = label == "random" or (
         label in SAMPLED and not isinstance(source(family).generator, Translator)
     )
-    if (family, label) == ("resnet_translator", "rebuild"):
+    if label == "rebuild" and family != "unet_translator":
         uses_seed = True  # it draws pixels; the U-Net is so small that all are looked at
     other = run(source(family), label, seed=1)
     is_same = all(torch.equal(old[group], other[group]) for group in old.values)

@@ -18,7 +18,8 @@ class Player:
         networks: Name ("generator", "generator_b") → network, trained in place where it requires
             gradients.
         recipe: Learning rate, betas, epsilon.
-        interval: Steps between two extra steps of a regulariser, or None: Adam is made up for them.
+        interval: Steps between two extra steps of a regulariser, or None. Learning rate and betas
+            are lowered to compensate for the extra steps.
         lr: In place of the recipe's, unless it is 0.
     """
 

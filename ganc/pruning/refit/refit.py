@@ -186,7 +186,7 @@ def _samples(
         flag = flag_of(DATA[name])
         raise UsageError(
             f"--refit needs images for a {generator.architecture} ({name}) to translate",
-            f"add {flag} DIR|ZIP",
+            f"add {flag} with a folder or zip of images",
         )
     # Latents of its own: those of the same seed are what an evaluation measures with.
     source: InputSource[Any] | None = Latents(seeds.torch_seed(options.seed, "refit"))
