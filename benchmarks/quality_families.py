@@ -34,21 +34,20 @@ from arms import (
     start_path,
     table,
 )
-from PIL import Image, ImageDraw
+from quality_pictures import labelled
 from torch import Tensor
 
 import ganc
 from ganc.data.dataset import open_dataset
-from ganc.data.grid import make_grid, to_picture
 from ganc.data.images import to_float
 from ganc.models.sampling import generate, latent_inputs
 
 TEACHERS = Path(__file__).parents[1] / "tests" / "golden" / "trained"
 SEARCH = {"steps": 300, "centers": 16}
 """Of ``density``: as many images as a thousand of its own steps, in less time."""
-PICTURES = 10
+PICTURES = 8
 """Columns of a picture."""
-LABEL = 168
+LABEL = 190
 """Pixels in front of a row."""
 
 
@@ -163,21 +162,8 @@ def rows(bench: Bench, family: Family, seed: int, steps: int) -> dict[str, Tenso
     for name in bench.arms:
         run = Run(name, seed, steps)
         if run in results(bench.folder):
-            drawn[name] = family.draw(bench.distilled(run)[0])
+            drawn[name.replace(" and ", "\nand ")] = family.draw(bench.distilled(run)[0])
     return {label: images for label, images in drawn.items() if images is not None}
-
-
-def picture(labelled: Mapping[str, Tensor], path: Path) -> None:
-    """Write labelled rows of images as a PNG of 256 colours."""
-    count = len(next(iter(labelled.values())))
-    grid = to_picture(make_grid(torch.cat(list(labelled.values())), columns=count), zoom=2)
-    whole = Image.new("RGB", (grid.width + LABEL, grid.height), "white")
-    whole.paste(grid, (LABEL, 0))
-    pen, height = ImageDraw.Draw(whole), grid.height / len(labelled)
-    for row, label in enumerate(labelled):
-        lines = label.replace(", ", ",\n").replace(" and ", "\nand ")
-        pen.text((4, (row + 0.5) * height), lines, "black", anchor="lm", font_size=14)
-    whole.quantize(256).save(path, optimize=True)
 
 
 def main() -> int:
@@ -197,7 +183,8 @@ def main() -> int:
         given.figures,
     )  # fmt: skip
     if given.picture:
-        picture(rows(bench, family, given.seeds[0], given.steps[-1]), given.picture)
+        drawn = labelled(rows(bench, family, given.seeds[0], given.steps[-1]), LABEL)
+        drawn.quantize(256).save(given.picture, optimize=True)  # noise makes large files
     elif not given.table:
         bench.measure_teacher()
         for run in runs(given.arms or list(family.arms), given.seeds, given.steps):

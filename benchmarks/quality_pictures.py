@@ -9,6 +9,7 @@ with the same latents below each other.
 """
 
 import argparse
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from arms import Run, results, start_path
 from PIL import Image, ImageDraw, ImageFont
 from quality import STUDIES
+from torch import Tensor
 
 import ganc
 from ganc.data.grid import make_grid, to_picture
@@ -73,17 +75,26 @@ def draw_curves(folder: Path, out: Path) -> None:
 
 
 def draw_images(folder: Path, rows: dict[str, Run], teacher: Path, out: Path) -> None:
-    """Draw rows of samples, labelled; whole pixels, or the file would be large."""
-    paths = [path_of(folder, run, teacher) for run in rows.values()]
-    images = [ganc.sample(ganc.load(path), COLUMNS, seed=7) for path in paths]
-    grid = to_picture(make_grid(torch.cat(images), columns=COLUMNS), zoom=ZOOM)
-    picture = Image.new("RGB", (LABEL + grid.width, grid.height), "white")
-    picture.paste(grid, (LABEL, 0))
+    """Draw rows of samples, labelled."""
+    paths = {label: path_of(folder, run, teacher) for label, run in rows.items()}
+    images = {name: ganc.sample(ganc.load(path), COLUMNS, seed=7) for name, path in paths.items()}
+    labelled(images).save(out, optimize=True)
+
+
+def labelled(rows: Mapping[str, Tensor], width: int = LABEL) -> Image.Image:
+    """Return rows of images, [N, C, H, W] each, behind labels that get some pixels of width.
+
+    Pixels stay whole, or the file would be large.
+    """
+    columns = len(next(iter(rows.values())))
+    grid = to_picture(make_grid(torch.cat(list(rows.values())), columns=columns), zoom=ZOOM)
+    picture = Image.new("RGB", (width + grid.width, grid.height), "white")
+    picture.paste(grid, (width, 0))
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
     for row, label in enumerate(rows):
         middle = (row + 0.5) * grid.height / len(rows)
-        draw.multiline_text((LABEL - 10, middle), label, "black", font, "rm", align="right")
-    picture.save(out, optimize=True)
+        draw.multiline_text((width - 10, middle), label, "black", font, "rm", align="right")
+    return picture
 
 
 def path_of(folder: Path, run: Run, teacher: Path) -> Path:

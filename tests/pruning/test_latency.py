@@ -353,7 +353,7 @@ def test_widths_between_blocks_cost_more_where_they_do() -> None:
 
 def test_few_widths_are_measured() -> None:
     sampled = sampled_sizes([Span(1, 512)] * 2)
-    assert len(sampled) == 11
+    assert len(sampled) == 13
     assert all(n % 16 == 0 for sizes in sampled[:9] for n in sizes)
     assert {n % 16 for sizes in sampled[9:] for n in sizes} == {8, 5}
     assert sampled_sizes([Span(2, 10)]) == [(2,), (4,), (10,)]  # two groups side by side

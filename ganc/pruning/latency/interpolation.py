@@ -4,8 +4,9 @@ Kernels work on blocks of 8 or 16 channels, so time is a staircase with a landin
 of 16: widths in between cost about what the multiple above them does, often more. Along each axis
 multiples of 16 are measured (the least, the largest, the geometric mean of the two), all
 combinations of them; in between, time is linear in each width, as multiply-accumulates are. Beside
-the mean a multiple of 8 alone and a width that is neither are measured: what these cost, relative
-to the multiple of 16 above them, is a factor on all widths of their kind.
+the mean, and beside five eighths of the largest, a multiple of 8 alone and a width that is neither
+are measured: what these cost, relative to the multiple of 16 above them, is a factor on the widths
+of their kind, between the two places on a geometric line.
 """
 
 import itertools
@@ -46,10 +47,12 @@ class Span(NamedTuple):
         middle = round(math.sqrt(low * high) / step) * step
         return sorted({low, middle, high})
 
-    def middle(self) -> int:
-        """Return the width beside which others are measured."""
+    def places(self) -> tuple[int, int]:
+        """Return the widths beside which others are measured: the grid's mean, and a larger one."""
         grid = self.grid()
-        return grid[len(grid) // 2]
+        middle = grid[len(grid) // 2]
+        larger = self.most * 5 // 8 // BLOCK * BLOCK
+        return middle, max(middle, larger) if self.has_blocks else middle
 
     def whole_blocks(self, width: int) -> int:
         """Return the multiple of a block that holds a width, if blocks count."""
@@ -65,17 +68,13 @@ class Span(NamedTuple):
 def sampled_sizes(axes: Sequence[Span]) -> list[Sizes]:
     """Return the sizes at which a layer is measured."""
     combined = itertools.product(*(axis.grid() for axis in axes))
-    return [*combined, *_beside(axes).values()]
+    beside = (_beside(axes, kind, place) for place in (0, 1) for kind in BESIDE)
+    return list(dict.fromkeys([*combined, *beside]))
 
 
-def _beside(axes: Sequence[Span]) -> dict[int, Sizes]:
-    """Return kind of width → sizes of that kind along every axis that has blocks."""
-    if not any(axis.has_blocks for axis in axes):
-        return {}
-    return {
-        kind: tuple(axis.middle() + above * axis.has_blocks for axis in axes)
-        for kind, above in BESIDE.items()
-    }
+def _beside(axes: Sequence[Span], kind: int, place: int) -> Sizes:
+    """Return sizes of a kind, at a place of every axis; where no blocks count, the place's own."""
+    return tuple(axis.places()[place] + BESIDE[kind] * axis.has_blocks for axis in axes)
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,14 @@ class LayerCost:
     def at(self, sizes: Sizes) -> float:
         """Return the milliseconds at some channels along its axes."""
         cost = self._on_line(sizes)
-        share = 1 / max(1, sum(axis.has_blocks for axis in self.axes))
+        having = sum(axis.has_blocks for axis in self.axes)
         for axis, size in zip(self.axes, sizes, strict=True):
             kind = axis.kind(size)
             if kind is not None:
-                cost *= self._excess(kind) ** share
+                low, high = axis.places()
+                along = min(1.0, max(0.0, (size - low) / max(1, high - low)))
+                excess = self._excess(kind, 0) ** (1 - along) * self._excess(kind, 1) ** along
+                cost *= excess ** (1 / having)
         return cost
 
     def _on_line(self, sizes: Sizes) -> float:
@@ -112,9 +114,9 @@ class LayerCost:
             for corner in itertools.product(*corners)
         )
 
-    def _excess(self, kind: int) -> float:
-        """Return what widths of a kind cost, relative to whole blocks."""
-        beside = _beside(self.axes)[kind]
+    def _excess(self, kind: int, place: int) -> float:
+        """Return what widths of a kind cost at a place, relative to whole blocks."""
+        beside = _beside(self.axes, kind, place)
         return self.measured[beside] / self._on_line(beside)
 
 
