@@ -91,7 +91,7 @@ def test_force_replaces_files_alone(tmp_path: Path) -> None:
         path.write_text("another's")
     assert path.read_text() == "mine"
     path.unlink()
-    with pytest.raises(OutputError, match="no regular file"), atomic_write(path, force=True):
+    with pytest.raises(OutputError, match="not a regular file"), atomic_write(path, force=True):
         os.mkfifo(path)  # while it is written
     assert (path.is_fifo(), names(tmp_path)) == (True, ["out"])
 

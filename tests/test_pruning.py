@@ -112,7 +112,7 @@ def test_discriminator_is_pruned_only_when_scored() -> None:
         ({"prune_ratio": 0.5, "macs": 1e3}, "exactly one of"),
         ({"prune_ratio": 1.2}, "outside"),
         ({"prune_ratio": -0.1}, "outside"),
-        ({"prune_ratio": math.nan}, "no finite number"),
+        ({"prune_ratio": math.nan}, "not a finite number"),
         ({"macs": 10}, "no plan has at most"),
         ({"params": 0}, "positive"),
         ({"speedup": 1e9}, "no plan has at most"),

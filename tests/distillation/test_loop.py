@@ -168,7 +168,7 @@ def test_other_settings_are_refused_and_named(
         train(resume="latest", teacher=make_model(seed=5))
     with pytest.raises(InputError, match="started with another student than"):
         train(resume="latest", student=make_model(seed=5))
-    with pytest.raises(UsageError, match="a teacher is needed"):
+    with pytest.raises(UsageError, match="this run needs its teacher"):
         train(resume="latest", teacher=None)  # it was given as an object
 
 
