@@ -208,14 +208,17 @@ HANGING = """
 import ctypes, sys, time
 
 def hang(images):  # in C, where Python's own handlers wait for ever
-    print("hanging", file=sys.stderr)
     mutex = ctypes.create_string_buffer(64)
-    ctypes.CDLL(None).pthread_mutex_lock(mutex)
-    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    lock = ctypes.CDLL(None).pthread_mutex_lock
+    lock(mutex)
+    try:
+        print("hanging", file=sys.stderr)
+    finally:  # also where the first signal comes before the lock
+        lock(mutex)
 
 def stay(images):  # and cleaning up takes as long
-    print("hanging", file=sys.stderr)
     try:
+        print("hanging", file=sys.stderr)
         time.sleep(600)
     finally:
         print("cleaning", file=sys.stderr)
