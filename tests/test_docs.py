@@ -52,6 +52,11 @@ def test_readme_table_is_up_to_date() -> None:
     assert page == script("readme_table").replaced(page), "run: python docs/readme_table.py"
 
 
+def test_recipe_table_is_up_to_date() -> None:
+    page = (ROOT / "docs" / "distillation.md").read_text()
+    assert page == script("recipe_table").replaced(page), "run: python docs/recipe_table.py"
+
+
 @pytest.mark.parametrize(
     ("about", "table"),
     [(methods.ABOUT, METHODS), (formats.ABOUT, FORMATS), (recipes.ABOUT, recipes.RECIPES)],

@@ -1,6 +1,7 @@
 """``ganc distill``."""
 
 import inspect
+from collections import Counter
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,13 +38,31 @@ def _heading(kinds: tuple[str, ...]) -> str:
     return f"Recipe numbers of {', '.join(readers)}" if readers else "Recipe numbers"
 
 
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _grouped(defaults: dict[str, str]) -> str:
+    """Return the most common default, and those of the recipes that have another one."""
+    usual = Counter(defaults.values()).most_common(1)[0][0]
+    others: dict[str, list[str]] = {}
+    for name, value in defaults.items():
+        if value != usual:
+            others.setdefault(value, []).append(name)
+    return "; ".join([usual, *(f"{', '.join(names)} {value}" for value, names in others.items())])
+
+
 def _recipe_option(field: Any) -> inspect.Parameter:
     """Return the option that overrides one field of a recipe."""
-    readers = [recipe for recipe in _SHOWN.values() if is_read(field, recipe.kind)]
-    values = [str(getattr(recipe, field.name)) for recipe in readers]
-    shown = values[0] if len(set(values)) == 1 else " / ".join(values)
+    defaults = {
+        name: _shown(getattr(recipe, field.name))
+        for name, recipe in _SHOWN.items()
+        if is_read(field, recipe.kind)
+    }
     info = typer.Option(
-        help=f"{field.metadata['help']} ({shown})",
+        help=f"{field.metadata['help']} ({_grouped(defaults)})",
         rich_help_panel=_heading(field.metadata["kinds"]),
     )
     return keyword(field.name, None, Annotated[field.type | None, info])
@@ -132,7 +151,8 @@ def distill(
     """Train a pruned generator to reproduce its teacher's images, or train a plain GAN.
 
     The run folder holds checkpoints, metrics.jsonl, TensorBoard events, sample grids and the
-    result, student.safetensors. Defaults of recipe numbers are in parentheses, one per recipe.
+    result, student.safetensors. Defaults of recipe numbers are in parentheses; a recipe with
+    another one is named.
 
     Example: ganc distill small.safetensors --teacher faces.safetensors -o run --steps 2000
     """
