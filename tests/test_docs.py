@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from ganc.distillation import recipes
 from ganc.evaluation.metrics import METRICS
 from ganc.exporters import formats
 from ganc.exporters.export import FORMATS
+from ganc.extras import EXTRAS
 from ganc.scoring import methods
 from ganc.scoring.density.recipe import SETTINGS
 from ganc.scoring.methods import METHODS
@@ -55,6 +57,18 @@ def test_readme_table_is_up_to_date() -> None:
 def test_recipe_table_is_up_to_date() -> None:
     page = (ROOT / "docs" / "distillation.md").read_text()
     assert page == script("recipe_table").replaced(page), "run: python docs/recipe_table.py"
+
+
+def test_extras_are_those_of_the_project_and_on_their_page() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    page = (ROOT / "docs" / "installing.md").read_text()
+    for extra, least in EXTRAS.items():
+        parted = [re.split("[>=]=", requirement) for requirement in extras[extra]]
+        assert dict(parted) == least
+        assert f"| `{extra}` |" in page
+        assert all(f"`{requirement}`" in page for requirement in extras[extra])
+    assert extras.keys() - EXTRAS.keys() == {"test", "dev"}
 
 
 @pytest.mark.parametrize(

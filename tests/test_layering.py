@@ -25,6 +25,7 @@ LAYERS: list[set[str]] = [
     {
         "collectives",
         "devices",
+        "extras",
         "families",
         "files",
         "launch",

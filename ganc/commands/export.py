@@ -27,7 +27,7 @@ def export(
         str,
         typer.Option(
             "--dtype",
-            help="Precision: fp32; of onnx also fp16 and int8, of openvino fp16, bf16 and int8.",
+            help="Precision, of onnx and openvino; files of other formats are fp32.",
         ),
     ] = "fp32",
     opset: Annotated[
@@ -77,5 +77,6 @@ def export(
     result = dataclasses.asdict(written)
     if output != "-":
         latency = {name: str(timing) for name, timing in written.latency.items()}
-        shared.emit(result, as_json, lambda: [shared.key_values(result | {"latency": latency})])
+        told = {name: value for name, value in (result | {"latency": latency}).items() if value}
+        shared.emit(result, as_json, lambda: [shared.key_values(told)])
     return None

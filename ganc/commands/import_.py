@@ -75,5 +75,15 @@ def import_(
         "inferred": inferred,
     }
     if output != "-":
-        shared.emit(result, as_json, lambda: [shared.key_values(result)])
+        shared.emit(result, as_json, lambda: [shared.key_values(_told(result, model.provenance))])
     return None
+
+
+def _told(result: dict[str, Any], provenance: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the result with what was inferred by file."""
+    by_file = {
+        f"inferred of {step['source']}": step["inferred"]
+        for step in provenance
+        if "inferred" in step
+    }
+    return {name: value for name, value in result.items() if name != "inferred"} | by_file

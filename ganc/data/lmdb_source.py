@@ -19,6 +19,7 @@ from ganc.data.images import BrokenImageError
 from ganc.data.kinds import HEAD_BYTES, Listing
 from ganc.data.sources import MAX_FILE_BYTES, Source
 from ganc.errors import DataError, MissingDependencyError
+from ganc.extras import remedy
 
 DATA_FILE = "data.mdb"
 
@@ -158,7 +159,7 @@ class _Environment:
         except ImportError as error:
             raise MissingDependencyError(
                 f"{path}: an LMDB needs the package lmdb: {error}",
-                "pip install 'ganc[lmdb]'",
+                remedy("lmdb"),
             ) from error
         self.error = lmdb.Error
         try:

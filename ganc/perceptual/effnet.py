@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ganc.errors import MissingDependencyError
+from ganc.extras import remedy
 from ganc.weights.cache import check_sha256, load_strictly, read_tensors
 
-REMEDY = "pip install 'ganc[offline]'"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 # Last block of each resolution, /2 to /32, and its width: the stages of the network's table.
@@ -93,7 +93,8 @@ def _load_network() -> Any:
         path = weights_file()
     except ImportError as error:
         raise MissingDependencyError(
-            f"`effnet-lite0` needs the package `{error.name}`, which is not installed", REMEDY
+            f"`effnet-lite0` needs the package `{error.name}`, which is not installed",
+            remedy("offline"),
         ) from error
     check_sha256(path, SHA256)
     # On the meta device no random initialisation runs: faster, and torch's global generator keeps

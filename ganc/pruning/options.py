@@ -7,6 +7,7 @@ from typing import TypedDict
 
 from ganc.errors import UsageError, unknown_name
 from ganc.options import flag_of, option, parse_count, parse_duration
+from ganc.runtimes.precisions import ALL_LISTED, PRECISIONS
 
 JOINT_BATCH = 16
 """Images per step of all layers together."""
@@ -16,7 +17,7 @@ LATENCY = "Latency"
 
 Path = str | os.PathLike[str]
 
-RUNTIMES = ("torch", "onnx", "openvino")
+RUNTIMES = tuple(PRECISIONS)
 """What a latency may be a budget of: runtimes that take a layer by itself in about a second."""
 
 UNIFORM, GLOBAL, THRESHOLD = ALLOCATION_NAMES = ("uniform", "global", "threshold")
@@ -121,7 +122,7 @@ class PruneOptions:
     refit_batch: int | None = option(None, "Inputs computed at once.", least=1, section=FIT)
     seed: int = option(0, "Seed of the fit's inputs.", least=0, section=FIT)
     runtime: str = option("torch", f"Where it runs: {', '.join(RUNTIMES)}.", section=LATENCY)
-    dtype: str = option("fp32", "Precision, one of the runtime's.", section=LATENCY)
+    dtype: str = option("fp32", f"Precision: {ALL_LISTED}.", section=LATENCY)
     batch: int = option(1, "Images per pass.", least=1, section=LATENCY)
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ import jinja2
 import torch
 
 from ganc.devices import resolve_device
+from ganc.extras import require
 from ganc.files import atomic_write, check_output
 from ganc.models.labels import LabelTable
 from ganc.models.sampling import ImageSource, Latents
@@ -22,7 +23,7 @@ from ganc.progress import Progress, silent
 from ganc.report import plots, tables
 from ganc.report.entry import Entry, in_order
 from ganc.report.pictures import interpolation_gallery, samples_gallery
-from ganc.report.plots import Point, colour, require_matplotlib
+from ganc.report.plots import Point, colour
 from ganc.report.summary import summarise
 from ganc.report.values import INTERVAL, short
 from ganc.values import VALUES, bounds
@@ -37,7 +38,7 @@ def check_page(path: str | os.PathLike[str], *, force: bool = False) -> None:
         MissingDependencyError: matplotlib is not installed.
     """
     check_output(Path(path), force=force)
-    require_matplotlib()
+    require("plot")
 
 
 def write_page(

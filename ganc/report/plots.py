@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ganc.errors import MissingDependencyError
 from ganc.report.values import short
 
 if TYPE_CHECKING:
@@ -50,20 +49,6 @@ class Point(NamedTuple):
     y: float
     colour: int
     deviation: float = 0.0
-
-
-def require_matplotlib() -> None:
-    """Find out now whether plots can be drawn.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
-    try:
-        importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"a report needs the package matplotlib: {error}", "pip install 'ganc[plot]'"
-        ) from error
 
 
 def against_macs(points: Sequence[Point], value: str) -> str:

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from ganc.errors import ComputationError, InputError
+from ganc.extras import require
 from ganc.runtimes.onnx_bundle import cut, together
 from ganc.runtimes.onnx_precision import to_half, to_int8
+from ganc.runtimes.precisions import PRECISIONS
 from ganc.runtimes.program import OUTPUT, NamedInputs, Program, first_line
-from ganc.runtimes.runtime import Executable, FileRuntime, Quantised, require
+from ganc.runtimes.runtime import Executable, FileRuntime, Quantised
 
 # Torch's exporter writes 18 and later sets are converted from it; ONNX Runtime 1.20 reads up to 23.
 OPSETS = range(18, 24)
@@ -33,7 +35,7 @@ class OnnxRuntime(FileRuntime):
         opset: The operator set of files that are written, one of ``OPSETS``.
     """
 
-    precisions = ("fp32", "fp16", "int8")
+    precisions = PRECISIONS["onnx"]
     suffix = ".onnx"
 
     def __init__(self, opset: int = OPSETS[0]) -> None:

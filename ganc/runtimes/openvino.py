@@ -11,6 +11,7 @@ from typing import Any
 
 from ganc.devices import device_name
 from ganc.errors import ComputationError, InputError
+from ganc.extras import require
 from ganc.runtimes.openvino_core import (
     HINT,
     TYPES,
@@ -24,15 +25,16 @@ from ganc.runtimes.openvino_core import (
     silence_telemetry,
 )
 from ganc.runtimes.openvino_precision import to_int8
+from ganc.runtimes.precisions import PRECISIONS
 from ganc.runtimes.program import OUTPUT, Program
 from ganc.runtimes.quiet import quiet
-from ganc.runtimes.runtime import CPU, Executable, FileRuntime, Quantised, require
+from ganc.runtimes.runtime import CPU, Executable, FileRuntime, Quantised
 
 
 class OpenVino(FileRuntime):
     """OpenVINO's CPU plugin."""
 
-    precisions = ("fp32", "fp16", "bf16", "int8")
+    precisions = PRECISIONS["openvino"]
     suffix = ".xml"
 
     def check(self, dtype: str = "fp32") -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ganc.errors import InputError
+from ganc.runtimes.precisions import PRECISIONS
 from ganc.runtimes.program import NamedInputs, Program
 from ganc.runtimes.runtime import Executable, Runtime
 
@@ -15,7 +16,7 @@ from ganc.runtimes.runtime import Executable, Runtime
 class PyTorch(Runtime):
     """The module, run as it is; in bf16 under autocast."""
 
-    precisions = ("fp32", "bf16")
+    precisions = PRECISIONS["torch"]
 
     def title(self) -> str:
         return f"PyTorch {torch.__version__}"

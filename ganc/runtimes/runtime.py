@@ -6,24 +6,16 @@ A precision is a name in ``Runtime.precisions``; what a runtime then really comp
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 
 from ganc.devices import device_name
-from ganc.errors import MissingDependencyError, unknown_name
+from ganc.errors import unknown_name
 from ganc.runtimes.program import Program, Runner
-
-EXTRAS: dict[str, dict[str, tuple[int, ...]]] = {
-    "export": {"onnx": (1, 17), "onnxscript": (0, 5), "onnxruntime": (1, 20)},
-    "openvino": {"openvino": (2025, 2), "nncf": (2, 17)},
-}
-"""Extra → its packages and their least versions, as in pyproject.toml."""
-
 
 CPU = torch.device("cpu")
 
@@ -203,34 +195,3 @@ class FileRuntime(Runtime):
         path = full.with_name(full.name.replace("fp32", dtype))
         self.reduce(program, full, path, dtype)
         return path
-
-
-def require(extra: str, packages: Iterable[str] | None = None) -> None:
-    """Check that packages of an extra are there, load, and are not too old.
-
-    Args:
-        extra: A name in ``EXTRAS``.
-        packages: Which of them; None for all.
-    Raises:
-        MissingDependencyError: One is not.
-    """
-    least: Mapping[str, tuple[int, ...]] = EXTRAS[extra]
-    hint = f"pip install 'ganc[{extra}]'"
-    for package in least if packages is None else packages:
-        try:
-            found = import_module(package).__version__
-        except ImportError as error:
-            raise MissingDependencyError(f"{package} is needed: {error}", hint) from error
-        if _numbers(found) < least[package]:
-            wanted = ".".join(map(str, least[package]))
-            raise MissingDependencyError(f"{package} {found} is older than {wanted}", hint)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Return a version's leading numbers."""
-    numbers = []
-    for part in version.split("."):
-        if not part.isdecimal():
-            break
-        numbers.append(int(part))
-    return tuple(numbers)

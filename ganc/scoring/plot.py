@@ -1,6 +1,5 @@
 """A picture of scores: every group's channels, sorted, and where the cut goes."""
 
-import importlib
 import io
 import math
 import textwrap
@@ -13,7 +12,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from torch import Tensor
 
-from ganc.errors import MissingDependencyError, UsageError
+from ganc.errors import UsageError
+from ganc.extras import require
 from ganc.files import atomic_write, check_output
 from ganc.scores import Scores
 
@@ -41,12 +41,7 @@ def check_plot(path: Path, *, force: bool) -> None:
     if path.suffix.lower() != ".png":
         raise UsageError(f"--plot {path} must name a .png file")
     check_output(path, force=force)
-    try:
-        importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"--plot needs the package matplotlib: {error}", "pip install 'ganc[plot]'"
-        ) from error
+    require("plot")
 
 
 def save_plot(figure: "Figure", path: Path, *, force: bool = False) -> None:

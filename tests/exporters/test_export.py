@@ -29,7 +29,6 @@ from ganc.exporters.export import ExportResult, export
 from ganc.groups import slice_tensors
 from ganc.models.model import Model
 from ganc.models.stylegan2 import Generator
-from ganc.runtimes import runtime
 from ganc.runtimes.graph import build_graph
 from ganc.runtimes.runtime import Conditions, Executable
 from tests.conftest import Outcome, make_model
@@ -367,7 +366,7 @@ def test_a_missing_package_is_named_before_anything_is_written(
             raise ModuleNotFoundError(f"No module named '{name}'")
         return import_module(name)
 
-    monkeypatch.setattr(runtime, "import_module", absent)
+    monkeypatch.setattr("ganc.extras.import_module", absent)
     with pytest.raises(MissingDependencyError, match=f"^{package} is needed") as caught:
         export(make_model(), tmp_path / "model.onnx")
     assert caught.value.hint == "pip install 'ganc[export]'"

@@ -167,7 +167,7 @@ def test_the_command_names_what_a_name_has_to_be(
 def there(monkeypatch: pytest.MonkeyPatch, *capabilities: str, version: str = "2026.1.0") -> None:
     """Let OpenVINO be there, on a processor of our choice."""
     fake = SimpleNamespace(__version__=version)
-    monkeypatch.setattr("ganc.runtimes.runtime.import_module", lambda name: fake)
+    monkeypatch.setattr("ganc.extras.import_module", lambda name: fake)
     monkeypatch.setattr(runtime, "capabilities", lambda: capabilities)
 
 
@@ -214,7 +214,7 @@ def test_a_missing_package_is_named(
             raise ModuleNotFoundError(f"No module named '{name}'")
         return SimpleNamespace(__version__="2026.1.0")
 
-    monkeypatch.setattr("ganc.runtimes.runtime.import_module", absent)
+    monkeypatch.setattr("ganc.extras.import_module", absent)
     with pytest.raises(MissingDependencyError, match=f"^{package} is needed") as caught:
         export(make_model(), tmp_path / "m.xml", format="openvino", dtype=dtype)
     assert caught.value.hint == "pip install 'ganc[openvino]'"

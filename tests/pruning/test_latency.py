@@ -25,7 +25,6 @@ from ganc.pruning.latency.measuring import Stand
 from ganc.pruning.options import PruneOptions
 from ganc.pruning.plan import choose, make_plan, prune
 from ganc.pruning.slicing import apply_plan
-from ganc.runtimes import runtime as runtimes
 from ganc.runtimes.graph import Graph
 from ganc.runtimes.measure import RUNTIMES, Timing
 from ganc.runtimes.program import Program
@@ -265,7 +264,7 @@ def test_a_runtime_that_is_missing(
         raise ImportError(f"No module named '{name}'")
 
     monkeypatch.setattr(budget, "Stand", Stand)
-    monkeypatch.setattr(runtimes, "import_module", absent)
+    monkeypatch.setattr("ganc.extras.import_module", absent)
     done = command("--latency", "20ms", "--runtime", "onnx")
     assert done.code == MissingDependencyError.exit_code
     assert "pip install 'ganc[export]'" in done.err

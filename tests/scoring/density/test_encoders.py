@@ -24,6 +24,7 @@ from ganc.errors import (
     UsageError,
     WeightsError,
 )
+from ganc.extras import remedy
 from ganc.perceptual import effnet
 from ganc.perceptual.features import load_features
 from ganc.progress import Progress, silent
@@ -125,7 +126,7 @@ def test_missing_package_offers_what_needs_none(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(MissingDependencyError, match="is not installed") as caught:
         open_encoder(request("effnet-lite0"))
-    assert str(caught.value.hint).startswith(effnet.REMEDY)
+    assert str(caught.value.hint).startswith(remedy("offline"))
     assert "encoder=trained needs nothing" in str(caught.value.hint)
 
 
