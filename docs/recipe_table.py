@@ -42,7 +42,7 @@ def style(name: str, interval: str | None = None) -> Callable[[Recipe], str]:
 
 
 def adversarial(recipe: Recipe) -> str:
-    forms = {"task": "the task's: BCE for pairs, LSGAN for CycleGAN"}
+    forms = {"task": "BCE for pairs, LSGAN for CycleGAN"}
     form = forms.get(recipe.adversarial, recipe.adversarial)
     return f"{form}, {recipe.d_steps} D steps" if recipe.kind == SNGAN else form
 
@@ -81,7 +81,6 @@ ROWS: dict[str, Callable[[Recipe], str]] = {
     "L1 to the paired image (`paired_l1_weight`)": weight("paired_l1_weight"),
     "cycle, identity (`cycle_weight`, `identity_weight`)": cycle,
     "past images (`pool_size`)": weight("pool_size"),
-    "features (`feature_weight`)": weight("feature_weight"),
     "batch, learning rate, betas": adam,
     "source": lambda recipe: SOURCES[recipe.name],
 }

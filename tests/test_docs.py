@@ -179,6 +179,13 @@ def test_every_metric_is_documented() -> None:
 
 
 @pytest.mark.parametrize("page", ALL_PAGES)
+def test_a_page_begins_with_its_only_title(page: str) -> None:
+    text = (ROOT / page).read_text()
+    assert text.startswith("# ")
+    assert len(re.findall("^# ", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M)) == 1
+
+
+@pytest.mark.parametrize("page", ALL_PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     for target, anchor in markdown.links(ROOT / page):
         assert target.exists(), f"{page} → {target}"
