@@ -70,7 +70,7 @@ SHORTER = {
 def test_readme_s_commands_run_on_a_foreign_file(
     ganc: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    foreign = GOLDEN / "files" / "nvidia" / "case2a_nv_sg2_c0_noclamp.pkl"
+    foreign = GOLDEN / "files" / "nvidia" / "nvidia-stylegan2-32.pkl"
     shutil.copy(foreign, tmp_path / "faces.pkl")
     monkeypatch.chdir(tmp_path)
     readme = (GOLDEN.parent.parent / "README.md").read_text()

@@ -22,7 +22,7 @@ from ganc.models.model import Model
 from tests.conftest import GOLDEN, Outcome, make_model
 
 Ganc = Callable[..., Outcome]
-ROSINALITY = GOLDEN / "files" / "rosinality" / "case1_g_d_gema.pt"
+ROSINALITY = GOLDEN / "files" / "rosinality" / "networks.pt"
 
 
 def assert_one_line(outcome: Outcome, code: int, *findings: str) -> None:

@@ -287,7 +287,7 @@ def test_a_generator_learns_to_follow_its_teacher(student: Model, teacher: Model
 
 
 def test_a_pruned_trained_generator_comes_back() -> None:
-    teacher = load(GOLDEN / "trained" / "sngan32_faces.safetensors")
+    teacher = load(GOLDEN / "trained" / "sngan-faces-32.safetensors")
     student = prune(teacher, score(teacher, "l1-out"), speedup=2)
     numbers = NUMBERS | {"batch": 16, "adversarial_weight": 0.0, "lr": 0.002}
     trainer = make_trainer(student, teacher, resolve_recipe("sngan", numbers))
