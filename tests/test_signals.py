@@ -6,7 +6,6 @@ The commands run in processes that are forked, so that none of them waits for to
 import os
 import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,15 +17,15 @@ import filelock
 import pytest
 import torch
 
-from ganc import cli, stop
+from ganc import stop
 from ganc.checkpoints.store import save
 from ganc.errors import ComputationError
 from ganc.scoring.score import score
 from ganc.weights.published import WEIGHTS
+from tests import forked
 from tests.conftest import make_model
-from tests.distillation import forked
-from tests.distillation.forked import LIMIT_SEC
 from tests.families import make_unet
+from tests.forked import LIMIT_SEC
 from tests.scoring.density.cases import FLAGS, write_pairs
 
 SIGNALS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
@@ -35,15 +34,8 @@ ENDLESS = "1000000"
 
 def command(folder: Path, words: list[str]) -> None:
     """Be ``ganc WORDS`` in a folder; what it says goes to the files out and err."""
-    os.chdir(folder)
     os.environ["GANC_CACHE"] = str(folder / "cache")
-    for descriptor, name in ((1, "out"), (2, "err")):
-        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT)
-        os.dup2(file, descriptor)
-    sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
-    sys.argv = ["ganc", *words]
-    cli.main()
+    forked.be_ganc(folder, folder, words)
 
 
 def signalled_in_exporter(folder: Path, words: list[str], number: int) -> None:

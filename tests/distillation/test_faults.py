@@ -29,8 +29,8 @@ from ganc.distillation.recipes import RECIPES
 from ganc.distillation.settings import Choices, TrainingSettings, new_settings, resumed_settings
 from ganc.errors import CheckpointError, DataError, GancError, InputError
 from ganc.progress import ignore
+from tests import forked
 from tests.conftest import make_model
-from tests.distillation import forked
 from tests.distillation.conftest import pruned
 
 NUMBERS = {"batch": 4, "perceptual": "none", "r1_interval": 3, "pl_interval": 2}

@@ -20,8 +20,8 @@ from ganc.checkpoints.store import load, save
 from ganc.distillation import run_folder
 from ganc.distillation.trainers import losses
 from ganc.models.model import Model
+from tests import forked
 from tests.conftest import Outcome, make_model
-from tests.distillation import forked
 from tests.distillation.conftest import pruned
 from tests.families import make_stylegan3
 

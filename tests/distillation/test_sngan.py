@@ -25,8 +25,8 @@ from ganc.models.spectral import SpectralLayer
 from ganc.progress import ignore, silent
 from ganc.pruning.plan import prune
 from ganc.scoring.score import score
+from tests import forked
 from tests.conftest import GOLDEN, randomise
-from tests.distillation import forked
 from tests.distillation.parts import make_parts
 from tests.distillation.test_loop import metrics, tensors
 from tests.distillation.test_processes import write_images

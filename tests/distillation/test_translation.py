@@ -1,9 +1,6 @@
 """Training of translators: the published losses, who is trained when, resuming, processes."""
 
 import copy
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,9 +26,11 @@ from ganc.distillation.trainers.one_way import OneWayTrainer
 from ganc.distillation.trainers.pool import ImagePool
 from ganc.distillation.trainers.translation import TranslationTrainer
 from ganc.errors import DataError, InputError, UsageError
+from ganc.launch import process_group
 from ganc.models import patchgan, resnet_translator
 from ganc.models.model import Model
 from ganc.progress import ignore
+from tests import forked
 from tests.distillation.parts import make_parts
 from tests.distillation.test_loop import metrics, tensors
 from tests.families import make_cyclegan, make_patchgan, make_resnet, make_unet
@@ -512,15 +511,11 @@ def test_translators_options_are_theirs(tmp_path: Path, student: Model, teacher:
 
 # --- several processes
 
-WORKER = """
-import sys
-from ganc.distillation.distill import distill
-from ganc.launch import process_group
-task, path, data, out = sys.argv[1:]
-overrides = {"batch": 4, "pool_size": 5, "feature_weight": 1.0, "l1_weight": 1.0}
-with process_group():
-    distill(path, path, out, data=data, overrides=overrides, steps=5, device="cpu")
-"""
+
+def train_together(path: Path, data: Path, out: Path) -> None:
+    overrides = {"batch": 4, "pool_size": 5, "feature_weight": 1.0, "l1_weight": 1.0}
+    with process_group():
+        distill(path, path, out, data=data, overrides=overrides, steps=5, device="cpu")
 
 
 @pytest.mark.slow
@@ -528,15 +523,10 @@ with process_group():
 def test_two_processes_have_the_losses_of_one(data: Path, tmp_path: Path, task: str) -> None:
     """Batch norm over both, dropout, the pool and the features are those of the global batch."""
     save(TASKS[task][0](), tmp_path / "model.safetensors")
-    worker = tmp_path / "worker.py"
-    worker.write_text(WORKER)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     series = []
-    for count in (1, 2):
-        out = tmp_path / f"run{count}"
-        arguments = [worker, task, tmp_path / "model.safetensors", data, out]
-        subprocess.run([*torchrun, str(count), *map(str, arguments)], check=True, timeout=240,
-                       capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    for world in (1, 2):
+        out = tmp_path / f"run{world}"
+        forked.run_group(world, train_together, tmp_path / "model.safetensors", data, out)
         series.append(metrics(out))
     assert len(series[0]) == 5
     for one, two in zip(*series, strict=True):

@@ -5,6 +5,7 @@ Several of them find each other as ``torchrun`` would have it: the test serves t
 
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +20,8 @@ import torch.distributed.nn.functional
 
 import ganc.commands.distill
 import ganc.distillation.distill
-import ganc.evaluation.evaluate  # noqa: F401  (as above: in the server, not in every child)
+import ganc.evaluation.evaluate
+import ganc.scoring.score  # noqa: F401  (as above: in the server, not in every child)
 from ganc import cli
 from tests.conftest import Outcome
 
@@ -50,6 +52,21 @@ def _run(target: Callable[..., object], *arguments: Any) -> None:
     target(*arguments)
 
 
+def be_ganc(folder: Path, said: Path, words: list[str]) -> None:
+    """Be ``ganc WORDS`` in a folder; what it says goes to the files out and err of another."""
+    os.chdir(folder)
+    _speak_into(said / "out", said / "err")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
+    sys.argv = ["ganc", *words]
+    cli.main()
+
+
+def _speak_into(out: Path, err: Path) -> None:
+    for descriptor, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+
+
 class Group(NamedTuple):
     """``ganc`` as several processes.
 
@@ -78,16 +95,30 @@ class Group(NamedTuple):
 
 def ganc_group(world: int, folder: Path, *arguments: object) -> Group:
     """Start ``ganc ARGUMENTS`` as ``world`` processes in a folder."""
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = new_store()
     words = [str(argument) for argument in arguments]
     written = folder / f"said-{store.port}"
     written.mkdir()
-    environments = [_environment(rank, world, store.port) for rank in range(world)]
+    environments = [environment(rank, world, store.port) for rank in range(world)]
     processes = [start(_ganc, folder, written, words, env) for env in environments]
     return Group(processes, written, store)
 
 
-def _environment(rank: int, world: int, port: int) -> dict[str, str]:
+def run_group(world: int, target: Callable[..., object], *arguments: Any) -> None:
+    """Run a function of a test module in ``world`` processes, all of which must succeed."""
+    store = new_store()
+    environments = [environment(rank, world, store.port) for rank in range(world)]
+    processes = [start(_member, env, target, *arguments) for env in environments]
+    assert [exit_code(process) for process in processes] == [0] * world
+
+
+def new_store() -> dist.TCPStore:
+    """Serve the store in which processes find each other, at a free port."""
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def environment(rank: int, world: int, port: int) -> dict[str, str]:
+    """Return what ``torchrun`` would tell a process."""
     return {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0",
         "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
@@ -96,14 +127,16 @@ def _environment(rank: int, world: int, port: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _ganc(folder: Path, written: Path, words: list[str], environment: dict[str, str]) -> None:
-    os.environ.update(environment)
+def _member(variables: dict[str, str], target: Callable[..., object], *arguments: Any) -> None:
+    os.environ.update(variables)
+    target(*arguments)
+
+
+def _ganc(folder: Path, written: Path, words: list[str], variables: dict[str, str]) -> None:
+    os.environ.update(variables)
     os.chdir(folder)
-    rank = environment["RANK"]
-    for descriptor, name in ((1, "out"), (2, "err")):
-        file = os.open(written / f"{rank}.{name}", os.O_WRONLY | os.O_CREAT)
-        os.dup2(file, descriptor)
-    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+    rank = variables["RANK"]
+    _speak_into(written / f"{rank}.out", written / f"{rank}.err")
     if rank != "0":
         sys.addaudithook(lambda event, values: _refuse_writing(folder, event, values))
     sys.exit(cli.run(words))
