@@ -172,17 +172,24 @@ def test_other_settings_are_refused_and_named(
         train(resume="latest", teacher=None)  # it was given as an object
 
 
-def test_a_folder_in_use_or_not_empty_is_refused(train: Train, tmp_path: Path) -> None:
+def test_a_folder_that_holds_a_run_is_refused(train: Train) -> None:
     train(steps=1)
     with pytest.raises(OutputError, match="holds a run already, at step 1") as caught:
         train(steps=1)
     assert "--resume latest" in (caught.value.hint or "")
+
+
+def test_a_folder_that_is_not_empty_is_refused(train: Train, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="is not empty"):
         train("other")
     assert [p.name for p in other.iterdir() if p.name != ".lock"] == ["notes.txt"]
+
+
+def test_a_folder_in_use_is_refused(train: Train, tmp_path: Path) -> None:
+    train(steps=1)
     with (
         run_folder.hold(tmp_path / "run"),
         pytest.raises(OutputError, match="is in use by another process"),
@@ -191,17 +198,22 @@ def test_a_folder_in_use_or_not_empty_is_refused(train: Train, tmp_path: Path) -
     train(steps=2, resume="latest")
 
 
-def test_a_failed_start_leaves_nothing(train: Train, tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"folder .*missing does not exist"):
-        train("missing/run")
-    with pytest.raises(UsageError, match="unknown recipe"):
-        train(recipe="nope")
-    with pytest.raises(UsageError, match="a student is needed"):
-        train(student=None)
-    with pytest.raises(UsageError, match="--keep-last 0 is below 1"):
-        train(keep_last=0)
-    with pytest.raises(InputError, match="holds no complete checkpoint"):
-        train(resume="latest")
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"name": "missing/run"}, OutputError, r"folder .*missing does not exist"),
+        ({"recipe": "nope"}, UsageError, "unknown recipe"),
+        ({"student": None}, UsageError, "a student is needed"),
+        ({"keep_last": 0}, UsageError, "--keep-last 0 is below 1"),
+        ({"resume": "latest"}, InputError, "holds no complete checkpoint"),
+    ],
+    ids=["no folder", "recipe", "no student", "keep_last", "resume"],
+)
+def test_a_failed_start_leaves_nothing(
+    train: Train, tmp_path: Path, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        train(**arguments)
     assert not (tmp_path / "run").exists()
 
 

@@ -91,6 +91,9 @@ def test_auto_is_recorded(model: Model) -> None:
     assert 80 <= taken < 1000
     same = score(model, "l1-out", effective=True, samples=taken, batch=5)
     assert all(torch.equal(same[name], values) for name, values in scores.values.items())
+
+
+def test_counts_of_samples_that_cannot_be(model: Model) -> None:
     with pytest.raises(UsageError, match="neither a count nor auto"):
         score(model, "diversity", samples="many")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"--prune-ratio 1 is outside"):
