@@ -289,9 +289,8 @@ def test_full_disk_leaves_nothing_behind(
 def test_pipes(tmp_path: Path, checkpoint: Path) -> None:
     ganc_ = f"{sys.executable} -m ganc"
     line = (
-        f"{ganc_} import {ROSINALITY} -o - -q | {ganc_} score - --method random -o - -q"
-        f" > scores.bin && {ganc_} import {ROSINALITY} -o - -q"
-        f" | {ganc_} prune - --scores scores.bin --prune-ratio 0.7 -o - -q"
+        f"{ganc_} import {ROSINALITY} -o - -q | tee own | {ganc_} score - --method random -o - -q"
+        f" > scores.bin && cat own | {ganc_} prune - --scores scores.bin --prune-ratio 0.7 -o - -q"
         f" | {ganc_} info - --json"
     )
     done = subprocess.run(
