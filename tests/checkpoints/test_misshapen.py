@@ -58,7 +58,7 @@ def changed(tree: Mapping[str, Any], draw: Callable[..., Any]) -> dict[str, Any]
 
 
 @pytest.mark.parametrize("name", list(FILES))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_a_misshapen_state_is_refused_in_one_line(name: str, data: st.DataObject) -> None:
     file = io.BytesIO()

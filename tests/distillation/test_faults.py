@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -28,9 +29,11 @@ from ganc.distillation.distill import DistillResult, distill
 from ganc.distillation.recipes import RECIPES
 from ganc.distillation.settings import Choices, TrainingSettings, new_settings, resumed_settings
 from ganc.errors import CheckpointError, DataError, GancError, InputError
+from ganc.models.model import Model
+from ganc.models.stylegan2 import Generator
+from ganc.models.stylegan2_discriminator import Discriminator
 from ganc.progress import ignore
 from tests import forked
-from tests.conftest import make_model
 from tests.distillation.conftest import pruned
 
 NUMBERS = {"batch": 4, "perceptual": "none", "r1_interval": 3, "pl_interval": 2}
@@ -40,10 +43,21 @@ FILES = ("state.json", "student.safetensors", "ema.safetensors", "optimizers.saf
 Train = Callable[..., DistillResult]
 
 
+def make_tiny() -> Model:
+    """Build a StyleGAN2 of 8 px: these tests train it some hundred times."""
+    torch.manual_seed(0)
+    widths = {"b4.const": 4, "b4.conv1": 3, "b8.conv0": 4, "b8.conv1": 3}
+    d_widths = {"b8.fromrgb": 3, "b8.conv0": 4, "b8.conv1": 3, "b4.conv": 3, "b4.fc": 4}
+    mapping = {"num_layers": 1}
+    generator = Generator(4, 0, 4, 8, 3, mapping_kwargs=mapping, widths=widths)
+    discriminator = Discriminator(0, 8, 3, mapping_kwargs=mapping, widths=d_widths)
+    return Model(generator.eval(), discriminator.eval())
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Holds a teacher and its student, and runs to be."""
-    teacher = make_model()
+    teacher = make_tiny()
     save(teacher, tmp_path / "teacher.safetensors")
     save(pruned(teacher), tmp_path / "student.safetensors")
     return tmp_path
