@@ -218,7 +218,7 @@ def test_a_file_that_is_cut_short_loses_nothing(folder: Path) -> None:
     assert len(sizes) > 6
 
 
-LONG = {"steps": 120, "save_every": 2, "sample_every": 7, "log_every": 2, "keep_last": 2}
+LONG = {"steps": 72, "save_every": 2, "sample_every": 7, "log_every": 2, "keep_last": 2}
 
 
 def slow_sync() -> None:
@@ -251,12 +251,12 @@ def die_after(folder: Path, seconds: float) -> None:
 
 
 @pytest.mark.slow
-def test_death_at_20_random_moments_loses_nothing(folder: Path) -> None:
+def test_death_at_12_random_moments_loses_nothing(folder: Path) -> None:
     assert forked.exit_code(forked.start(train_whole, folder)) == 0
     first, last = json.loads((folder / "clock").read_text())
     latest = first + 5 * (last - first) / LONG["steps"]
     moments, steps = random.Random(0), []
-    for _ in range(20):
+    for _ in range(12):
         process = forked.start(die_after, folder, moments.uniform(0, latest))
         assert forked.exit_code(process) == -signal.SIGPROF
         steps.append(max(run_folder.steps(folder / "run"), default=-1))
