@@ -88,7 +88,7 @@ def sngan(given: argparse.Namespace) -> Family:
     metrics = (
         "fd", "lpips-diversity", "irs", "irs-kept", "precision", "recall", "perceptual", "l1",
     )  # fmt: skip
-    teacher = ganc.load(TEACHERS / "sngan32_faces.safetensors")
+    teacher = ganc.load(TEACHERS / "sngan-faces-32.safetensors")
     begun = starts(2.85e6, 9.5)
 
     def draw(model: ganc.Model | None) -> Tensor | None:
@@ -108,7 +108,7 @@ def cyclegan(given: argparse.Namespace) -> Family:
     sets = train_translators.sets(given.data, given.out, 32)
     data, (faces, sketches) = sets / "faces2sketches", held_out(sets)
     begun = starts(2.89e6, 3.6, data=data / "trainA", data_b=data / "trainB")
-    teacher = ganc.load(TEACHERS / "cyclegan32_faces2sketches.safetensors")
+    teacher = ganc.load(TEACHERS / "cyclegan-faces2sketches-32.safetensors")
     views = {
         "sketch ": {"input": faces, "target": sketches, "data": sketches},
         "face ": {"network": "generator_b", "input": sketches, "target": faces, "data": faces},

@@ -22,7 +22,7 @@ from ganc.models.model import Model
 from tests.conftest import GOLDEN, Outcome, make_model
 
 Ganc = Callable[..., Outcome]
-ROSINALITY = GOLDEN / "files" / "rosinality" / "case1_g_d_gema.pt"
+ROSINALITY = GOLDEN / "files" / "rosinality" / "networks.pt"
 
 
 def assert_one_line(outcome: Outcome, code: int, *findings: str) -> None:
@@ -289,9 +289,8 @@ def test_full_disk_leaves_nothing_behind(
 def test_pipes(tmp_path: Path, checkpoint: Path) -> None:
     ganc_ = f"{sys.executable} -m ganc"
     line = (
-        f"{ganc_} import {ROSINALITY} -o - -q | {ganc_} score - --method random -o - -q"
-        f" > scores.bin && {ganc_} import {ROSINALITY} -o - -q"
-        f" | {ganc_} prune - --scores scores.bin --prune-ratio 0.7 -o - -q"
+        f"{ganc_} import {ROSINALITY} -o - -q | tee own | {ganc_} score - --method random -o - -q"
+        f" > scores.bin && cat own | {ganc_} prune - --scores scores.bin --prune-ratio 0.7 -o - -q"
         f" | {ganc_} info - --json"
     )
     done = subprocess.run(

@@ -173,7 +173,7 @@ def test_info_tells_every_network(ganc: Ganc, cyclegan: Path) -> None:
 
 
 def test_files_without_counts_per_network_are_read(ganc: Ganc) -> None:
-    path = GOLDEN / "files" / "ganc" / "without_networks.safetensors"
+    path = GOLDEN / "files" / "ganc" / "without-networks.safetensors"
     info = json.loads(ganc("info", path, "--json").out)
     assert info["networks"] == {
         "generator": {"architecture": "stylegan2", "params": 434, "macs": 7084},

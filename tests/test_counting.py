@@ -13,7 +13,7 @@ from ganc.groups import count_macs, count_params, sliced_shapes
 from ganc.models.stylegan2 import BLOCK_ARCHITECTURES, Generator, SynthesisLayer
 from tests.conftest import GOLDEN, make_model
 
-ROWS: dict[str, Any] = json.loads((GOLDEN / "case7_flops" / "flops.json").read_text())["rows"]
+ROWS: dict[str, Any] = json.loads((GOLDEN / "macs" / "counts.json").read_text())["rows"]
 
 
 def full_size(resolution: int, **settings: Any) -> Generator:

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from ganc import cli
 from ganc.checkpoints.store import save
 from ganc.files import atomic_write, is_temporary
+from tests import forked
 from tests.conftest import Outcome, make_model
-from tests.distillation import forked
 from tests.families import make_unet
 from tests.scoring.density.cases import FLAGS, write_pairs
 

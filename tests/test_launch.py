@@ -1,24 +1,21 @@
 """Several processes: how they meet, who reports a failure, and that nobody waits for ever."""
 
-import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
-import torch.distributed as dist
 
-from ganc import collectives, launch
+from ganc import cli, collectives, launch
 from ganc.checkpoints.store import save
 from ganc.errors import InputError, UsageError
+from tests import forked
 from tests.conftest import make_model
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -87,19 +84,6 @@ def test_a_killed_process_ends_the_others(folder: Path, place: str) -> None:
     assert "exitcode  : 0 " not in report
 
 
-class Board(NamedTuple):
-    """The store that torchrun serves."""
-
-    store: dist.TCPStore
-    port: int
-
-
-@pytest.fixture
-def board() -> Board:
-    store = dist.TCPStore("127.0.0.1", 0, None, is_master=True, wait_for_workers=False)
-    return Board(store, store.port)
-
-
 def closed_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -107,38 +91,24 @@ def closed_port() -> int:
     return port
 
 
-MEETING = """
-import sys
-from datetime import timedelta
-from ganc import cli, collectives, launch
+def meet(folder: Path, variables: dict[str, str], seconds: float) -> None:
+    """Be a command that meets the other processes of a launch."""
+    os.environ.update(variables)
+    launch.GRACE = timedelta(seconds=1)
 
-launch.GRACE = timedelta(seconds=1)
+    def meet() -> None:
+        with launch.process_group(timeout=timedelta(seconds=seconds)):
+            print("met")
 
-def meet():
-    with launch.process_group(timeout=timedelta(seconds=float(sys.argv[1]))):
-        print("met")
-
-cli.app.registered_commands.clear()
-cli.app.command("meet")(meet)
-cli.app.command("other")(meet)
-sys.exit(cli.run(["meet"]))
-"""
+    cli.app.registered_commands.clear()
+    cli.app.command("meet")(meet)
+    cli.app.command("other")(meet)
+    forked.be_ganc(folder, folder, ["meet"])
 
 
-@contextlib.contextmanager
-def meeting(rank: int, port: int, seconds: float) -> Iterator[subprocess.Popen[str]]:
+def start_alone(folder: Path, rank: int, port: int, seconds: float) -> BaseProcess:
     """Start one of two processes, the other of which nobody starts."""
-    place = {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1",
-             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
-             "TORCHELASTIC_USE_AGENT_STORE": "True"}  # fmt: skip
-    with subprocess.Popen(
-        [sys.executable, "-c", MEETING, str(seconds)], env={**os.environ, **place}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        try:
-            yield process
-        finally:
-            process.kill()
+    return forked.start(meet, folder, forked.environment(rank, 2, port), seconds)
 
 
 def check_line(err: str, start: str, port: int) -> None:
@@ -149,31 +119,33 @@ def check_line(err: str, start: str, port: int) -> None:
 
 
 @pytest.mark.slow
-def test_who_does_not_come_is_named_in_time(board: Board) -> None:
-    with meeting(0, board.port, 2) as process:
-        out, err = process.communicate(timeout=60)
+def test_who_does_not_come_is_named_in_time(tmp_path: Path) -> None:
+    store = forked.new_store()
+    process = start_alone(tmp_path, 0, store.port, 2)
+    assert forked.exit_code(process) == 4
     start = "error: rank 0: no connection to the other processes: rank 1 of 2 did not join within 2"
-    check_line(err, start, board.port)
-    assert (process.returncode, out) == (4, "")
+    check_line((tmp_path / "err").read_text(), start, store.port)
+    assert (tmp_path / "out").read_text() == ""
 
 
 @pytest.mark.slow
-def test_a_place_that_does_not_answer_is_not_waited_for() -> None:
+def test_a_place_that_does_not_answer_is_not_waited_for(tmp_path: Path) -> None:
     port = closed_port()
-    with meeting(1, port, 2) as process:
-        out, err = process.communicate(timeout=60)
-    check_line(err, "error: rank 1: no connection to the other processes: ", port)
-    assert (process.returncode, out) == (4, "")
+    process = start_alone(tmp_path, 1, port, 2)
+    assert forked.exit_code(process) == 4
+    start = "error: rank 1: no connection to the other processes: "
+    check_line((tmp_path / "err").read_text(), start, port)
+    assert (tmp_path / "out").read_text() == ""
 
 
 @pytest.mark.slow
-def test_waiting_ends_when_it_is_told_to(board: Board) -> None:
-    with meeting(0, board.port, 500) as process:
-        board.store.wait(["ganc/here/0"], timedelta(seconds=60))
-        process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 143
-    assert "error: rank 0: terminated\n" in err
+def test_waiting_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    store = forked.new_store()
+    process = start_alone(tmp_path, 0, store.port, 500)
+    store.wait(["ganc/here/0"], timedelta(seconds=60))
+    process.terminate()
+    assert forked.exit_code(process) == 143
+    assert "error: rank 0: terminated\n" in (tmp_path / "err").read_text()
 
 
 def test_alone_it_does_nothing() -> None:

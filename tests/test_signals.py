@@ -3,12 +3,12 @@
 The commands run in processes that are forked, so that none of them waits for torch to load.
 """
 
+import itertools
 import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,32 +18,30 @@ import filelock
 import pytest
 import torch
 
-from ganc import cli, stop
+from ganc import stop
 from ganc.checkpoints.store import save
 from ganc.errors import ComputationError
 from ganc.scoring.score import score
 from ganc.weights.published import WEIGHTS
+from tests import forked
 from tests.conftest import make_model
-from tests.distillation import forked
-from tests.distillation.forked import LIMIT_SEC
 from tests.families import make_unet
+from tests.forked import LIMIT_SEC
 from tests.scoring.density.cases import FLAGS, write_pairs
 
 SIGNALS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 ENDLESS = "1000000"
 
 
+def one_each(commands: Iterable[str]) -> list[tuple[str, int]]:
+    """Pair each command with a signal, by turns: what handles them does not know the command."""
+    return list(zip(commands, itertools.cycle(SIGNALS), strict=False))
+
+
 def command(folder: Path, words: list[str]) -> None:
     """Be ``ganc WORDS`` in a folder; what it says goes to the files out and err."""
-    os.chdir(folder)
     os.environ["GANC_CACHE"] = str(folder / "cache")
-    for descriptor, name in ((1, "out"), (2, "err")):
-        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT)
-        os.dup2(file, descriptor)
-    sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
-    sys.argv = ["ganc", *words]
-    cli.main()
+    forked.be_ganc(folder, folder, words)
 
 
 def signalled_in_exporter(folder: Path, words: list[str], number: int) -> None:
@@ -126,8 +124,7 @@ WORKING = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("words", WORKING)
+@pytest.mark.parametrize(("words", "number"), one_each(WORKING))
 def test_a_signal_ends_a_command(folder: Path, words: str, number: int) -> None:
     process = forked.start(command, folder, words.split())
     wait_for(process, folder / "err", f"{WORKING[words]} …\n")
@@ -135,9 +132,11 @@ def test_a_signal_ends_a_command(folder: Path, words: str, number: int) -> None:
     assert_ended(process, folder, number)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("words", ["import PIPE -o x", "info PIPE", "sample PIPE -o x",
-                                   "prune m.safetensors --scores PIPE -o x"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "number"),
+    one_each(["import PIPE -o x", "info PIPE", "sample PIPE -o x",
+              "prune m.safetensors --scores PIPE -o x"]),
+)  # fmt: skip
 def test_a_signal_ends_a_command_that_reads(folder: Path, words: str, number: int) -> None:
     pipe = folder / "pipe"
     os.mkfifo(pipe)
@@ -154,12 +153,11 @@ def test_a_signal_ends_an_export_to_onnx(folder: Path) -> None:
     assert_ended(process, folder, signal.SIGTERM)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_a_demo(folder: Path, number: int) -> None:
+def test_a_signal_ends_a_demo(folder: Path) -> None:
     process = forked.start(command, folder, ["demo", "-o", "demo"])
     wait_for(process, folder / "err", "scoring …\n")
-    send(process, number)
-    assert_ended(process, folder, number)
+    send(process, signal.SIGINT)
+    assert_ended(process, folder, signal.SIGINT)
     assert os.listdir(folder / "demo") == ["teacher.safetensors"]  # done before
     shutil.rmtree(folder / "demo")
 
@@ -184,8 +182,7 @@ SAVING = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("words", SAVING)
+@pytest.mark.parametrize(("words", "number"), one_each(SAVING))
 def test_a_signal_lets_a_run_save_what_it_has(folder: Path, words: str, number: int) -> None:
     says, ends = SAVING[words]
     process = forked.start(command, folder, words.split())

@@ -13,7 +13,7 @@ from tests.conftest import GOLDEN
 G, D, W_AVG = stylegan2()
 RESNET = cyclegan()
 UNET: State = dict(
-    torch.load(GOLDEN / "files" / "pix2pix_unet128" / "latest_net_G.pth", weights_only=True)
+    torch.load(GOLDEN / "files" / "junyanz-pix2pix" / "latest_net_G.pth", weights_only=True)
 )
 
 

@@ -38,7 +38,7 @@ def test_images_that_are_not_square(layout: str) -> None:
     if layout == "rosinality":
         state = {**G, "input.input": torch.zeros(1, 32, 4, 8)}
     else:
-        state = bare("nvidia_sg2_c4_clamp")
+        state = bare("nvidia-stylegan2-16-labels")
         state["synthesis.b4.const"] = torch.zeros(len(state["synthesis.b4.const"]), 4, 8)
     with pytest.raises(CheckpointError, match="is 4x8: its images are not square"):
         loaded(state)
@@ -55,7 +55,7 @@ def test_an_sngan_begins_and_ends_at_mimicrys_sizes() -> None:
 
 def test_what_was_inferred_always_names_z_dim() -> None:
     path = GOLDEN / "files" / "mimicry" / "netG_100000_steps.pth"
-    trees = [G, bare("nvidia_sg2_c4_clamp"), bare("nvidia_sg3r_c3"),
+    trees = [G, bare("nvidia-stylegan2-16-labels"), bare("nvidia-stylegan3-r-16"),
              torch.load(path, weights_only=True)]  # fmt: skip
     for tree in trees:
         model = loaded(tree)
@@ -77,7 +77,7 @@ def test_counters_that_an_old_sngan_lacks_are_filled() -> None:
 def test_noise_maps_from_before_they_were_stored(
     golden: Callable[[str], Mapping[str, torch.Tensor]],
 ) -> None:
-    io = golden("case1_rosinality_sg2_32")
+    io = golden("rosinality-stylegan2-32")
     lean = {name: t for name, t in G.items() if not name.startswith("noises.")}
     model = loaded({"g_ema": lean, "latent_avg": W_AVG})
     assert inferred(model)["noise_maps"] == "7 drawn from seed 0"

@@ -13,15 +13,15 @@ from ganc.checkpoints.store import import_checkpoints, load, save
 from ganc.errors import CheckpointError, UsageError
 from tests.conftest import GOLDEN
 
-UNET = GOLDEN / "files" / "pix2pix_unet128" / "latest_net_G.pth"
-PATCHGAN = GOLDEN / "files" / "pix2pix_d_batch" / "latest_net_D.pth"
+UNET = GOLDEN / "files" / "junyanz-pix2pix" / "latest_net_G.pth"
+PATCHGAN = GOLDEN / "files" / "junyanz-patchgan" / "latest_net_D.pth"
 
 
 @torch.no_grad()
 def test_batch_statistics_are_the_published_test_script(
     ganc: Callable[..., Any], golden: Callable[[str], Mapping[str, Tensor]], tmp_path: Path
 ) -> None:
-    io = golden("case5f_pix2pix_unet128_bn")
+    io = golden("junyanz-unet7-batch")
     out = tmp_path / "pix2pix.safetensors"
     done = ganc("import", UNET, PATCHGAN, "-o", out, "--set", "norm_statistics=batch", "--json")
     assert done.code == 0
@@ -63,9 +63,13 @@ def test_settings_that_cannot_be(settings: dict[str, Any], finding: str) -> None
 @pytest.mark.parametrize(
     ("case", "setting", "finding"),
     [
-        ("nvidia_sg2_c4_clamp/net.pkl", {"lr_multiplier": 1}, "lr_multiplier: the file says"),
-        ("files/rosinality/case1_g_d_gema.pt", {"resample_filter": [1, 2, 1]}, "the file says"),
-        ("files/rosinality/case1_g_d_gema.pt", {"z_dim": 32}, "z_dim: the file says 64"),
+        (
+            "nvidia-stylegan2-16-labels/net.pkl",
+            {"lr_multiplier": 1},
+            "lr_multiplier: the file says",
+        ),
+        ("files/rosinality/networks.pt", {"resample_filter": [1, 2, 1]}, "the file says"),
+        ("files/rosinality/networks.pt", {"z_dim": 32}, "z_dim: the file says 64"),
     ],
 )
 def test_what_a_file_says_is_not_set(case: str, setting: dict[str, Any], finding: str) -> None:
@@ -103,7 +107,7 @@ def test_two_keys_of_one_network_are_refused() -> None:
 def test_none_is_null(ganc: Callable[..., Any], tmp_path: Path) -> None:
     from tests.checkpoints.test_nvidia_bare import bare
 
-    torch.save(bare("nvidia_sg2_c4_clamp"), tmp_path / "g.pth")
+    torch.save(bare("nvidia-stylegan2-16-labels"), tmp_path / "g.pth")
     done = ganc("import", tmp_path / "g.pth", "-o", tmp_path / "x.safetensors",
                 "--set", "conv_clamp=None")  # fmt: skip
     assert done.code == 0

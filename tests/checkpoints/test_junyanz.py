@@ -57,10 +57,10 @@ def refused(tree: Any) -> str:
 @pytest.mark.parametrize(
     ("file", "build"),
     [
-        ("cyclegan_resnet9/latest_net_G_A.pth", lambda: translation.ResNet(3, 3, base_width=6)),
-        ("pix2pix_unet128/latest_net_G.pth",
+        ("junyanz-cyclegan/latest_net_G_A.pth", lambda: translation.ResNet(3, 3, base_width=6)),
+        ("junyanz-pix2pix/latest_net_G.pth",
          lambda: translation.UNet(3, 3, num_downs=7, base_width=4)),
-        ("pix2pix_d_batch/latest_net_D.pth", lambda: translation.Discriminator(6, base_width=8)),
+        ("junyanz-patchgan/latest_net_D.pth", lambda: translation.Discriminator(6, base_width=8)),
     ],
 )  # fmt: skip
 def test_the_names_that_these_tests_write_are_the_published_ones(
@@ -395,7 +395,7 @@ def test_a_damaged_state_is_refused_never_half_loaded(name: str, data: st.DataOb
 
 
 def test_files_of_other_families_are_not_claimed() -> None:
-    others = [*(FILES / "mimicry").rglob("*.pth"), FILES / "rosinality" / "legacy_nonzip.pt"]
+    others = [*(FILES / "mimicry").rglob("*.pth"), FILES / "rosinality" / "legacy.pt"]
     for path in others:
         tree = torch.load(path, map_location="cpu", weights_only=True)
         assert not any(map(junyanz.recognises, find(tree))), path

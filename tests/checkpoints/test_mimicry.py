@@ -26,7 +26,7 @@ def state_of(path: Path) -> State:
 
 
 def recorded(resolution: int, network: str) -> State:
-    path = GOLDEN / f"case4_mimicry_sngan{resolution}" / "weights.safetensors"
+    path = GOLDEN / f"mimicry-sngan-{resolution}" / "weights.safetensors"
     tensors = safetensors.torch.load_file(path)
     return {name[2:]: t for name, t in tensors.items() if name.startswith(f"{network}.")}
 

@@ -20,10 +20,12 @@ from tests.conftest import GOLDEN, Outcome
 
 Golden = Callable[[str], Mapping[str, Tensor]]
 
-RECORDED = [
-    "nvidia_ada_orig_c3", "nvidia_ada_resnet_skip", "nvidia_sg2_c4_clamp", "nvidia_sg3r_c3",
-    "nvidia_sg3t_clamp",
-]  # fmt: skip
+ADA_ORIG = "nvidia-stylegan2-ada-16-orig"
+ADA_RESNET = "nvidia-stylegan2-ada-16-resnet"
+STYLEGAN2 = "nvidia-stylegan2-16-labels"
+STYLEGAN3_R = "nvidia-stylegan3-r-16"
+STYLEGAN3_T = "nvidia-stylegan3-t-16"
+RECORDED = [ADA_ORIG, ADA_RESNET, STYLEGAN2, STYLEGAN3_R, STYLEGAN3_T]
 FILES = sorted((GOLDEN / "files" / "nvidia").iterdir())
 # Every file with the case that holds its images.
 CASES = [(GOLDEN / case / "net.pkl", case) for case in RECORDED]
@@ -132,14 +134,14 @@ def test_round_trip_through_our_own_format(case: str, tmp_path: Path) -> None:
     again = load(tmp_path / "own.safetensors")
     assert again.content_hash() == model.content_hash()
     assert again.config == model.config
-    assert again.architecture == ("stylegan3" if "sg3" in case else "stylegan2")
+    assert again.architecture == ("stylegan3" if "stylegan3" in case else "stylegan2")
     assert again.discriminator is not None
     assert again.discriminator.architecture == "stylegan2"
     assert "non-commercial" in again.provenance[0]["licence"]
 
 
 def test_the_command_line_says_what_was_found(tmp_path: Path, ganc: Callable[..., Outcome]) -> None:
-    path = GOLDEN / "nvidia_sg3r_c3" / "net.pkl"
+    path = GOLDEN / STYLEGAN3_R / "net.pkl"
     imported = ganc("import", path, "-o", tmp_path / "own.safetensors")
     assert imported.code == 0
     assert "recognised as nvidia; generator = G_ema, ignored = G, discriminator = D" in imported.err
@@ -168,9 +170,9 @@ def part(tree: Mapping[str, Any], path: str) -> Record:
 
 @torch.no_grad()
 def test_one_network_alone(golden: Golden) -> None:
-    io = golden("nvidia_sg2_c4_clamp")
+    io = golden(STYLEGAN2)
     for name, role in (("G_ema", "generator"), ("D", "discriminator")):
-        record = tree_of("nvidia_sg2_c4_clamp")[name]
+        record = tree_of(STYLEGAN2)[name]
         networks = read_tree(record).networks
         assert list(networks) == [role]
     logits = networks["discriminator"](io["img_psi1"], io["c"])
@@ -178,7 +180,7 @@ def test_one_network_alone(golden: Golden) -> None:
 
 
 def test_entries_that_hold_nothing_are_passed_over() -> None:
-    tree = tree_of("nvidia_ada_orig_c3") | {"D": None, "G": None, "augment_pipe": None}
+    tree = tree_of(ADA_ORIG) | {"D": None, "G": None, "augment_pipe": None}
     assert list(read_tree(tree).networks) == ["generator"]
     for tree in ({"G_ema": None}, ["G_ema"]):
         with pytest.raises(CheckpointError, match="no known layout"):
@@ -186,7 +188,7 @@ def test_entries_that_hold_nothing_are_passed_over() -> None:
 
 
 def test_settings_are_those_of_the_modules() -> None:
-    networks = read_tree(tree_of("nvidia_ada_orig_c3")).networks
+    networks = read_tree(tree_of(ADA_ORIG)).networks
     generator, discriminator = networks["generator"].config, networks["discriminator"].config
     assert generator["mapping_kwargs"] == {
         "num_layers": 3, "lr_multiplier": 0.02, "embed_features": 5, "layer_features": 9,
@@ -202,7 +204,7 @@ def test_settings_are_those_of_the_modules() -> None:
 @torch.no_grad()
 def test_a_label_may_be_embedded_without_layers() -> None:
     # As in discriminators that NVIDIA converted from TensorFlow: the normalised embedding is w.
-    tree = tree_of("nvidia_sg2_c4_clamp")
+    tree = tree_of(STYLEGAN2)
     modules = part(tree, "D.mapping").state["_modules"]
     for name in [name for name in modules if name.startswith("fc")]:
         del modules[name]
@@ -217,7 +219,7 @@ def test_a_label_may_be_embedded_without_layers() -> None:
 
 
 def test_the_whole_batch_may_be_one_group() -> None:
-    tree = tree_of("nvidia_sg3t_clamp")
+    tree = tree_of(STYLEGAN3_T)
     part(tree, "D.b4.mbstd").state["group_size"] = None
     assert read_tree(tree).networks["discriminator"].config["mbstd_group_size"] is None
 
@@ -243,45 +245,45 @@ def share(path: str, key: str, other: str) -> Callable[[dict[str, Any]], None]:
 
 
 REFUSED: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
-    ("nvidia_ada_orig_c3", rename("D", "ProjectedDiscriminator"),
+    (ADA_ORIG, rename("D", "ProjectedDiscriminator"),
      "D is of the class ProjectedDiscriminator, which is not known"),
-    ("nvidia_ada_orig_c3", rename("G_ema.synthesis.b8", "AttentionBlock"),
+    (ADA_ORIG, rename("G_ema.synthesis.b8", "AttentionBlock"),
      r"G_ema\.synthesis\.b8 is of the class AttentionBlock"),
-    ("nvidia_ada_orig_c3", argue("G_ema", "num_heads", 4), "the argument num_heads, which is not"),
-    ("nvidia_ada_orig_c3", argue("G_ema", "synthesis_kwargs", {"use_nois": False}), "use_nois,"),
-    ("nvidia_ada_orig_c3", argue("D", "block_kwargs", {"attention": True}), "argument attention"),
-    ("nvidia_ada_orig_c3", set_("G_ema.mapping.fc1", "activation", "relu"),
+    (ADA_ORIG, argue("G_ema", "num_heads", 4), "the argument num_heads, which is not"),
+    (ADA_ORIG, argue("G_ema", "synthesis_kwargs", {"use_nois": False}), "use_nois,"),
+    (ADA_ORIG, argue("D", "block_kwargs", {"attention": True}), "argument attention"),
+    (ADA_ORIG, set_("G_ema.mapping.fc1", "activation", "relu"),
      r"G_ema\.mapping\.fc1 has an activation other than lrelu"),
-    ("nvidia_ada_orig_c3", set_("G_ema.synthesis.b8.conv0", "use_noise", False), "adds no noise"),
-    ("nvidia_ada_orig_c3", set_("G_ema.synthesis.b8.conv0", "conv_clamp", 7.0),
+    (ADA_ORIG, set_("G_ema.synthesis.b8.conv0", "use_noise", False), "adds no noise"),
+    (ADA_ORIG, set_("G_ema.synthesis.b8.conv0", "conv_clamp", 7.0),
      "differ in their conv_clamp"),
-    ("nvidia_ada_orig_c3", set_("D.b8", "architecture", "skip"), "differ in their architecture"),
-    ("nvidia_ada_orig_c3", set_("G_ema", "z_dim", "10"), "has a z_dim that is a str"),
-    ("nvidia_ada_orig_c3", set_("G_ema", "img_resolution", 17), "17 is not a power of two"),
-    ("nvidia_ada_orig_c3", set_("G_ema", "img_resolution", 10**9), "not a power of two"),
-    ("nvidia_ada_orig_c3", put("G_ema.mapping", "w_avg", None, "_buffers"), "w_avg is missing"),
-    ("nvidia_ada_orig_c3", put("G_ema.synthesis.b8.conv0", "gate", torch.zeros(3)),
+    (ADA_ORIG, set_("D.b8", "architecture", "skip"), "differ in their architecture"),
+    (ADA_ORIG, set_("G_ema", "z_dim", "10"), "has a z_dim that is a str"),
+    (ADA_ORIG, set_("G_ema", "img_resolution", 17), "17 is not a power of two"),
+    (ADA_ORIG, set_("G_ema", "img_resolution", 10**9), "not a power of two"),
+    (ADA_ORIG, put("G_ema.mapping", "w_avg", None, "_buffers"), "w_avg is missing"),
+    (ADA_ORIG, put("G_ema.synthesis.b8.conv0", "gate", torch.zeros(3)),
      r"b8\.conv0\.gate is not part of this architecture"),
-    ("nvidia_ada_orig_c3", put("G_ema.synthesis.b8.conv0", "bias", torch.zeros(3)),
+    (ADA_ORIG, put("G_ema.synthesis.b8.conv0", "bias", torch.zeros(3)),
      r"b8\.conv0\.bias has shape \(3,\)"),
-    ("nvidia_ada_orig_c3", put("G_ema.synthesis.b8.conv0", "weight", torch.tensor(1.0)),
+    (ADA_ORIG, put("G_ema.synthesis.b8.conv0", "weight", torch.tensor(1.0)),
      "G_ema: its settings do not fit"),
-    ("nvidia_ada_orig_c3", put("G_ema.synthesis.b8.conv0", "bias", [1.0]), "bias is a list"),
-    ("nvidia_ada_orig_c3", put("G_ema.synthesis.b8.conv0", "a\nb", torch.zeros(1)), r"a\\nb"),
-    ("nvidia_ada_orig_c3", share("G_ema.synthesis.b8", "conv0", "G_ema.synthesis.b8.conv1"),
+    (ADA_ORIG, put("G_ema.synthesis.b8.conv0", "bias", [1.0]), "bias is a list"),
+    (ADA_ORIG, put("G_ema.synthesis.b8.conv0", "a\nb", torch.zeros(1)), r"a\\nb"),
+    (ADA_ORIG, share("G_ema.synthesis.b8", "conv0", "G_ema.synthesis.b8.conv1"),
      "is no module of its own"),
-    ("nvidia_ada_resnet_skip", put("D.b8", "resample_filter", torch.ones(4, 4), "_buffers"),
+    (ADA_RESNET, put("D.b8", "resample_filter", torch.ones(4, 4), "_buffers"),
      "blur kernels differ"),
-    ("nvidia_ada_resnet_skip",
+    (ADA_RESNET,
      lambda tree: tree.update(G_ema=copy.copy(tree["D"])),
      "G_ema is a Discriminator where a generator"),
-    ("nvidia_sg3t_clamp", argue("G_ema", "lrelu_upsampling", 10**6), "no int from 1 to 8"),
-    ("nvidia_sg3t_clamp", argue("G_ema", "first_cutoff", float("nan")), "no float from 0.5"),
-    ("nvidia_sg3t_clamp", argue("G_ema", "use_radial_filters", 1), "no bool"),
-    ("nvidia_sg3t_clamp", argue("G_ema", "first_cutoff", 3.0), "is not the filter that"),
-    ("nvidia_sg3t_clamp", argue("G_ema", "architecture", "skip"), "the argument architecture"),
-    ("nvidia_sg3t_clamp", set_("G_ema.synthesis", "num_layers", 10**7), "is missing"),
-    ("nvidia_sg3t_clamp", put("G_ema.synthesis.input", "freqs", None, "_buffers"),
+    (STYLEGAN3_T, argue("G_ema", "lrelu_upsampling", 10**6), "no int from 1 to 8"),
+    (STYLEGAN3_T, argue("G_ema", "first_cutoff", float("nan")), "no float from 0.5"),
+    (STYLEGAN3_T, argue("G_ema", "use_radial_filters", 1), "no bool"),
+    (STYLEGAN3_T, argue("G_ema", "first_cutoff", 3.0), "is not the filter that"),
+    (STYLEGAN3_T, argue("G_ema", "architecture", "skip"), "the argument architecture"),
+    (STYLEGAN3_T, set_("G_ema.synthesis", "num_layers", 10**7), "is missing"),
+    (STYLEGAN3_T, put("G_ema.synthesis.input", "freqs", None, "_buffers"),
      r"synthesis\.input\.freqs is missing"),
 ]  # fmt: skip
 
@@ -299,7 +301,7 @@ def test_what_does_not_fit_is_named(
 
 
 def test_dropped_arguments_change_nothing() -> None:
-    tree = tree_of("nvidia_sg2_c4_clamp")
+    tree = tree_of(STYLEGAN2)
     before = read_tree(tree).networks["generator"].config
     tree["G_ema"].state["_init_kwargs"] |= dict.fromkeys(nvidia.DROPPED, 7)
     assert read_tree(tree).networks["generator"].config == before

@@ -16,8 +16,13 @@ from ganc.errors import CheckpointError, UsageError
 from tests.checkpoints.wrapped import State, inferred, loaded
 from tests.conftest import GOLDEN, Outcome
 
-CASES = ["nvidia_ada_orig_c3", "nvidia_ada_resnet_skip", "nvidia_sg2_c4_clamp", "nvidia_sg3r_c3",
-         "nvidia_sg3t_clamp"]  # fmt: skip
+CASES = [
+    "nvidia-stylegan2-ada-16-orig",
+    "nvidia-stylegan2-ada-16-resnet",
+    "nvidia-stylegan2-16-labels",
+    "nvidia-stylegan3-r-16",
+    "nvidia-stylegan3-t-16",
+]
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 
@@ -56,7 +61,7 @@ def test_recorded_images_with_what_is_assumed(
     golden: Callable[[str], Mapping[str, Tensor]],
 ) -> None:
     # No clamp and the usual multiplier; a clamp of 256 that never bites and the usual filters.
-    for case, folder in (("case2a_nv_sg2_c0_noclamp", "nvidia_2a"), ("case3a_nv_sg3t_32", "3a")):
+    for case, folder in (("nvidia-stylegan2-32", "nvidia_2a"), ("nvidia-stylegan3-t-32", "3a")):
         io = golden(case)
         path = GOLDEN / "files" / "nvidia" / f"{case}.pkl"
         state = Modules.of_record("G", pickles.read(path.read_bytes(), folder)["G_ema"]).tensors
@@ -71,7 +76,7 @@ def test_recorded_images_with_what_is_assumed(
 
 
 def test_assumptions_are_the_users_to_change(ganc: Callable[..., Outcome], tmp_path: Any) -> None:
-    torch.save(bare("nvidia_sg2_c4_clamp"), tmp_path / "g.pth")
+    torch.save(bare("nvidia-stylegan2-16-labels"), tmp_path / "g.pth")
     done = ganc("import", tmp_path / "g.pth", "-o", tmp_path / "g.safetensors", "--set",
                 "lr_multiplier=0.02", "--set", "conv_clamp=3.5")  # fmt: skip
     assert done.code == 0, done.err
@@ -90,7 +95,7 @@ def test_assumptions_are_the_users_to_change(ganc: Callable[..., Outcome], tmp_p
     ],
 )
 def test_settings_that_cannot_be(change: dict[str, Any], finding: str, tmp_path: Any) -> None:
-    torch.save(bare("nvidia_sg2_c4_clamp"), tmp_path / "g.pth")
+    torch.save(bare("nvidia-stylegan2-16-labels"), tmp_path / "g.pth")
     with pytest.raises(UsageError, match=finding):
         import_checkpoints([tmp_path / "g.pth"], settings=change)
 
@@ -113,8 +118,8 @@ def test_a_multiplier_moves_the_computed_mean_of_w(tmp_path: Any) -> None:
     "setting", [{"first_cutoff": 3.0}, {"margin_size": 12}, {"num_critical": 3}, {"filter_size": 5}]
 )
 def test_stylegan3_that_the_settings_do_not_design_is_asked_for(setting: dict[str, Any]) -> None:
-    state = bare("nvidia_sg3t_clamp")
-    right = unrecorded(load(GOLDEN / "nvidia_sg3t_clamp" / "net.pkl").generator.config)
+    state = bare("nvidia-stylegan3-t-16")
+    right = unrecorded(load(GOLDEN / "nvidia-stylegan3-t-16" / "net.pkl").generator.config)
     read_tree(state, settings=right)
     with pytest.raises(CheckpointError, match=r"its layer L0|is not the filter") as caught:
         read_tree(state, settings=right | setting)
@@ -123,7 +128,7 @@ def test_stylegan3_that_the_settings_do_not_design_is_asked_for(setting: dict[st
 
 
 def test_a_label_embedding_that_was_dropped_is_missed() -> None:
-    state = {n: t for n, t in bare("nvidia_sg3r_c3").items() if "embed" not in n}
+    state = {n: t for n, t in bare("nvidia-stylegan3-r-16").items() if "embed" not in n}
     w_dim = len(state["mapping.w_avg"])
     assert state["mapping.fc0.weight"].shape[1] == 2 * w_dim
     with pytest.raises(CheckpointError, match=r"label embedding .* was dropped") as caught:
@@ -135,7 +140,7 @@ def test_a_label_embedding_that_was_dropped_is_missed() -> None:
 
 def test_more_than_w_is_z_and_a_label() -> None:
     # z of 6, w of 8 and an embedding of 4: not twice the size of w.
-    state = bare("nvidia_sg2_c4_clamp")
+    state = bare("nvidia-stylegan2-16-labels")
     unlabelled = {n: t for n, t in state.items() if "embed" not in n}
     w_dim = len(state["mapping.w_avg"])
     rows = len(state["mapping.fc0.weight"])
@@ -157,7 +162,7 @@ def test_half_precision(case: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "is_radial"), [("nvidia_sg3r_c3", True), ("nvidia_sg3t_clamp", False)]
+    ("case", "is_radial"), [("nvidia-stylegan3-r-16", True), ("nvidia-stylegan3-t-16", False)]
 )
 def test_without_filters_their_design_is_assumed(case: str, is_radial: bool) -> None:
     expected = load(GOLDEN / case / "net.pkl").generator
@@ -171,8 +176,8 @@ def test_without_filters_their_design_is_assumed(case: str, is_radial: bool) -> 
 
 @torch.no_grad()
 def test_a_mean_of_w_that_is_missing_is_computed() -> None:
-    state = {n: t for n, t in bare("nvidia_sg3t_clamp").items() if n != "mapping.w_avg"}
-    settings = unrecorded(load(GOLDEN / "nvidia_sg3t_clamp" / "net.pkl").generator.config)
+    state = {n: t for n, t in bare("nvidia-stylegan3-t-16").items() if n != "mapping.w_avg"}
+    settings = unrecorded(load(GOLDEN / "nvidia-stylegan3-t-16" / "net.pkl").generator.config)
     reading = read_tree(state, settings=settings)
     assert "10000" in reading.inferred["w_avg"]
     generator: Any = reading.networks["generator"]
@@ -184,20 +189,21 @@ def test_a_mean_of_w_that_is_missing_is_computed() -> None:
 
 def test_layers_without_sizes_in_their_names_are_named() -> None:
     state = {
-        re.sub(r"\.(L\d+)_\d+_\d+\.", r".\1.", n): t for n, t in bare("nvidia_sg3t_clamp").items()
+        re.sub(r"\.(L\d+)_\d+_\d+\.", r".\1.", n): t
+        for n, t in bare("nvidia-stylegan3-t-16").items()
     }
     with pytest.raises(CheckpointError, match="names carry no sizes"):
         read_tree(state)
 
 
 def test_a_judge_that_lost_its_labels_is_missed() -> None:
-    state = {n: t for n, t in bare("nvidia_sg2_c4_clamp", "D").items() if "mapping" not in n}
+    state = {n: t for n, t in bare("nvidia-stylegan2-16-labels", "D").items() if "mapping" not in n}
     with pytest.raises(CheckpointError, match=r"label mapping .* was dropped"):
         read_tree(state)
 
 
 def test_noise_maps_that_are_missing_are_drawn_and_said() -> None:
-    state = bare("nvidia_sg2_c4_clamp")
+    state = bare("nvidia-stylegan2-16-labels")
     lean = {name: t for name, t in state.items() if not name.endswith("noise_const")}
     first, second = (read_tree(lean) for _ in range(2))
     assert first.inferred["noise_maps"].endswith("drawn from seed 0")
@@ -216,7 +222,8 @@ def test_noise_maps_that_are_missing_are_drawn_and_said() -> None:
 def test_any_missing_tensor_is_named(case: str) -> None:
     state = bare(case)
     # Filters follow from the settings, noise maps are drawn, the mean of w without labels computed.
-    spared = r"resample_filter|_filter$|noise_const" + ("" if "_c" in case else "|w_avg")
+    takes_labels = any("embed" in name for name in state)
+    spared = r"resample_filter|_filter$|noise_const" + ("" if takes_labels else "|w_avg")
     needed = [n for n in state if not re.search(spared, n)]
     for name in needed[:: max(1, len(needed) // 12)]:
         with pytest.raises(CheckpointError):

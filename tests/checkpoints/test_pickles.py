@@ -41,10 +41,10 @@ from tests.checkpoints.attacks import (
 from tests.conftest import GOLDEN, Outcome
 
 VALID = {
-    "pkl": GOLDEN / "nvidia_sg3t_clamp" / "net.pkl",
-    "old_pkl": GOLDEN / "nvidia_ada_orig_c3" / "net.pkl",
+    "pkl": GOLDEN / "nvidia-stylegan3-t-16" / "net.pkl",
+    "old_pkl": GOLDEN / "nvidia-stylegan2-ada-16-orig" / "net.pkl",
     "pt": GOLDEN / "files" / "dcp" / "dcp_0.7_32px_a5.0_n4_t1.00_model.pt",
-    "legacy_pt": GOLDEN / "files" / "rosinality" / "legacy_nonzip.pt",
+    "legacy_pt": GOLDEN / "files" / "rosinality" / "legacy.pt",
     "pth": GOLDEN / "files" / "mimicry" / "netG_100000_steps.pth",
 }
 

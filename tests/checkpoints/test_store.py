@@ -92,11 +92,11 @@ def test_import_joins_files(model: Model, tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(ROSINALITY.iterdir()), ids=lambda path: path.name)
 @torch.no_grad()
 def test_rosinality_files(path: Path, golden: Callable[[str], Mapping[str, Tensor]]) -> None:
-    io_ = golden("case1_rosinality_sg2_32")
+    io_ = golden("rosinality-stylegan2-32")
     model = load(path)
     got = model.generator(io_["z"], noise=[io_[f"noise_{i}"] for i in range(7)])
     torch.testing.assert_close(got, io_["img"], atol=1e-5, rtol=0)
-    assert (model.discriminator is not None) == ("g_d" in path.name or "full" in path.name)
+    assert (model.discriminator is not None) == (path.stem in ("networks", "000100"))
     if model.discriminator is not None:
         logits = model.discriminator(io_["img"])
         torch.testing.assert_close(logits, io_["d_logits_b4"], rtol=1e-4, atol=1e-5)
@@ -105,11 +105,11 @@ def test_rosinality_files(path: Path, golden: Callable[[str], Mapping[str, Tenso
 
 
 def test_latent_avg_is_taken_or_computed() -> None:
-    given_ = load(ROSINALITY / "converted_gema_latent_avg.pt")
-    stored = torch.load(ROSINALITY / "converted_gema_latent_avg.pt", weights_only=True)
+    given_ = load(ROSINALITY / "converted.pt")
+    stored = torch.load(ROSINALITY / "converted.pt", weights_only=True)
     assert torch.equal(given_.generator.w_avg, stored["latent_avg"].reshape(-1))
     assert "w_avg" not in given_.provenance[0]["inferred"]
-    computed = load(ROSINALITY / "legacy_nonzip.pt")
+    computed = load(ROSINALITY / "legacy.pt")
     assert "10000" in computed.provenance[0]["inferred"]["w_avg"]
     z = torch.randn(20_000, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -123,7 +123,7 @@ def test_latent_avg_is_taken_or_computed() -> None:
 def test_checkpoint_that_was_pruned_elsewhere(
     golden: Callable[[str], Mapping[str, Tensor]],
 ) -> None:
-    io_ = golden("case6a_dcp_score")
+    io_ = golden("diversity-scores")
     model = load(DCP)
     noise = [io_[f"eval_noise_{i}"] for i in range(7)]
     got = model.generator(io_["eval_z"], noise=noise)
@@ -136,13 +136,13 @@ def test_checkpoint_that_was_pruned_elsewhere(
 def test_bare_state_dict_and_module_prefix(
     wrap: Callable[[dict[str, Tensor]], dict[str, Tensor]], tmp_path: Path
 ) -> None:
-    state = torch.load(ROSINALITY / "legacy_nonzip.pt", weights_only=True)["g_ema"]
+    state = torch.load(ROSINALITY / "legacy.pt", weights_only=True)["g_ema"]
     torch.save(wrap(state), tmp_path / "g.pth")
     assert load(tmp_path / "g.pth").params() == 77427
 
 
 def test_first_key_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    tree = torch.load(ROSINALITY / "legacy_nonzip.pt", weights_only=True)
+    tree = torch.load(ROSINALITY / "legacy.pt", weights_only=True)
     tree["g_ema"]["convs.0.attention.weight"] = torch.zeros(3)
     torch.save(tree, tmp_path / "odd.pt")
     with pytest.raises(CheckpointError, match=r"convs\.0\.attention\.weight does not fit"):
@@ -150,7 +150,7 @@ def test_first_key_that_does_not_fit_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
-    tree = torch.load(ROSINALITY / "legacy_nonzip.pt", weights_only=True)
+    tree = torch.load(ROSINALITY / "legacy.pt", weights_only=True)
     del tree["g_ema"]["convs.2.conv.modulation.bias"]
     torch.save(tree, tmp_path / "odd.pt")
     with pytest.raises(CheckpointError, match=r"b16\.conv0\.affine\.bias is missing"):

@@ -17,14 +17,14 @@ ROSINALITY = GOLDEN / "files" / "rosinality"
 
 def stylegan2() -> tuple[State, State, Tensor]:
     """Return rosinality's recorded generator, discriminator and mean of w."""
-    tree = torch.load(ROSINALITY / "case1_g_d_gema.pt", weights_only=True)
-    average = torch.load(ROSINALITY / "converted_gema_latent_avg.pt", weights_only=True)
+    tree = torch.load(ROSINALITY / "networks.pt", weights_only=True)
+    average = torch.load(ROSINALITY / "converted.pt", weights_only=True)
     return dict(tree["g_ema"]), dict(tree["d"]), average["latent_avg"]
 
 
 def cyclegan() -> State:
     """Return a recorded ResNet translator."""
-    path = GOLDEN / "files" / "cyclegan_resnet9" / "latest_net_G_A.pth"
+    path = GOLDEN / "files" / "junyanz-cyclegan" / "latest_net_G_A.pth"
     return dict(torch.load(path, weights_only=True))
 
 

@@ -19,7 +19,7 @@ from tests.conftest import GOLDEN
 from tests.content.weights import random_faces
 from tests.weights.random_weights import install
 
-CASE = "bisenet_faces"
+CASE = "bisenet-faces"
 
 
 @pytest.fixture(scope="module")

@@ -1,72 +1,58 @@
 """Batch norm over processes: the numbers of one process that holds the whole batch."""
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from ganc import collectives, launch
 from ganc.distillation.trainers.batch_norm import GlobalBatchNorm, global_batch_norm
 from ganc.models import translation
+from tests import forked
 from tests.families import make_sngan, make_unet
 
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
-# Two norms with something nonlinear between them, and a loss that is a mean over samples. The
-# large mean would cost a sum of squares its digits.
-PROGRAM = """
-import sys, torch
-from torch import nn
-from ganc import collectives, launch
-from ganc.distillation.trainers.batch_norm import global_batch_norm
-
-def network():
+def network() -> nn.Module:
+    """Two norms with something nonlinear between them."""
     torch.manual_seed(1)
     layers = (nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4, affine=False))
     return nn.Sequential(*layers).double()
 
-def run(net, x, goal):
-    outputs = [net(x)]
-    loss = (outputs[0] - goal).abs().mean()
-    loss.backward()
-    gradients = [p.grad for p in net.parameters()]
-    collectives.average(gradients)
-    return {"images": outputs[0].detach(), "input": x.grad} | {
-        f"gradient{i}": g for i, g in enumerate(gradients)
-    } | net.state_dict()
 
-def batch():
+def batch() -> tuple[Tensor, Tensor]:
+    """Draw inputs and goals; the inputs' large mean would cost a sum of squares its digits."""
     random = torch.Generator().manual_seed(0)
     x = 1000 + torch.randn(6, 3, 7, 5, generator=random).double()
     return x, torch.randn(6, 4, 5, 3, generator=random).double()
-"""
-SPLIT = (
-    PROGRAM
-    + """
-with launch.process_group():
-    net = network()
-    global_batch_norm(net)
-    x, goal = (part[collectives.rank()::2].clone() for part in batch())
-    torch.save(run(net, x.requires_grad_(True), goal), f"{sys.argv[1]}/{collectives.rank()}.pt")
-"""
-)
+
+
+def run(net: nn.Module, x: Tensor, goal: Tensor) -> dict[str, Tensor]:
+    """Go forward and back with a loss that is a mean over samples."""
+    x.requires_grad_(True)
+    images = net(x)
+    (images - goal).abs().mean().backward()
+    gradients = [p.grad for p in net.parameters() if p.grad is not None]
+    collectives.average(gradients)
+    assert x.grad is not None
+    named = {f"gradient{i}": gradient for i, gradient in enumerate(gradients)}
+    return {"images": images.detach(), "input": x.grad} | named | net.state_dict()
+
+
+def run_share(folder: Path) -> None:
+    """Be one of two processes, with every second sample."""
+    with launch.process_group():
+        net = network()
+        global_batch_norm(net)
+        x, goal = (part[collectives.rank() :: 2].clone() for part in batch())
+        torch.save(run(net, x, goal), folder / f"{collectives.rank()}.pt")
 
 
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(SPLIT)
-    done = subprocess.run(
-        [*TORCHRUN, str(tmp_path / "program.py"), str(tmp_path)],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    names: dict[str, object] = {}
-    exec(PROGRAM, names)
-    x, goal = names["batch"]()  # type: ignore[operator]
-    whole = names["run"](names["network"](), x.requires_grad_(True), goal)  # type: ignore[operator]
+    forked.run_group(2, run_share, tmp_path)
+    whole = run(network(), *batch())
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt")
         assert found.keys() == whole.keys()

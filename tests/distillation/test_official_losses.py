@@ -22,7 +22,7 @@ Recorded = Mapping[str, Tensor]
 
 @pytest.fixture(scope="module")
 def recorded(golden: Callable[[str], Recorded]) -> Recorded:
-    return golden("case9_losses")
+    return golden("distillation-losses")
 
 
 def squares(a: Tensor, b: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from ganc.models.spectral import SpectralLayer
 from ganc.progress import ignore, silent
 from ganc.pruning.plan import prune
 from ganc.scoring.score import score
+from tests import forked
 from tests.conftest import GOLDEN, randomise
-from tests.distillation import forked
 from tests.distillation.parts import make_parts
 from tests.distillation.test_loop import metrics, tensors
 from tests.distillation.test_processes import write_images
@@ -287,7 +287,7 @@ def test_a_generator_learns_to_follow_its_teacher(student: Model, teacher: Model
 
 
 def test_a_pruned_trained_generator_comes_back() -> None:
-    teacher = load(GOLDEN / "trained" / "sngan32_faces.safetensors")
+    teacher = load(GOLDEN / "trained" / "sngan-faces-32.safetensors")
     student = prune(teacher, score(teacher, "l1-out"), speedup=2)
     numbers = NUMBERS | {"batch": 16, "adversarial_weight": 0.0, "lr": 0.002}
     trainer = make_trainer(student, teacher, resolve_recipe("sngan", numbers))

@@ -157,21 +157,30 @@ def test_training_from_scratch_learns_from_data_alone(tmp_path: Path) -> None:
     assert made.provenance[-1]["teacher"] is None
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"architecture": "stylegan2"}, "both name a student"),
+        ({"config": {"channel_max": 4}}, "describe a new student"),
+        ({"teacher": None, "overrides": {"l1_weight": 1.0}}, "compares with a teacher, there is"),
+        ({"teacher": None, "overrides": {"perceptual": "none"}}, "the run needs real images"),
+        ({"data_b": "somewhere"}, "--data-b goes with translators"),
+    ],
+    ids=["two students", "sizes", "no teacher", "no images", "data_b"],
+)
 def test_what_contradicts_itself_is_refused(
-    train: Train, tmp_path: Path, student: Model, teacher: Model
+    train: Train, tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UsageError, match="both name a student"):
-        train(architecture="stylegan2")
-    with pytest.raises(UsageError, match="describe a new student"):
-        train(config={"channel_max": 4})
-    with pytest.raises(UsageError, match="compares with a teacher, there is none"):
-        train(teacher=None, overrides={"l1_weight": 1.0})
-    with pytest.raises(UsageError, match="the run needs real images"):
-        train(teacher=None, overrides={"perceptual": "none"})
+    with pytest.raises(UsageError, match=message):
+        train(**arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_of_another_family_is_refused(
+    tmp_path: Path, student: Model, teacher: Model
+) -> None:
     with pytest.raises(UsageError, match="recipe sngan does not train a stylegan2"):
         distill(student, teacher, tmp_path / "run", recipe="sngan", device="cpu")
-    with pytest.raises(UsageError, match="--data-b goes with translators"):
-        train(data_b="somewhere")
     assert not (tmp_path / "run").exists()
 
 

@@ -23,12 +23,12 @@ PAIRS = TRAINED / "edges2faces.zip"
 
 @pytest.fixture
 def pix2pix() -> Model:
-    return load(TRAINED / "pix2pix64_edges2faces.safetensors")
+    return load(TRAINED / "pix2pix-edges2faces-64.safetensors")
 
 
 @pytest.fixture
 def cyclegan() -> Model:
-    return load(TRAINED / "cyclegan32_faces2sketches.safetensors")
+    return load(TRAINED / "cyclegan-faces2sketches-32.safetensors")
 
 
 def held_out_faces() -> torch.Tensor:

@@ -184,12 +184,12 @@ def test_a_model_without_w_is_refused(make: Callable[[], Model]) -> None:
 
 # --- NVIDIA's sampler, with every draw recorded --------------------------------------------------
 
-RECORDED = GOLDEN / "case8d_ppl"
+RECORDED = GOLDEN / "ppl"
 
 
 def recorded_network() -> nn.Module:
     """Return LPIPS on the recorded random weights, linear layers included."""
-    tensors = load_file(GOLDEN / "case8c_lpips_squeeze" / "lpips.weights.safetensors")
+    tensors = load_file(GOLDEN / "lpips-squeeze" / "lpips.weights.safetensors")
     network = random_lpips("squeeze")
     # `lins` are `lin0` … under a second name.
     network.load_state_dict(
@@ -203,7 +203,7 @@ def test_recorded_path_lengths() -> None:
     """The same pairs, positions and noise give NVIDIA's distances, as far as float32 has them."""
     io = load_file(RECORDED / "io.safetensors")
     results = json.loads((RECORDED / "meta.json").read_text())["results"]
-    generator = load(GOLDEN / "files" / "nvidia" / "case2a_nv_sg2_c0_noclamp.pkl").generator
+    generator = load(GOLDEN / "files" / "nvidia" / "nvidia-stylegan2-32.pkl").generator
     generator, network = generator.double(), recorded_network().double()
     ws = [generator.mapping(io[f"nv_w_full_z{end}"].double()) for end in (0, 1)]
     ends = steps(*ws, io["nv_w_full_t"].double())

@@ -124,7 +124,7 @@ def test_latent_families_share_the_pass(make: Callable[..., Model]) -> None:
     assert evaluate(make(0), ["latency"])["metrics"]["latency"] > 0
 
 
-def test_what_cannot_be_measured_is_named(photos: Path) -> None:
+def test_inputs_that_are_missing_or_too_few_are_named(photos: Path) -> None:
     model = make_resnet()
     with pytest.raises(UsageError, match="l1 needs images for the resnet_trans") as caught:
         evaluate(model, ["l1"], teacher=model)
@@ -134,18 +134,26 @@ def test_what_cannot_be_measured_is_named(photos: Path) -> None:
         with pytest.raises(InputError, match=f"{metric} needs 2 images or more, --input holds 1"):
             evaluate(model, [metric], teacher=model, input=one)
     assert evaluate(model, ["l1"], teacher=model, input=one)["metrics"] == {"l1": 0.0}
-    with pytest.raises(UsageError, match="--input goes with translators, the model is a stylegan2"):
-        evaluate(make_model(), ["macs"], input=photos)
-    with pytest.raises(UsageError, match="--truncation goes with latents"):
-        evaluate(model, ["l1"], teacher=model, input=photos, truncation_psi=0.5)
+
+
+def test_a_teacher_of_another_kind_is_named(photos: Path) -> None:
+    model = make_resnet()
     with pytest.raises(InputError, match="the teacher is a stylegan2, the model a resnet_transl"):
         evaluate(model, ["l1"], teacher=make_model(), input=photos)
     with pytest.raises(InputError, match="the teacher's in_channels is 1, the model's is 3"):
         evaluate(model, ["l1"], teacher=make_unet(), input=photos)
-    with pytest.raises(UsageError, match="macs_published: papers on stylegan2 count as macs"):
-        evaluate(make_model(), ["macs_published"])
+
+
+def test_what_goes_with_other_families_is_named(photos: Path) -> None:
+    model = make_resnet()
+    with pytest.raises(UsageError, match="--input goes with translators, the model is a stylegan2"):
+        evaluate(make_model(), ["macs"], input=photos)
+    with pytest.raises(UsageError, match="--truncation goes with latents"):
+        evaluate(model, ["l1"], teacher=model, input=photos, truncation_psi=0.5)
     with pytest.raises(UsageError, match="sngan has no truncation"):
         evaluate(make_sngan(), ["l1"], teacher=make_sngan(), samples=4, truncation_psi=0.5)
+    with pytest.raises(UsageError, match="macs_published: papers on stylegan2 count as macs"):
+        evaluate(make_model(), ["macs_published"])
 
 
 def test_command(ganc: Ganc, tmp_path: Path, photos: Path) -> None:

@@ -21,13 +21,13 @@ from tests.families import make_sngan, make_stylegan3
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PICKLES = {
-    "stylegan2": GOLDEN / "files/nvidia/case2a_nv_sg2_c0_noclamp.pkl",
-    "stylegan3": GOLDEN / "files/nvidia/case3a_nv_sg3t_32.pkl",
-    "labels": GOLDEN / "nvidia_ada_orig_c3/net.pkl",
-    "radial": GOLDEN / "nvidia_sg3r_c3/net.pkl",
-    "few layers": GOLDEN / "nvidia_sg3t_clamp/net.pkl",
+    "stylegan2": GOLDEN / "files/nvidia/nvidia-stylegan2-32.pkl",
+    "stylegan3": GOLDEN / "files/nvidia/nvidia-stylegan3-t-32.pkl",
+    "labels": GOLDEN / "nvidia-stylegan2-ada-16-orig/net.pkl",
+    "radial": GOLDEN / "nvidia-stylegan3-r-16/net.pkl",
+    "few layers": GOLDEN / "nvidia-stylegan3-t-16/net.pkl",
 }
-ROSINALITY = GOLDEN / "files/rosinality/case1_g_d_gema.pt"
+ROSINALITY = GOLDEN / "files/rosinality/networks.pt"
 
 
 def same_tensors(ours: dict[str, Any], recorded: dict[str, Any]) -> None:

@@ -13,12 +13,12 @@ from tests.conftest import GOLDEN
 from tests.models.translation import images, patchgan
 
 Golden = Callable[[str], Mapping[str, Tensor]]
-PIX2PIX = GOLDEN / "files" / "pix2pix_d_batch" / "latest_net_D.pth"
+PIX2PIX = GOLDEN / "files" / "junyanz-patchgan" / "latest_net_D.pth"
 
 
 @torch.no_grad()
 def test_logits_of_pix2pix(golden: Golden) -> None:
-    io, discriminator = golden("case5g_patchgan_basic_bn_c6"), load(PIX2PIX).discriminator
+    io, discriminator = golden("junyanz-patchgan3-batch"), load(PIX2PIX).discriminator
     torch.testing.assert_close(discriminator(io["x"]), io["y"], atol=1e-5, rtol=1e-4)
     train = discriminator.train()(io["x"])
     torch.testing.assert_close(train, io["y_bn_batchstats"], atol=1e-5, rtol=1e-4)
@@ -27,7 +27,7 @@ def test_logits_of_pix2pix(golden: Golden) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("num_layers", [2, 4])
 def test_logits_at_other_depths(golden: Golden, num_layers: int) -> None:
-    case = f"case5{'d' if num_layers == 2 else 'e'}_patchgan{num_layers}_in"
+    case = f"gan-compression-patchgan{num_layers}-instance"
     io, discriminator = golden(case), load(GOLDEN / case / "D.pth").discriminator
     assert discriminator.config["num_layers"] == num_layers
     torch.testing.assert_close(discriminator(io["x"]), io["y"], atol=1e-5, rtol=1e-4)

@@ -12,19 +12,19 @@ from tests.conftest import GOLDEN
 from tests.models.translation import images, resnet
 
 Golden = Callable[[str], Mapping[str, Tensor]]
-CYCLEGAN = GOLDEN / "files" / "cyclegan_resnet9" / "latest_net_G_A.pth"
+CYCLEGAN = GOLDEN / "files" / "junyanz-cyclegan" / "latest_net_G_A.pth"
 
 
 @torch.no_grad()
 def test_images_of_cyclegan(golden: Golden) -> None:
-    io, generator = golden("case5a_cyclegan_resnet9_in"), load(CYCLEGAN).generator
+    io, generator = golden("junyanz-resnet9-instance"), load(CYCLEGAN).generator
     torch.testing.assert_close(generator(io["x"]), io["y"], atol=1e-5, rtol=0)
     torch.testing.assert_close(generator(io["x"][:1]), io["y_single"], atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_batch_norm_and_its_running_statistics(golden: Golden) -> None:
-    case = "case5b_resnet6_bn_dropout"
+    case = "gan-compression-resnet6-batch"
     io, generator = golden(case), load(GOLDEN / case / "G.pth").generator
     torch.testing.assert_close(generator(io["x"]), io["y"], atol=1e-5, rtol=0)
     # Recorded with dropout 0; the file shows the layer's slot only, which we take as pix2pix's.

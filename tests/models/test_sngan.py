@@ -72,7 +72,7 @@ def sigma(layer: SpectralLayer) -> Tensor:
 
 
 def recorded(resolution: int) -> tuple[Generator, Discriminator, dict[str, Tensor]]:
-    folder = GOLDEN / f"case4_mimicry_sngan{resolution}"
+    folder = GOLDEN / f"mimicry-sngan-{resolution}"
     states: dict[str, dict[str, Tensor]] = {"G": {}, "D": {}}
     for name, tensor in safetensors.torch.load_file(folder / "weights.safetensors").items():
         states[name[0]][name[2:]] = tensor
@@ -92,7 +92,7 @@ def assert_logits(got: Tensor, expected: Tensor) -> None:
 
 @torch.no_grad()
 def test_recorded_images_at_32_px(golden: Golden) -> None:
-    io = golden("case4a_mimicry_sngan32_g")
+    io = golden("mimicry-sngan-32-generator")
     generator = load(GOLDEN / "files" / "mimicry" / "netG_100000_steps.pth").generator
     seen: dict[str, Tensor] = {}
     for name in generator.block_names():
@@ -108,7 +108,7 @@ def test_recorded_images_at_32_px(golden: Golden) -> None:
 
 @torch.no_grad()
 def test_recorded_logits_at_32_px(golden: Golden) -> None:
-    io = golden("case4c_mimicry_sngan32_d")
+    io = golden("mimicry-sngan-32-discriminator")
     discriminator = load(GOLDEN / "files" / "mimicry" / "netD_100000_steps.pth").discriminator
     assert discriminator.params() == 17_041
     layers = spectral_layers(discriminator)

@@ -18,12 +18,12 @@ Golden = Mapping[str, Tensor]
 
 @pytest.fixture(scope="module")
 def teacher() -> Model:
-    return load(GOLDEN / "files" / "rosinality" / "case1_g_d_gema.pt")
+    return load(GOLDEN / "files" / "rosinality" / "networks.pt")
 
 
 @pytest.fixture(scope="module")
 def io(golden: Callable[[str], Golden]) -> Golden:
-    return golden("case1_rosinality_sg2_32")
+    return golden("rosinality-stylegan2-32")
 
 
 def noise_of(io: Golden) -> list[Tensor]:
@@ -58,7 +58,7 @@ def test_recorded_style_mixing(teacher: Model, io: Golden, cut: int) -> None:
 
 @torch.no_grad()
 def test_recorded_truncation(io: Golden) -> None:
-    generator = load(GOLDEN / "files" / "rosinality" / "case1_g_d_gema.pt").generator
+    generator = load(GOLDEN / "files" / "rosinality" / "networks.pt").generator
     generator.w_avg = io["truncation_latent"][0]
     got = generator(io["z"], noise=noise_of(io), truncation_psi=0.7)
     torch.testing.assert_close(got, io["img_trunc07"], **TOLERANCE)

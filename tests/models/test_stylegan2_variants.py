@@ -29,7 +29,7 @@ class Recorded(NamedTuple):
 
 
 def recorded(architecture: str, **changes: Any) -> Recorded:
-    folder = GOLDEN / f"nv_sg2_{architecture}"
+    folder = GOLDEN / f"nvidia-stylegan2-16-{architecture}"
     meta = json.loads((folder / "meta.json").read_text())
     weights = safetensors.torch.load_file(folder / "weights.safetensors")
     generator = Generator(**{**_known(meta["G_init"]), **changes})
@@ -84,7 +84,7 @@ def test_recorded_clamps_bite(architecture: str) -> None:
 
 @torch.no_grad()
 def test_recorded_nvidia_pickle() -> None:
-    case = "case2a_nv_sg2_c0_noclamp"
+    case = "nvidia-stylegan2-32"
     model = load(GOLDEN / "files" / "nvidia" / f"{case}.pkl")
     io = safetensors.torch.load_file(GOLDEN / case / "io.safetensors")
     generator, z = model.generator, io["z"]

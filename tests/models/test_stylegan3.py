@@ -26,7 +26,7 @@ from tests.conftest import GOLDEN, randomise
 from tests.test_groups import keep_sets
 
 Golden = Mapping[str, Tensor]
-CASE = "case3a_nv_sg3t_32"
+CASE = "nvidia-stylegan3-t-32"
 SMALL: dict[str, Any] = {
     "mapping_kwargs": {"num_layers": 2}, "num_layers": 5, "num_critical": 2, "margin_size": 4,
     "channel_base": 128, "channel_max": 9,

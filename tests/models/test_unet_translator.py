@@ -13,12 +13,12 @@ from tests.conftest import GOLDEN
 from tests.models.translation import images, unet
 
 Golden = Callable[[str], Mapping[str, Tensor]]
-PIX2PIX = GOLDEN / "files" / "pix2pix_unet128" / "latest_net_G.pth"
+PIX2PIX = GOLDEN / "files" / "junyanz-pix2pix" / "latest_net_G.pth"
 
 
 @torch.no_grad()
 def test_images_of_pix2pix(golden: Golden) -> None:
-    io, model = golden("case5f_pix2pix_unet128_bn"), load(PIX2PIX)
+    io, model = golden("junyanz-unet7-batch"), load(PIX2PIX)
     torch.testing.assert_close(model.generator(io["x"]), io["y"], atol=1e-5, rtol=0)
     # The published test script leaves the network in train mode, at batch 1.
     config = {**model.config, "norm_statistics": "batch"}
@@ -30,7 +30,7 @@ def test_images_of_pix2pix(golden: Golden) -> None:
 
 @torch.no_grad()
 def test_instance_norm_at_another_size_than_square(golden: Golden) -> None:
-    case = "case5c_unet5_in"
+    case = "junyanz-unet5-instance"
     io, generator = golden(case), load(GOLDEN / case / "G.pth").generator
     assert generator.img_channels == 2
     torch.testing.assert_close(generator(io["x"]), io["y"], atol=1e-5, rtol=0)

@@ -12,7 +12,7 @@ from ganc.perceptual import distance as module
 from ganc.perceptual.distance import PERCEPTUAL_DISTANCES, PerceptualDistance, load_perceptual
 from tests.weights.random_weights import TRUNK_OF, install, published_trunk, random_lpips
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "case8c_lpips_squeeze"
+GOLDEN = Path(__file__).parent.parent / "golden" / "lpips-squeeze"
 IO = load_file(GOLDEN / "io.safetensors")
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from ganc.errors import ComputationError, ShapeError
 from ganc.perceptual.frechet import FeatureStats, frechet_distance
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "case8a_fid_kid"
+GOLDEN = Path(__file__).parent.parent / "golden" / "fid-kid"
 IO = load_file(GOLDEN / "io.safetensors")
 RESULTS = json.loads((GOLDEN / "meta.json").read_text())["results"]
 

@@ -71,8 +71,8 @@ def test_the_definitions_on_all_pairs(seed: int, k: int, reals: int, samples: in
 @pytest.mark.parametrize(("case", "suffix"), [("gauss", ""), ("lattice", "_lattice")])
 def test_recorded_values(case: str, suffix: str, k: int) -> None:
     """On the lattice many distances equal a radius: whose balls are closed decides."""
-    io = load_file(GOLDEN / "case8b_prdc" / "io.safetensors")
-    results = json.loads((GOLDEN / "case8b_prdc" / "meta.json").read_text())["results"]
+    io = load_file(GOLDEN / "precision-recall" / "io.safetensors")
+    results = json.loads((GOLDEN / "precision-recall" / "meta.json").read_text())["results"]
     values = compare(io[f"real{suffix}"], io[f"fake{suffix}"], k)
     closed, opened = results[f"own_{case}_k{k}_nonstrict"], results[f"own_{case}_k{k}_strict"]
     nvidia = results[f"nvidia_logic_fp32_{case}_k{k}"]
@@ -156,8 +156,8 @@ def test_kernel_distance_is_clean_fids() -> None:
 
 
 def test_kernel_distance_of_the_recorded_subsets() -> None:
-    io = load_file(GOLDEN / "case8a_fid_kid" / "io.safetensors")
-    results = json.loads((GOLDEN / "case8a_fid_kid" / "meta.json").read_text())["results"]
+    io = load_file(GOLDEN / "fid-kid" / "io.safetensors")
+    results = json.loads((GOLDEN / "fid-kid" / "meta.json").read_text())["results"]
     real, fake = io["real"].double(), io["fake"].double()
     chosen = zip(io["kid_idx_real"].long(), io["kid_idx_fake"].long(), strict=True)
     values = [discrepancy(real[i], fake[j]) for i, j in chosen]

@@ -25,8 +25,8 @@ from tests.families import FAMILIES, make_sngan, make_unet
 
 Golden = Mapping[str, Tensor]
 
-CASE = "case6b_content_aware_score"
-TEACHER = GOLDEN / "files" / "rosinality" / "case1_g_d_gema.pt"
+CASE = "content-scores"
+TEACHER = GOLDEN / "files" / "rosinality" / "networks.pt"
 GROUPS = 8
 
 

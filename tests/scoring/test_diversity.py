@@ -38,8 +38,8 @@ def recorded_noise(io: Golden, shared: bool) -> Sequence[Any]:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_recorded_scores(variant: str, golden: Callable[[str], Golden]) -> None:
-    io = golden("case6a_dcp_score")
-    model = load(GOLDEN / "files" / "rosinality" / "case1_g_d_gema.pt")
+    io = golden("diversity-scores")
+    model = load(GOLDEN / "files" / "rosinality" / "networks.pt")
     model.generator.w_avg = io["mean_w"]
     scores = score(
         model,

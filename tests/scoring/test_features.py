@@ -203,7 +203,7 @@ def test_hooks_are_removed_whatever_happens() -> None:
 
 
 @pytest.mark.parametrize("method", ["activation", "asv", "rebuild"])
-def test_inputs_that_do_not_go_with_the_model(method: str, photos: Path) -> None:
+def test_settings_that_do_not_go_with_the_model(method: str, photos: Path) -> None:
     with pytest.raises(UsageError, match="--data is missing") as caught:
         score(make_unet(), method)
     assert "--data with a folder" in str(caught.value.hint)
@@ -211,11 +211,19 @@ def test_inputs_that_do_not_go_with_the_model(method: str, photos: Path) -> None
         score(make_model(), method, data=photos)
     with pytest.raises(UsageError, match="--noise-mode goes with latents"):
         score(make_unet(), method, data=photos, noise_mode="none")
+
+
+@pytest.mark.parametrize("method", ["activation", "asv", "rebuild"])
+def test_settings_that_cannot_be(method: str) -> None:
     with pytest.raises(UsageError, match="unknown noise_mode"):
         score(make_model(), method, noise_mode="nowhere")
     with pytest.raises(UsageError, match="--batch 5"):
         score(make_model(), method, samples=4, batch=5)
-    folder = write_images(torch.zeros(2, 3, 12, 12), photos.parent / "odd")
+
+
+@pytest.mark.parametrize("method", ["activation", "asv", "rebuild"])
+def test_images_of_a_size_that_the_model_cannot_take(method: str, tmp_path: Path) -> None:
+    folder = write_images(torch.zeros(2, 3, 12, 12), tmp_path / "odd")
     with pytest.raises(DataError, match="multiples of 8"):
         score(make_unet(), method, data=folder, device="cpu")
 

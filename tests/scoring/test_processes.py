@@ -14,11 +14,11 @@ import torch
 from ganc.checkpoints.store import save
 from ganc.scores import Scores
 from ganc.scoring.score import score
+from tests import forked
 from tests.conftest import make_model
 
 pytestmark = pytest.mark.slow
 
-GANC = (sys.executable, "-m", "ganc")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ENDLESS = ("--method", "activation", "--samples", "1000000")
 
@@ -30,18 +30,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def started(command: tuple[str, ...], folder: Path) -> subprocess.Popen[str]:
-    """Start a command in a session of its own, and wait until it scores."""
-    # Its own process group: a terminal's Ctrl-C reaches all of the group, and not this test.
-    # Tests that run in the background may ignore the signal, which children would inherit.
-    process = subprocess.Popen(
-        [*command, "score", "model.safetensors", *ENDLESS], cwd=folder, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    assert process.stderr is not None
-    assert process.stderr.readline() == "scoring …\n"
-    return process
+def left(folder: Path) -> list[str]:
+    """Return what lies in a folder but what the processes said."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("said-"))
 
 
 def children(pid: int) -> list[int]:
@@ -54,16 +45,16 @@ def is_running(pid: int) -> bool:
     return found.stdout.strip()[:1] not in ("", "Z")
 
 
-def test_ctrl_c_leaves_nothing(folder: Path) -> None:
-    process = started(GANC, folder)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, "", "error: interrupted\n")
-    assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
-
-
 def test_ctrl_c_ends_all_processes(folder: Path) -> None:
-    process = started((*TORCHRUN, "-m", "ganc"), folder)
+    # A session of their own: a terminal's Ctrl-C reaches all of its group, and not this test.
+    # Tests that run in the background may ignore the signal, which children would inherit.
+    process = subprocess.Popen(
+        [*TORCHRUN, "-m", "ganc", "score", "model.safetensors", *ENDLESS], cwd=folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert process.stderr.readline() == "scoring …\n"
     workers = children(process.pid)
     assert len(workers) == 2
     os.killpg(process.pid, signal.SIGINT)
@@ -74,24 +65,17 @@ def test_ctrl_c_ends_all_processes(folder: Path) -> None:
     while any(map(is_running, workers)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(is_running, workers))
-    assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
-
-
-def run_two(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*TORCHRUN, "-m", "ganc", "score", "model.safetensors", *arguments],
-        cwd=folder, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    assert left(folder) == ["model.safetensors"]
 
 
 def test_the_first_process_alone_prints_and_writes(folder: Path) -> None:
-    arguments = ("--method", "activation", "--samples", "30")
-    done = run_two(folder, *arguments, "--json", "--plot", "scores.png")
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)  # one document, not two
-    assert done.stderr.count("scoring …") == 1
+    words = ("score", "model.safetensors", "--method", "activation", "--samples", "30")
+    first, second = forked.ganc_group(2, folder, *words, "--json", "--plot", "scores.png").wait()
+    assert (first.code, second) == (0, (0, "", "")), first.err
+    result = json.loads(first.out)
+    assert first.err.count("scoring …") == 1
     names = ["model.activation.scores.safetensors", "model.safetensors", "scores.png"]
-    assert sorted(path.name for path in folder.iterdir()) == names
+    assert left(folder) == names
     expected = score(make_model(), "activation", samples=30)
     written = Scores.load(folder / result["output"])
     for name, values in expected.values.items():
@@ -99,9 +83,10 @@ def test_the_first_process_alone_prints_and_writes(folder: Path) -> None:
 
 
 def test_settings_are_shown_once(folder: Path) -> None:
-    done = run_two(folder, "--dry-run", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["command"] == "score"
+    words = ("score", "model.safetensors", "--dry-run", "--json")
+    first, second = forked.ganc_group(2, folder, *words).wait()
+    assert (first.code, second) == (0, (0, "", "")), first.err
+    assert json.loads(first.out)["command"] == "score"
 
 
 @pytest.mark.parametrize(
@@ -114,20 +99,17 @@ def test_settings_are_shown_once(folder: Path) -> None:
 def test_a_mistake_has_its_line_and_code(
     folder: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    done = run_two(folder, *arguments)
-    assert done.returncode == 1  # torchrun's own code; those of its workers are in its report
-    assert done.stdout == ""
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    outcomes = forked.ganc_group(2, folder, "score", "model.safetensors", *arguments).wait()
+    assert [(outcome.code, outcome.out) for outcome in outcomes] == [(code, "")] * 2
+    said = "".join(outcome.err for outcome in outcomes)
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
     assert line.startswith(message)
-    assert done.stderr.count("hint: ") == 1
-    assert done.stderr.count(f"exitcode  : {code} ") == 2
-    assert [path.name for path in folder.iterdir()] == ["model.safetensors"]
+    assert said.count("hint: ") == 1
+    assert left(folder) == ["model.safetensors"]
 
 
 THREADS = """
 import os, torch
-from ganc.collectives import all_sum
-from ganc.launch import process_group
 count = lambda: len(os.listdir("/proc/self/task"))
 before = count()
 with process_group():

@@ -1,8 +1,6 @@
 """How batches are run: in order, until two halves agree, shared out over processes."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from ganc.scores import Scores, kept_channels
 from ganc.scoring.request import ScoreRequest
 from ganc.scoring.score import score
 from ganc.scoring.scorer import Scorer, State, batch_ranges, overlap, run
+from tests import forked
 
 
 class Noisy(Scorer):
@@ -92,6 +91,9 @@ def test_auto_is_recorded(model: Model) -> None:
     assert 80 <= taken < 1000
     same = score(model, "l1-out", effective=True, samples=taken, batch=5)
     assert all(torch.equal(same[name], values) for name, values in scores.values.items())
+
+
+def test_counts_of_samples_that_cannot_be(model: Model) -> None:
     with pytest.raises(UsageError, match="neither a count nor auto"):
         score(model, "diversity", samples="many")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"--prune-ratio 1 is outside"):
@@ -113,18 +115,15 @@ def test_auto_is_recorded(model: Model) -> None:
 def test_two_processes_give_the_scores_of_one(
     checkpoint: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    command = ["-m", "ganc", "score", str(checkpoint), "--json", *options, "-o"]
-    alone = subprocess.run(
-        [sys.executable, *command, str(tmp_path / "one")], capture_output=True, check=True
-    )
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-                "--nproc-per-node", "2", *command, str(tmp_path / "two")]  # fmt: skip
-    shared = subprocess.run(torchrun, capture_output=True, check=True, timeout=120)
+    command = ("score", checkpoint, "--json", *options, "-o")
+    alone = forked.ganc_group(1, tmp_path, *command, "one").wait()
+    shared = forked.ganc_group(2, tmp_path, *command, "two").wait()
+    assert [outcome.code for outcome in (*alone, *shared)] == [0, 0, 0], shared
     one, two = (Scores.load(tmp_path / name) for name in ("one", "two"))
     for name, values in one.values.items():
         torch.testing.assert_close(two[name], values, rtol=1e-12, atol=0)
     assert two.settings == one.settings
     assert two.content_hash == one.content_hash
-    # One document on stdout: the other process says nothing.
-    results = [json.loads(done.stdout) for done in (alone, shared)]
+    assert shared[1][1:] == ("", "")  # the other process says nothing
+    results = [json.loads(outcomes[0].out) for outcomes in (alone, shared)]
     assert results[0]["samples"] == results[1]["samples"]

@@ -97,12 +97,20 @@ def test_what_is_missing_is_said_before_anything_runs(horses: Path, zebras: Path
     assert not seen
     with pytest.raises(UsageError, match="--data is missing"):
         score(model, "asv", data_b=zebras)
+
+
+def test_images_of_a_side_that_is_not_scored_are_refused(horses: Path, zebras: Path) -> None:
+    model = make_cyclegan()
     with pytest.raises(UsageError, match="--data-b goes with generator_b, which is not scored"):
         score(model, "asv", data=horses, data_b=zebras, network="generator")
     with pytest.raises(UsageError, match="--data-b goes with generator_b"):
         score(make_resnet(), "asv", data=horses, data_b=zebras)
     with pytest.raises(UsageError, match="takes no --data-b"):
         score(model, "l1-in", data_b=zebras)
+
+
+def test_networks_that_are_not_there_are_named() -> None:
+    model = make_cyclegan()
     with pytest.raises(UsageError, match="unknown --network `generator_c`"):
         score(model, "l1-in", network="generator_c")
     with pytest.raises(InputError, match="holds no generator_b"):
@@ -139,36 +147,50 @@ def test_a_budget_needs_scores_of_what_it_counts() -> None:
     assert small.generator_b.macs() < model.generator_b.macs()
 
 
-def test_both_directions_from_the_command_line(
-    ganc: Ganc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, horses: Path, zebras: Path
-) -> None:
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, horses: Path) -> tuple[object, ...]:
+    """Words that score a CycleGAN in the working folder by one side's images."""
     monkeypatch.chdir(tmp_path)
     save(make_cyclegan(), Path("cycle.safetensors"))
-    arguments = ("score", "cycle.safetensors", "--method", "asv", "--data", horses)
-    missing = ganc(*arguments)
+    return ("score", "cycle.safetensors", "--method", "asv", "--data", horses)
+
+
+def test_the_command_asks_for_the_other_side(
+    ganc: Ganc, command: tuple[object, ...], zebras: Path
+) -> None:
+    missing = ganc(*command)
     assert missing.code == 2
     assert "--data-b is missing" in missing.err
     assert "hint: pass --data-b with a folder or zip of images" in missing.err
-    assert ganc(*arguments, "--network", "generator", "-o", "one.safetensors").code == 0
-    dry = ganc(*arguments, "--data-b", zebras, "--dry-run", "--json")
+    assert ganc(*command, "--network", "generator", "-o", "one.safetensors").code == 0
+    dry = ganc(*command, "--data-b", zebras, "--dry-run", "--json")
     assert json.loads(dry.out)["settings"]["data_b"] == str(zebras)
 
+
+def test_scores_of_both_directions_are_compared(
+    ganc: Ganc, command: tuple[object, ...], zebras: Path
+) -> None:
     norms = ganc("score", "cycle.safetensors", "--method", "l1-out", "--json")
     assert [group["name"] for group in json.loads(norms.out)["groups"]] == BOTH
-    scored = ganc(*arguments, "--data-b", zebras, "--plot", "scores.png", "--compare",
-                  "cycle.l1-out.scores.safetensors")  # fmt: skip
+    compared = ("--compare", "cycle.l1-out.scores.safetensors")
+    scored = ganc(*command, "--data-b", zebras, "--plot", "scores.png", *compared)
     assert scored.code == 0, scored.err
     assert "5 + 3" in scored.out
     assert scored.out.count("generator_b.block0.inner") == 2  # kept widths, and agreement
     assert scored.err.splitlines() == ["scoring …", "scoring generator_b …"]
-    other = ganc(*arguments, "--network", "generator", "-o", "two", "--compare",
-                 "cycle.l1-out.scores.safetensors")  # fmt: skip
+    assert Path("scores.png").stat().st_size
+    other = ganc(*command, "--network", "generator", "-o", "two", *compared)
     assert (other.code, "in group generator_b.stem" in other.err) == (3, True)
 
+
+def test_the_command_prunes_both_directions(
+    ganc: Ganc, command: tuple[object, ...], zebras: Path
+) -> None:
+    assert ganc(*command, "--data-b", zebras).code == 0
     pruned = ganc("prune", "cycle.safetensors", "--scores", "cycle.asv.scores.safetensors",
                   "--speedup", 2, "-o", "small.safetensors", "--plot", "cut.png")  # fmt: skip
     assert pruned.code == 0, pruned.err
     assert "generator_b.up0" in pruned.out
     small = load(Path("small.safetensors"))
     assert small.generator_b.params() < make_cyclegan().generator_b.params()
-    assert all(path.stat().st_size for path in (Path("scores.png"), Path("cut.png")))
+    assert Path("cut.png").stat().st_size

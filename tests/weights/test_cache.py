@@ -1,7 +1,6 @@
 import hashlib
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from ganc.weights.cache import (
     weights_path,
 )
 from ganc.weights.published import WEIGHTS, WeightsFile
+from tests import forked
 from tests.weights.host import CONTENT, Host, cut, serving, stall, status
 
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -125,20 +125,16 @@ def test_two_threads_fetch_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(host.asked) == 1
 
 
-PROCESS = """
-import sys
-from ganc.weights.cache import weights_path
-from ganc.weights.published import WEIGHTS, WeightsFile
-WEIGHTS["vgg16"] = WeightsFile("vgg.pth", sys.argv[1], sys.argv[2], 0)
-print(weights_path("vgg16").stat().st_size)
-"""
+def fetch_in_process(cache: str, url: str) -> None:
+    os.environ["GANC_CACHE"] = cache
+    WEIGHTS["vgg16"] = WeightsFile("vgg.pth", url, SHA256, 0)
+    assert weights_path("vgg16").read_bytes() == CONTENT
 
 
-@pytest.mark.slow
 def test_two_processes_fetch_once(host: Host) -> None:
-    command = [sys.executable, "-c", PROCESS, host.url, SHA256]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate()[0].strip() for process in both] == [str(len(CONTENT))] * 2
+    given = (os.environ["GANC_CACHE"], host.url)
+    both = [forked.start(fetch_in_process, *given) for _ in range(2)]
+    assert [forked.exit_code(process) for process in both] == [0, 0]
     assert len(host.asked) == 1
 
 

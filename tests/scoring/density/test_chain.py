@@ -18,7 +18,7 @@ from tests.evaluation.witnesses import write_images
 from tests.scoring.density.cases import FLAGS
 
 Ganc = Callable[..., Outcome]
-TEACHER = GOLDEN / "trained" / "cyclegan32_faces2sketches.safetensors"
+TEACHER = GOLDEN / "trained" / "cyclegan-faces2sketches-32.safetensors"
 
 
 @pytest.fixture

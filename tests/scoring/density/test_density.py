@@ -29,6 +29,7 @@ from tests.scoring.density.cases import (
     make_resnet_pair,
     make_sngan_pair,
     quick,
+    write_pairs,
     write_pictures,
 )
 
@@ -80,6 +81,16 @@ def test_other_seeds_find_other_gates(pairs: Path) -> None:
     assert not torch.equal(first["enc0"], other["enc0"])
 
 
+# Gates that are closed at times, and a budget that is met at times.
+BASE = {"steps": 3, "gate_bias": -0.5, "temperature": 1.0}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Scores:
+    """What is found without a change."""
+    return quick(make_unet(), write_pairs(tmp_path_factory.mktemp("plain"), 6), **BASE)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -93,11 +104,10 @@ def test_other_seeds_find_other_gates(pairs: Path) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_every_setting_does_something(pairs: Path, changes: Mapping[str, Any]) -> None:
-    # Gates that are closed at times, and a budget that is met at times.
-    base = {"steps": 3, "gate_bias": -0.5, "temperature": 1.0}
-    found = quick(make_unet(), pairs, **{**base, **changes})
-    plain = quick(make_unet(), pairs, **base)
+def test_every_setting_does_something(
+    plain: Scores, pairs: Path, changes: Mapping[str, Any]
+) -> None:
+    found = quick(make_unet(), pairs, **{**BASE, **changes})
     assert found.settings["density"] == {**plain.settings["density"], **changes}
     assert any(
         name not in found.values or not torch.equal(values, found[name])

@@ -40,7 +40,7 @@ def faces() -> Tensor:
 
 def trained() -> Model:
     """One direction of a small CycleGAN: faces to sketches."""
-    cyclegan = load(TRAINED / "cyclegan32_faces2sketches.safetensors")
+    cyclegan = load(TRAINED / "cyclegan-faces2sketches-32.safetensors")
     return Model(cyclegan.generator, cyclegan.discriminator)
 
 

@@ -2,9 +2,8 @@
 
 import json
 import math
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from ganc.errors import ComputationError, InputError, Interrupted
 from ganc.pruning.plan import make_plan
 from ganc.scores import Scores
 from ganc.scoring.density import search as search_module
+from ganc.scoring.density.game import Game
 from ganc.scoring.density.recipe import resolve_density
 from ganc.scoring.density.steplog import StepLog
+from tests import forked
 from tests.conftest import Outcome
-from tests.distillation import forked
 from tests.families import make_cyclegan, make_unet
 from tests.scoring.density.cases import (
     FLAGS,
@@ -212,22 +212,17 @@ def test_states_that_are_none_are_refused(pairs: Path, tmp_path: Path) -> None:
         quick(model, pairs, state=state, resume=True)
 
 
-# A real signal to a real process: it comes at step 2, in the middle of what a step does.
-SIGNALLED = """
-import os, signal
-from ganc import cli
-from ganc.scoring.density.game import Game
+def signalled(folder: Path, said: Path, words: list[str]) -> None:
+    """Be ``ganc WORDS``, which gets a signal at step 2, in the middle of what a step does."""
+    draw = Game.draw
 
-draw = Game.draw
+    def drawn(self: Game, step: int) -> Any:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(self, step)
 
-def signalled(self, step):
-    if step == 2:
-        os.kill(os.getpid(), signal.SIGTERM)
-    return draw(self, step)
-
-Game.draw = signalled
-cli.main()
-"""
+    Game.draw = drawn  # type: ignore[method-assign]
+    forked.be_ganc(folder, said, words)
 
 
 @pytest.mark.slow
@@ -244,12 +239,10 @@ def test_sigterm_saves_and_resume_ends_with_the_same_file(
     done = ganc(*words)
     assert done.code == 0, done.err
     monkeypatch.chdir(folders["own"])
-    killed = subprocess.run(
-        [sys.executable, "-c", SIGNALLED, *words], capture_output=True, text=True, timeout=100
-    )
-    assert killed.returncode == 143, killed.stderr
-    assert killed.stdout == ""
-    assert killed.stderr.splitlines() == [
+    process = forked.start(signalled, folders["own"], tmp_path, words)
+    assert forked.exit_code(process) == 143
+    assert (tmp_path / "out").read_text() == ""
+    assert (tmp_path / "err").read_text().splitlines() == [
         "error: interrupted: generator at step 3 of 4; the state was saved in s.state",
         "hint: run the same command with --resume",
     ]
