@@ -16,7 +16,7 @@ def doctor(
         bool,
         typer.Option(
             "--build",
-            help="Compile the operators that make StyleGAN2 faster on the CPU; needs g++ or clang++.",
+            help="Compile operators that make StyleGAN2 faster on the CPU; needs g++ or clang++.",
         ),
     ] = False,
     as_json: shared.Json = False,

@@ -54,9 +54,7 @@ def finish_layer(
         x = x.contiguous()
     out = _place(x, kernel is not None) if out is None else out
     lrelu = ACTIVATIONS["lrelu"]
-    torch.ops.ganc.finish_layer(
-        x, out, kernel, scales, noise, bias, lrelu.alpha, lrelu.gain, clamp
-    )
+    torch.ops.ganc.finish_layer(x, out, kernel, scales, noise, bias, lrelu.alpha, lrelu.gain, clamp)
     return out
 
 

@@ -151,7 +151,7 @@ def _run_compiled(
     layer: Layer,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Convolve, then do all that follows in one pass; ``out`` is where the result goes, if given."""
+    """Convolve, then do all that follows in one pass; ``out``, if given, takes the result."""
     kernel = None
     if layer.up == 2 and weight.shape[-1] == 3 and layer_passes.takes(layer.resample_filter):
         kernel = layer.resample_filter
