@@ -36,7 +36,7 @@ def doctor(device: str | torch.device = "auto", build: bool = False) -> dict[str
     Returns:
         JSON data: "ganc", "python", "torch", "threads", "cuda" (device names), "device",
         "device_error" (largest difference to the CPU), "kernels", "resampling" (what computes),
-        "cpu_kernels" (the same of layers on the CPU), "built" {"library", "sec", "for"} or null,
+        "built" {"library", "sec", "for"} or null,
         "packages" {extra: {name: version or null}}, "cache" (folder), "weights" {name: whether it
         is there}.
     Raises:
@@ -56,7 +56,6 @@ def doctor(device: str | torch.device = "auto", build: bool = False) -> dict[str
         "device_error": check_device(chosen),
         "kernels": extension.state(chosen.type),
         "resampling": resampling.state(chosen.type),
-        "cpu_kernels": extension.state(extension.CPU),
         "built": built,
         "packages": {
             extra: {name: _version(name) for name in names} for extra, names in OPTIONAL.items()
