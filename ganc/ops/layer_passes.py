@@ -59,10 +59,9 @@ def finish_layer(
 
 
 def add_upsampled(image: Tensor, small: Tensor, kernel: Tensor) -> Tensor:
-    """Add an image of half the size to one, which is changed: float32, [N, C, H, W]."""
-    layout = torch.contiguous_format if image.is_contiguous() else torch.channels_last
-    image = image.contiguous(memory_format=layout)
-    torch.ops.ganc.add_upsampled(image, small.contiguous(memory_format=layout), kernel)
+    """Add an image of half the size to one, which is lost: float32, [N, C, H, W], contiguous."""
+    image = image.contiguous()
+    torch.ops.ganc.add_upsampled(image, small.contiguous(), kernel)
     return image
 
 

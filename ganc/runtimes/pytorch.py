@@ -24,7 +24,7 @@ class PyTorch(Runtime):
 
     def conditions(self, dtype: str = "fp32", device: torch.device = CPU) -> Conditions:
         found = super().conditions(dtype, device)
-        if device.type == "cpu" and layer_passes.are_there():
+        if device.type == "cpu" and dtype == "fp32" and layer_passes.are_there():
             return replace(found, runtime=f"{found.runtime}, compiled passes")
         return found
 

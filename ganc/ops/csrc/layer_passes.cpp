@@ -297,7 +297,7 @@ void finish_layer(const at::Tensor& x, at::Tensor& out, const std::optional<at::
   }
 }
 
-// image += enlarged small, the size doubled: [N, C, H, W] → [N, C, 2 H, 2 W], both in one layout.
+// image += enlarged small, the size doubled: [N, C, H, W] → [N, C, 2 H, 2 W], both contiguous.
 void add_upsampled(at::Tensor& image, const at::Tensor& small, const at::Tensor& kernel) {
   check_float(image, "image");
   check_float(small, "small");
@@ -305,37 +305,31 @@ void add_upsampled(at::Tensor& image, const at::Tensor& small, const at::Tensor&
                   image.size(1) == small.size(1) && image.size(2) == 2 * small.size(2) &&
                   image.size(3) == 2 * small.size(3),
               "image must be twice as large as small: ", image.sizes(), ", ", small.sizes());
-  const bool is_last = is_channels_last(image);
-  TORCH_CHECK(is_last ? small.is_contiguous(at::MemoryFormat::ChannelsLast)
-                      : image.is_contiguous() && small.is_contiguous(),
-              "image and small must both be contiguous or channels_last");
+  TORCH_CHECK(image.is_contiguous() && small.is_contiguous(), "images must be contiguous");
   if (image.numel() == 0) return;
   const Taps taps = taps_of(kernel);
   const int64_t height = small.size(2), width = small.size(3);
-  const int64_t step = is_last ? small.size(1) : 1, row = width * step;
   const float* from = small.const_data_ptr<float>();
   float* to = image.mutable_data_ptr<float>();
-  const int64_t rows = small.numel() / row;  // of all planes
-  const std::vector<float> zeros(row);
-  at::parallel_for(0, 2 * rows, std::max<int64_t>(1, kGrain / row), [&](int64_t y, int64_t end) {
-    std::vector<float> padded((width + 2) * step);
-    float* middle = padded.data() + step;
+  const int64_t rows = small.numel() / width;  // of all planes
+  const std::vector<float> zeros(width);
+  at::parallel_for(0, 2 * rows, std::max<int64_t>(1, kGrain / width), [&](int64_t y, int64_t end) {
+    std::vector<float> padded(width + 2);
+    float* middle = padded.data() + 1;
     for (; y < end; ++y) {
       // Every other tap meets an inserted zero: an even row sees taps 0 and 2, an odd one 1 and 3.
       const int64_t odd = y % 2, at = y / 2, other = at % height + (odd ? 1 : -1);
-      const float* here = from + at * row;
+      const float* here = from + at * width;
       const float* near =
-          other < 0 || other >= height ? zeros.data() : here + (odd ? row : -row);
+          other < 0 || other >= height ? zeros.data() : here + (odd ? width : -width);
       const float a = taps.across[odd ? 1 : 2], b = taps.across[odd ? 3 : 0];
-      for (int64_t i = 0; i < row; ++i) middle[i] = a * here[i] + b * near[i];
-      float* out = to + y * 2 * row;
+      for (int64_t i = 0; i < width; ++i) middle[i] = a * here[i] + b * near[i];
+      float* out = to + y * 2 * width;
       const auto& t = taps.along;
       for (int64_t w = 0; w < width; ++w) {
-        for (int64_t c = 0; c < step; ++c) {
-          const float* p = middle + w * step + c;
-          out[2 * w * step + c] += t[0] * p[-step] + t[2] * p[0];
-          out[(2 * w + 1) * step + c] += t[1] * p[0] + t[3] * p[step];
-        }
+        const float* p = middle + w;
+        out[2 * w] += t[0] * p[-1] + t[2] * p[0];
+        out[2 * w + 1] += t[1] * p[0] + t[3] * p[1];
       }
     }
   });
