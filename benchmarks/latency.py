@@ -4,8 +4,9 @@ StyleGAN2 of config-f's shape (or StyleGAN3-T's) with random weights, whole and 
 weights on every side. The public way of StyleGAN2, written plainly: every sample has its own kernel
 in one grouped convolution, filters run over single-channel images, then noise, bias, activation and
 gain each take a pass. StyleGAN3 is compared with the composition that training runs. "Convolutions"
-are the dense convolutions of our own forward pass, alone, on the tensors it gave them. All sides
-take turns in one process; times are medians over the rounds. With one thread they are CPU seconds,
+are the dense convolutions of our own forward pass, alone, on the tensors it gave them. Where
+`ganc doctor --build` was run, the compiled passes are one more side. All sides take turns in one
+process; times are medians over the rounds. With one thread they are CPU seconds,
 which other work on the machine moves less than wall time.
 
 On CUDA, and with --brief, "public" is what the public code does there: a kernel per sample in
@@ -45,6 +46,7 @@ from ganc.models import stylegan3
 from ganc.models.model import Model
 from ganc.models.style import StyleGenerator
 from ganc.models.stylegan2 import Generator, SynthesisLayer, ToRGBLayer
+from ganc.ops import layer_passes
 from ganc.ops.modulated_conv2d import modulated_conv2d
 from ganc.scoring.precision import arithmetic
 
@@ -151,15 +153,14 @@ class Case(NamedTuple):
     def sides(self, with_compile: bool) -> dict[str, Run]:
         """Return what takes turns, the reference first."""
         generator: Any = self.generator
+        plain = in_plain_torch(partial(generator, self.z))
         convolutions = Convolutions()
         with convolutions:
-            generator(self.z)
+            plain()
         name, reference = self.reference()
-        sides: dict[str, Run] = {
-            name: reference,
-            "ganc": partial(generator, self.z),
-            "convolutions": convolutions,
-        }
+        sides: dict[str, Run] = {name: reference, "ganc": plain, "convolutions": convolutions}
+        if isinstance(generator, Generator) and layer_passes.are_there():
+            sides["ganc, compiled passes"] = partial(generator, self.z)
         if with_compile:
             sides["ganc --compile"] = partial(torch.compile(generator), self.z)
         return sides
@@ -183,6 +184,19 @@ class Case(NamedTuple):
             torch.compiler.reset()
             made: Any = torch.compile(self.generator, mode=COMPILE_MODES[title])
             yield title, partial(made, self.z)
+
+
+def in_plain_torch(run: Run) -> Run:
+    """Return a call that leaves out the compiled passes."""
+
+    def call() -> Any:
+        before, layer_passes.are_there = layer_passes.are_there, lambda: False
+        try:
+            return run()
+        finally:
+            layer_passes.are_there = before
+
+    return call
 
 
 def recorded(run: Run, device: torch.device) -> Run:

@@ -1,6 +1,7 @@
 """What this installation can do: versions, devices, optional packages, the weights cache."""
 
 import platform
+import time
 from importlib import metadata
 from typing import Any
 
@@ -22,19 +23,25 @@ TOLERANCE = 1e-3
 """Largest difference to the CPU, exact float32 on images of nominal range [-1, 1]."""
 
 
-def doctor(device: str | torch.device = "auto") -> dict[str, Any]:
+def doctor(device: str | torch.device = "auto", build: bool = False) -> dict[str, Any]:
     """Look at the installation and check the device against the CPU on one tiny model.
 
+    Args:
+        device: Where models are to run.
+        build: Compile the operators for the CPU first, where that was not done yet.
     Returns:
         JSON data: "ganc", "python", "torch", "threads", "cuda" (device names), "device",
         "device_error" (largest difference to the CPU), "kernels", "resampling" (what computes),
+        "built" {"library", "sec", "for"} or null,
         "packages" {extra: {name: version or null}}, "cache" (folder), "weights" {name: whether it
         is there}.
     Raises:
         UsageError, InputError: The device is not known or not there.
+        BuildError: There is no C++ compiler, or it failed.
         ComputationError: It computes other images than the CPU.
     """
     chosen = resolve_device(device)
+    built = build_for_cpu() if build else None
     return {
         "ganc": __version__,
         "python": platform.python_version(),
@@ -45,11 +52,23 @@ def doctor(device: str | torch.device = "auto") -> dict[str, Any]:
         "device_error": check_device(chosen),
         "kernels": extension.state(chosen.type),
         "resampling": resampling.state(chosen.type),
+        "built": built,
         "packages": {
             extra: {name: _version(name) for name in names} for extra, names in EXTRAS.items()
         },
         "cache": str(cache_folder()),
         "weights": {name: is_there(name) for name in WEIGHTS},
+    }
+
+
+def build_for_cpu() -> dict[str, str | float]:
+    """Compile the operators for the CPU if need be: the library, the seconds, what it is for."""
+    start = time.monotonic()
+    path = extension.build_for_cpu()
+    return {
+        "library": str(path),
+        "sec": round(time.monotonic() - start, 1),
+        "for": "filter, noise, bias and activation of StyleGAN2's layers in one pass on the CPU",
     }
 
 

@@ -1,6 +1,8 @@
 """``ganc doctor``."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ganc.commands import _shared as shared
 
@@ -8,7 +10,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def doctor(device: shared.Device = "auto", as_json: shared.Json = False) -> None:
+def doctor(
+    device: shared.Device = "auto",
+    build: Annotated[
+        bool,
+        typer.Option(
+            "--build",
+            help="Compile operators that make StyleGAN2 faster on the CPU; needs g++ or clang++.",
+        ),
+    ] = False,
+    as_json: shared.Json = False,
+) -> None:
     """Check the installation: versions, device, optional packages, cache.
 
     The device has to compute the same images as the CPU on one tiny model.
@@ -17,13 +29,15 @@ def doctor(device: shared.Device = "auto", as_json: shared.Json = False) -> None
     """
     from ganc.diagnosis import doctor as examine
 
-    result = examine(device)
+    result = examine(device, build)
     shared.emit(result, as_json, lambda: _tables(result))
 
 
 def _tables(result: dict[str, Any]) -> list["Table"]:
     shown = {name: value for name, value in result.items() if name not in ("packages", "weights")}
     shown["cuda"] = result["cuda"] or None
+    if result["built"] is None:
+        del shown["built"]
     packages = {
         f"extra {extra}": {name: version or "not installed" for name, version in names.items()}
         for extra, names in result["packages"].items()

@@ -30,8 +30,8 @@ from ganc.models.network import NOISE_MODES, check_widths
 from ganc.models.style import ModulatedLayer, StyleGenerator
 from ganc.ops.bias_act import bias_act
 from ganc.ops.modulated_conv2d import demodulation_coefficients, modulated_conv2d
-from ganc.ops.modulated_layer import Layer, modulated_layer
-from ganc.ops.upfirdn2d import setup_filter, upsample2d
+from ganc.ops.modulated_layer import Layer, add_upsampled, modulated_layer
+from ganc.ops.upfirdn2d import setup_filter
 
 BLOCK_ARCHITECTURES = ("orig", "skip", "resnet")
 """How blocks are joined: in a chain; images added up beside it; a residual connection each."""
@@ -218,7 +218,7 @@ class SynthesisBlock(nn.Module):
             return img
         rgb = self.torgb(x, w)
         rgb = rgb.to(torch.promote_types(rgb.dtype, torch.float32))  # the image is never half
-        return rgb if img is None else upsample2d(img, self.resample_filter) + rgb
+        return rgb if img is None else add_upsampled(rgb, img, self.resample_filter)
 
 
 class SynthesisNetwork(nn.Module):

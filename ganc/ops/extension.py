@@ -25,10 +25,11 @@ import filelock
 import torch
 
 from ganc.errors import GancError
-from ganc.user_cache import cache_subfolder
+from ganc.user_cache import cache_folder, cache_subfolder
 
 SOURCES = Path(__file__).parent / "csrc"
 CPU, CUDA = "cpu", "cuda"
+FOLDER = "extensions"  # in the cache
 OFF = "GANC_EXTENSION=off"
 
 BUILD_SEC = 600.0
@@ -54,10 +55,8 @@ def build_or_warn(device_type: str) -> bool:
 
 
 def state(device_type: str) -> str:
-    """Say in one line what computes on a kind of device, and why; builds what is missing."""
-    if device_type != CUDA:
-        return "plain torch; the compiled operators are for CUDA"
-    reason = build_obstacle(device_type)
+    """Say in one line what computes on a kind of device, and why; builds what CUDA misses."""
+    reason = build_obstacle(device_type) if device_type == CUDA else cpu_obstacle()
     return "compiled operators" if reason is None else f"plain torch; {reason}"
 
 
@@ -68,9 +67,43 @@ def build_obstacle(device_type: str) -> str | None:
     try:
         build_and_load(device_type)
     except (GancError, OSError, filelock.Timeout) as error:
-        hint = error.hint if isinstance(error, GancError) else None
-        return f"{error} ({hint})" if hint else str(error)
+        return _told(error)
     return None
+
+
+@functools.cache
+def cpu_obstacle() -> str | None:
+    """Load the CPU's operators if they were built; return what stands in the way, or None.
+
+    Nobody who runs on the CPU waits for a compiler unasked: ``build_for_cpu`` is to be called.
+    """
+    if is_off():
+        return OFF
+    try:
+        if not library_path(CPU, ()).exists():
+            return "`ganc doctor --build` compiles faster operators"
+        _load_library(CPU)
+    except (GancError, OSError) as error:
+        return _told(error)
+    return None
+
+
+def build_for_cpu() -> Path:
+    """Build and load the CPU's operators, which are used from then on; return the library.
+
+    Raises:
+        BuildError: Something stands in the way.
+    """
+    reason = build_obstacle(CPU)
+    if reason is not None:
+        raise BuildError(f"no operators for the CPU: {reason}", "plain torch computes the same")
+    cpu_obstacle.cache_clear()
+    return library_path(CPU, ())
+
+
+def _told(error: Exception) -> str:
+    hint = error.hint if isinstance(error, GancError) else None
+    return f"{error} ({hint})" if hint else str(error)
 
 
 def is_off() -> bool:
@@ -111,15 +144,19 @@ def built_library(kind: str, architectures: Sequence[str]) -> Path:
     Raises:
         BuildError, filelock.Timeout, OutputError: See ``build_and_load``.
     """
-    command = compiler_command(kind, architectures)
-    folder = cache_subfolder("extensions")
-    path = folder / f"{kind}-{_key(command)}.so"
+    command, path = compiler_command(kind, architectures), library_path(kind, architectures)
+    cache_subfolder(FOLDER)
     if not path.exists():
         # The system frees this lock when its holder dies, so no stale one is ever waited for.
         with filelock.FileLock(f"{path}.lock", timeout=BUILD_SEC):
             if not path.exists():
                 _compile(command, path)
     return path
+
+
+def library_path(kind: str, architectures: Sequence[str]) -> Path:
+    """Return where a library is, or would be; raises as ``compiler_command`` does."""
+    return cache_folder() / FOLDER / f"{kind}-{_key(compiler_command(kind, architectures))}.so"
 
 
 def compiler_command(kind: str, architectures: Sequence[str]) -> list[str]:

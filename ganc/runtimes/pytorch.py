@@ -1,6 +1,7 @@
 """PyTorch as it is, and through torch.compile; on the CPU and on CUDA."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ganc.errors import InputError
+from ganc.ops import layer_passes
 from ganc.runtimes.precisions import PRECISIONS
 from ganc.runtimes.program import NamedInputs, Program
-from ganc.runtimes.runtime import Executable, Runtime
+from ganc.runtimes.runtime import CPU, Conditions, Executable, Runtime
 
 
 class PyTorch(Runtime):
@@ -20,6 +22,12 @@ class PyTorch(Runtime):
 
     def title(self) -> str:
         return f"PyTorch {torch.__version__}"
+
+    def conditions(self, dtype: str = "fp32", device: torch.device = CPU) -> Conditions:
+        found = super().conditions(dtype, device)
+        if device.type == "cpu" and dtype == "fp32" and layer_passes.are_there():
+            return replace(found, runtime=f"{found.runtime}, compiled passes")
+        return found
 
     def prepare(
         self, program: Program, dtype: str = "fp32", device: torch.device | None = None

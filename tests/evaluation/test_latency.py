@@ -14,6 +14,7 @@ from ganc.evaluation import latency
 from ganc.evaluation.evaluate import evaluate
 from ganc.models.model import Model
 from ganc.models.network import ImageGenerator
+from ganc.ops import layer_passes
 from ganc.pruning.slicing import PrunePlan, apply_plan
 from ganc.runtimes.measure import Timing, measure
 from ganc.runtimes.runtime import Conditions
@@ -100,6 +101,7 @@ def test_widths_are_rounded_up_but_not_beyond_the_teacher() -> None:
 def test_other_runtimes_have_values_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "measure", partial(measure, enough_sec=0.0))
     monkeypatch.setattr(torch, "compile", lambda module, **options: module)
+    monkeypatch.setattr(layer_passes, "are_there", lambda: False)
     names = ["latency", "latency-compile", "latency-onnx"]
     result = evaluate(make_resnet(), names)
     assert set(result["metrics"]) == {v for name in names for v in (name, *latency.extras(name))}

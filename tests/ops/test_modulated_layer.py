@@ -1,4 +1,4 @@
-"""A layer without gradient on the CPU against the composition that training runs."""
+"""A layer without gradient on the CPU, in plain torch, against the composition of training."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ganc.errors import ShapeError
 from ganc.models.stylegan2 import Generator, SynthesisLayer
+from ganc.ops import layer_passes
 from ganc.ops import modulated_layer as module
 from ganc.ops.modulated_conv2d import modulated_conv2d
 from ganc.ops.modulated_layer import Layer, modulated_layer
@@ -13,6 +14,12 @@ from ganc.ops.upfirdn2d import setup_filter
 
 # Float32 sums of some hundred terms in another order; measured are 5e-7 of the largest value.
 RELATIVE = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what somebody may have built on this machine; test_layer_passes.py has it."""
+    monkeypatch.setattr(layer_passes, "are_there", lambda: False)
 
 
 def rand(*shape: int, seed: int = 0) -> Tensor:

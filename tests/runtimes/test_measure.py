@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ganc.errors import UsageError
+from ganc.ops import layer_passes
 from ganc.runtimes import measure as measuring
 from ganc.runtimes.graph import graph_of
 from ganc.runtimes.measure import RUNTIMES, prepare, time_generator, time_module
@@ -42,6 +43,14 @@ def test_a_layer_gives_its_features(runtime: str, layer: nn.Module) -> None:
     program = fixed(layer, {"input": x})
     found = prepare(program, runtime).run({"input": x})
     torch.testing.assert_close(found, layer(x), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("built", "said"), [(False, ""), (True, ", compiled passes")])
+def test_a_time_says_whether_passes_are_compiled(
+    built: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer_passes, "are_there", lambda: built)
+    assert RUNTIMES["torch"].conditions().runtime == f"PyTorch {torch.__version__}{said}"
 
 
 def test_a_time_says_how_it_was_run(layer: nn.Module) -> None:
