@@ -301,15 +301,6 @@ def test_pipes(tmp_path: Path, checkpoint: Path) -> None:
     assert done.stderr == ""
 
 
-def test_a_named_pipe_is_read_once_and_whole(ganc: Ganc, checkpoint: Path) -> None:
-    line = f"{sys.executable} -m ganc info <(cat {checkpoint}) --json"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
-    assert (
-        json.loads(done.stdout)["params"]
-        == json.loads(ganc("info", str(checkpoint), "--json").out)["params"]
-    )
-
-
 def test_what_never_ends_is_refused(
     ganc: Ganc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Files of pix2pix and CycleGAN, with the oddities that users have, and their relatives."""
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -376,11 +377,16 @@ def test_two_networks_in_one_state_dict_without_telling_names_are_refused() -> N
     assert "could be the generator: first, second" in refused(state)
 
 
+@functools.cache
+def whole_state(name: str) -> dict[str, Tensor]:
+    return published_state(BUILD[name](norm="batch"))
+
+
 @pytest.mark.parametrize("name", list(BUILD))
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_damaged_state_is_refused_never_half_loaded(name: str, data: st.DataObject) -> None:
-    state = published_state(BUILD[name](norm="batch"))
+    state = dict(whole_state(name))
     key = data.draw(st.sampled_from([k for k in state if "num_batches" not in k]))
     damage = data.draw(st.sampled_from(["missing", "longer", "flat", "renamed"]))
     tensor = state[key]
