@@ -110,6 +110,8 @@ def test_a_mistake_has_its_line_and_code(
 
 THREADS = """
 import os, torch
+from ganc.collectives import all_sum
+from ganc.launch import process_group
 count = lambda: len(os.listdir("/proc/self/task"))
 before = count()
 with process_group():
