@@ -77,6 +77,7 @@ def export(
     result = dataclasses.asdict(written)
     if output != "-":
         latency = {name: str(timing) for name, timing in written.latency.items()}
-        told = {name: value for name, value in (result | {"latency": latency}).items() if value}
+        every = (result | {"latency": latency}).items()
+        told = {name: value for name, value in every if value or value == 0}  # an error may be 0
         shared.emit(result, as_json, lambda: [shared.key_values(told)])
     return None

@@ -96,7 +96,9 @@ def build_for_cpu() -> Path:
     """
     reason = build_obstacle(CPU)
     if reason is not None:
-        raise BuildError(f"no operators for the CPU: {reason}", "plain torch computes the same")
+        way_out = "unset GANC_EXTENSION" if is_off() else "name g++ or clang++ in CXX"
+        hint = f"{way_out}; until then plain torch computes the same"
+        raise BuildError(f"no operators for the CPU: {reason}", hint)
     cpu_obstacle.cache_clear()
     return library_path(CPU, ())
 

@@ -411,6 +411,19 @@ def test_command_reports_the_check(
     assert again.err == f"error: {output} exists already\nhint: pass --force to overwrite it\n"
 
 
+def test_the_table_has_an_error_of_zero_and_nothing_empty(
+    ganc: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    save(make_model(), tmp_path / "m.safetensors")
+    words = ("export", tmp_path / "m.safetensors", "--format", "nvidia", "-o")
+    result = json.loads(ganc(*words, tmp_path / "a.pt", "--json").out)
+    assert result["max_abs_error"] == 0
+    assert result["perceptual"] is None
+    shown = ganc(*words, tmp_path / "b.pt").out
+    assert "max_abs_error" in shown
+    assert "perceptual" not in shown
+
+
 @pytest.mark.parametrize(
     ("options", "code", "error"),
     [
