@@ -29,7 +29,8 @@ def test_sample_depends_on_seed_and_index_alone(model: Model) -> None:
     many = sample(model, 7, batch=3)
     assert many.shape == (7, 3, 16, 16)
     for num, batch in ((1, 1), (2, 1), (5, 16), (6, 2)):
-        assert torch.equal(sample(model, num, batch=batch), many[:num])
+        # Some processors sum the rows of larger batches in another order.
+        torch.testing.assert_close(sample(model, num, batch=batch), many[:num], atol=1e-5, rtol=0)
     assert not torch.allclose(sample(model, 2, seed=1), many[:2])
 
 

@@ -108,6 +108,7 @@ def _convert(
             opset_version=opset,
             output_names=list(outputs),
             dynamo=True,
+            optimize=False,  # _fold does more than its limits allow
             verbose=False,  # its progress would go to stdout
         )
     except torch.onnx.OnnxExporterError as error:

@@ -222,7 +222,8 @@ def test_batch_size_changes_nothing(tmp_path: Path) -> None:
     ]
     assert set(results[0]) == {*metrics, "perceptual-diversity-ci95"}
     for result in results[1:]:
-        assert result == pytest.approx(results[0], abs=1e-5)
+        # Rounding, which fd magnifies: nine samples leave most of its directions without variance.
+        assert result == pytest.approx(results[0], rel=1e-4, abs=1e-5)
 
 
 def test_seed_and_truncation_are_settings_of_the_number() -> None:

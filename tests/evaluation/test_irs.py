@@ -101,7 +101,7 @@ def test_batch_size_changes_nothing(mean_colour: str) -> None:
         evaluate(model, metrics, teacher=teacher, samples=30, batch=batch, features=mean_colour)
         for batch in (4, 16)
     )
-    assert one["metrics"] == pytest.approx(other["metrics"], rel=1e-9)
+    assert one["metrics"] == pytest.approx(other["metrics"], rel=1e-5)
     assert one["settings"]["protocols"] == other["settings"]["protocols"]
 
 

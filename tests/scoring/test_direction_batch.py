@@ -81,7 +81,7 @@ def test_directions_at_once_in_single_precision(family: str) -> None:
     model = MODELS[family]()
     one_by_one, at_once = run(model), run(model, direction_batch=DIRECTIONS)
     for group, values in one_by_one.values.items():
-        torch.testing.assert_close(at_once[group], values, rtol=1e-5, atol=0, msg=group)
+        torch.testing.assert_close(at_once[group], values, rtol=1e-4, atol=0, msg=group)
     assert at_once.settings == {**one_by_one.settings, "direction_batch": DIRECTIONS}
 
 
