@@ -2,12 +2,13 @@
 
 The same generators (random weights, every group pruned alike) in PyTorch, through torch.compile, in
 ONNX Runtime and in OpenVINO: milliseconds at batch 1 and 8, bytes, and what the precision costs the
-images. One line per runtime and precision, written at once: the same command goes on where it was
-cut short.
+images, beside what pruning (and training) cost them. One line per runtime and precision, written at
+once: the same command goes on where it was cut short. A Markdown table of all of them ends it.
 
     OMP_NUM_THREADS=2 python benchmarks/deploy.py --figures deploy.json
     python benchmarks/deploy.py --figures deploy.json --models sngan-128 --runtimes onnx
-    python benchmarks/deploy.py --figures deploy.json --checkpoints student.safetensors
+    python benchmarks/deploy.py --figures deploy.json --checkpoints student.safetensors \
+        --teacher teacher.safetensors
     python benchmarks/deploy.py --figures tiny.json --tiny
 """
 
@@ -17,7 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import figures
 import torch
@@ -52,11 +53,20 @@ TINY: dict[str, Callable[[], ImageGenerator]] = {
 }
 
 
-def generators(settings: argparse.Namespace) -> Iterator[tuple[str, ImageGenerator]]:
+class Deployed(NamedTuple):
+    """A student, and the network that it stands for, if that is known."""
+
+    name: str
+    student: ImageGenerator
+    teacher: ImageGenerator | None
+
+
+def deployed(settings: argparse.Namespace) -> Iterator[Deployed]:
     """Yield what is measured: checkpoints as they are, or random generators, pruned."""
     if settings.checkpoints:
+        teacher = ganc.load(settings.teacher).generator if settings.teacher else None
         for path in settings.checkpoints:
-            yield path.stem, ganc.load(path).generator
+            yield Deployed(path.stem, ganc.load(path).generator, teacher)
         return
     for name, make in (TINY if settings.tiny else MODELS).items():
         if not settings.models or name in settings.models:
@@ -64,7 +74,18 @@ def generators(settings: argparse.Namespace) -> Iterator[tuple[str, ImageGenerat
             model = Model(generator=make().eval())
             speedup = 2.0 if settings.tiny else SPEEDUP
             scores = ganc.score(model, "random")
-            yield name, ganc.prune(model, scores, speedup=speedup).generator
+            student = ganc.prune(model, scores, speedup=speedup)
+            yield Deployed(name, student.generator, model.generator)
+
+
+@torch.no_grad()
+def to_teacher(graph: Graph, teacher: ImageGenerator | None) -> dict[str, float]:
+    """Return how far a student's images in float32 are from its teacher's."""
+    if teacher is None or teacher.img_channels not in SEEN:
+        return {}
+    other = graph_of(teacher)
+    pairs = [(graph.reference(x), other.reference(x)) for x in map(graph.draw, COMPARED)]
+    return {"to_teacher": _perceptual(*(torch.cat(side) for side in zip(*pairs, strict=True)))}
 
 
 @torch.no_grad()
@@ -101,10 +122,40 @@ def _errors(graph: Graph, executable: Executable) -> dict[str, float]:
         "relative_rms": (moved.square().mean().sqrt() / expected.std()).item(),
     }
     if expected.shape[1] in SEEN:
-        distance = load_perceptual("effnet-lite0", offline=True)
-        distances = distance(images.clamp(-1, 1), expected.clamp(-1, 1))
-        found["perceptual"] = distances.mean().item()
+        found["perceptual"] = _perceptual(images, expected)
     return found
+
+
+def _perceptual(images: torch.Tensor, others: torch.Tensor) -> float:
+    distance = load_perceptual("effnet-lite0", offline=True)
+    return distance(images.clamp(-1, 1), others.clamp(-1, 1)).mean().item()
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return a Markdown table: beside PyTorch's float32, and beside the distance to the teacher."""
+    lines = [
+        "| generator | runtime | computed in | batch 1, ms | | batch 8, ms | | MB | largest error"
+        " | perceptual | of the distance to the teacher |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for found in rows:
+        first = {"model": found["model"], "runtime_name": "torch", "dtype": "fp32"}.items()
+        whole = next((other for other in rows if first <= other.items()), None)
+        cells = [found["model"], found["runtime_name"], found["precision"]]
+        for batch in BATCHES:
+            took = found[f"batch{batch}_ms"]
+            factor = f"{whole[f'batch{batch}_ms'] / took:.2f}x" if whole else ""
+            cells += [f"{took:.3g}", factor]
+        size, distance = found["bytes"], found.get("perceptual")
+        share = distance / found["to_teacher"] if distance and "to_teacher" in found else None
+        cells += [
+            "" if size is None else f"{size / 1e6:.3g}",
+            f"{found['max_abs_error']:.2g}",
+            "" if distance is None else f"{distance:.2g}",
+            "" if share is None else f"{share:.2%}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def is_there(path: Path | None, **what: str) -> bool:
@@ -120,13 +171,16 @@ def main() -> None:
     figures.add_option(parser)
     parser.add_argument("--models", nargs="+", choices=[*MODELS, *TINY], help="default: all")
     parser.add_argument("--checkpoints", nargs="+", type=Path, help="models of your own, instead")
+    parser.add_argument("--teacher", type=Path, help="of these; its distance is the yardstick")
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
     parser.add_argument("--dtypes", nargs="+", help="default: all that a runtime has")
     parser.add_argument("--tiny", action="store_true", help="tiny models, few runs: to try it")
     settings = parser.parse_args()
     runs = {"enough_sec": 0.0} if settings.tiny else {"enough_sec": 5.0}
-    for model, generator in generators(settings):
-        graph = graph_of(generator)
+    rows = []
+    for model, student, teacher in deployed(settings):
+        graph = graph_of(student)
+        beside = to_teacher(graph, teacher) | {"macs": student.macs()}
         for name in settings.runtimes:
             for dtype in RUNTIMES[name].precisions:
                 what = {"model": model, "runtime_name": name, "dtype": dtype}
@@ -135,9 +189,11 @@ def main() -> None:
                 ):
                     continue
                 RUNTIMES[name].check(dtype)
-                found = what | {"macs": generator.macs()} | row(graph, RUNTIMES[name], dtype, runs)
+                found = what | beside | row(graph, RUNTIMES[name], dtype, runs)
                 figures.record(settings.figures, "deploy", **found)
                 print(json.dumps(found), flush=True)
+                rows.append(found)
+    print(table(json.loads(settings.figures.read_text()) if settings.figures else rows))
 
 
 if __name__ == "__main__":
