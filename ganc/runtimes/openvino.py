@@ -24,7 +24,7 @@ from ganc.runtimes.openvino_core import (
     runner,
     silence_telemetry,
 )
-from ganc.runtimes.openvino_precision import to_int8
+from ganc.runtimes.openvino_precision import keep_enlarging_filters, to_int8
 from ganc.runtimes.precisions import PRECISIONS
 from ganc.runtimes.program import OUTPUT, Program
 from ganc.runtimes.quiet import quiet
@@ -78,6 +78,7 @@ class OpenVino(FileRuntime):
             model = openvino().Core().read_model(full)
             if dtype == "int8":
                 model, quantised = to_int8(program, model)
+            keep_enlarging_filters(model)
             openvino().save_model(model, path, compress_to_fp16=True)
         return quantised
 
