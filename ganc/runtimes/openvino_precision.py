@@ -15,7 +15,7 @@ from ganc.runtimes.sensitivity import CALIBRATION, JUDGED, layers_in_float
 
 _NO_DEPTHWISE_KERNEL = "GroupConvolutionBackpropData"
 _STAYS_FLOAT32 = "precise_0"
-"""The attribute of a file's layer that OpenVINO computes in float32 whatever else it computes in."""
+"""Marks a layer of a file that OpenVINO computes in float32, whatever it computes others in."""
 
 _QUANTISED = ("Convolution", "ConvolutionBackpropData")
 """What is computed in 8 bits; filters and the mapping's small products cost too little."""
