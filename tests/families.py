@@ -76,14 +76,15 @@ def make_sngan(seed: int = 0) -> Model:
 
 
 def make_stylegan3(
-    seed: int = 0, *, c_dim: int = 0, is_rotation_equivariant: bool = False
+    seed: int = 0, *, c_dim: int = 0, is_rotation_equivariant: bool = False, num_layers: int = 4
 ) -> Model:
-    """A StyleGAN3-T (or -R) of 16 px with four layers."""
+    """A StyleGAN3-T (or -R) of 16 px with four layers; two are one of each kind."""
     return Model(
         generator=_random(
             lambda: stylegan3.Generator(
-                6, c_dim, 8, 16, 3, num_layers=4, channel_base=128, channel_max=7, margin_size=4,
-                mapping_kwargs={"num_layers": 2}, conv_kernel=1 if is_rotation_equivariant else 3,
+                6, c_dim, 8, 16, 3, num_layers=num_layers, num_critical=num_layers // 2,
+                channel_base=128, channel_max=7, margin_size=4, mapping_kwargs={"num_layers": 2},
+                conv_kernel=1 if is_rotation_equivariant else 3,
                 use_radial_filters=is_rotation_equivariant,
             ),
             seed,

@@ -34,8 +34,8 @@ class SpectralLayer(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(shape), gain))
         self.bias = nn.Parameter(torch.zeros(shape[0])) if bias else None
-        self.register_buffer("weight_u", _unit(torch.randn(shape[0])))
-        self.register_buffer("weight_v", _unit(torch.randn(math.prod(shape[1:]))))
+        self.register_buffer("weight_u", _drawn(shape[0]))
+        self.register_buffer("weight_v", _drawn(math.prod(shape[1:])))
 
     def normalized_weight(self) -> Tensor:
         """Return weight / sigma, after a power iteration in train mode.
@@ -102,6 +102,12 @@ def consumed_vector(layer: str, weight: Tensor) -> Slice:
     v runs over input channels and kernel positions, as the weight's matrix does.
     """
     return Slice(f"{layer}.weight_v", 0, "style", repeat=math.prod(weight.shape[2:]))
+
+
+def _drawn(size: int) -> Tensor:
+    """Draw a direction; without memory its size is all there is, and torch computes in Python."""
+    x = torch.randn(size)
+    return x if x.is_meta else _unit(x)
 
 
 def _unit(x: Tensor) -> Tensor:

@@ -102,7 +102,8 @@ class ConvLayer(nn.Module):
         self, conv: nn.Conv2d | nn.ConvTranspose2d | SpectralConv2d, norm: NormSettings | None
     ) -> None:
         super().__init__()
-        nn.init.normal_(conv.weight, std=WEIGHT_STD)
+        if not conv.weight.is_meta:  # without values to draw, drawing is most of the time
+            nn.init.normal_(conv.weight, std=WEIGHT_STD)
         self.conv = conv
         self.norm = nn.Identity() if norm is None else norm.layer(conv.out_channels)
 

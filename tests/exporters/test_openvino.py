@@ -22,23 +22,26 @@ from ganc.exporters.export import export
 from ganc.models.model import Model
 from ganc.runtimes import openvino as runtime
 from ganc.runtimes.measure import prepare, time_module
+from ganc.runtimes.openvino_core import silence_telemetry
 from ganc.runtimes.program import fixed
 from tests.conftest import Outcome, make_model
+from tests.exporters.test_export import small_model
 from tests.exporters.test_families import MODELS as OTHERS
 from tests.exporters.test_families import fresh_inputs
 from tests.families import make_resnet
 
 # Every family once, whole or pruned: what all of them leave PyTorch as is tested with ONNX.
-NAMES = ("stylegan3-r", "stylegan3-pruned", "sngan-pruned", "resnet", "unet-pruned",
+NAMES = ("stylegan3-r", "stylegan3-labels-pruned", "sngan-pruned", "resnet", "unet-pruned",
          "unet-own-statistics")  # fmt: skip
 MODELS: dict[str, Callable[[], Model]] = {
-    "stylegan2-labels": lambda: make_model(c_dim=3), **{name: OTHERS[name] for name in NAMES}
+    "stylegan2-labels": lambda: small_model(c_dim=3), **{name: OTHERS[name] for name in NAMES}
 }  # fmt: skip
 
 
 @pytest.fixture
 def openvino() -> Any:
-    """OpenVINO, which not every installation has."""
+    """OpenVINO, which not every installation has; its telemetry would fork for every export."""
+    silence_telemetry()
     return pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
 
 
@@ -75,7 +78,7 @@ def test_images_are_pytorchs(openvino: Any, tmp_path: Path, name: str) -> None:
 @pytest.mark.slow
 @torch.no_grad()
 def test_ws_and_metadata(openvino: Any, tmp_path: Path) -> None:
-    model = make_model()
+    model = small_model()
     result = export(model, tmp_path / "m.xml", format="openvino", inputs="ws")
     generator = model.generator
     random = torch.Generator().manual_seed(1)

@@ -141,7 +141,9 @@ LARGE = [
 def test_long_filters(
     device: str, taps: tuple[int, ...], case: Case, layout: torch.memory_format
 ) -> None:
-    x = noise(1, 2, 4, 3, dtype=torch.float32).to(device, memory_format=layout)
+    # One plane where kernels are interpreted: several are tried with short filters.
+    channels = 1 if device == "cpu" and layout == torch.contiguous_format else 2
+    x = noise(1, channels, 4, 3, dtype=torch.float32).to(device, memory_format=layout)
     check(x, noise(*taps, seed=1, dtype=torch.float32).to(device), case)
 
 

@@ -20,10 +20,11 @@ from tests.families import FAMILIES, make_stylegan3
 
 CASES: dict[str, Callable[[], Model]] = {
     **FAMILIES,
+    "stylegan3": lambda: make_stylegan3(num_layers=2),
     "stylegan2-resnet": lambda: make_model(architecture=("resnet", "resnet")),
     "stylegan2-orig": lambda: make_model(architecture=("orig", "orig")),
     "stylegan2-labels": lambda: make_model(c_dim=3),
-    "stylegan3-r": lambda: make_stylegan3(is_rotation_equivariant=True),
+    "stylegan3-r": lambda: make_stylegan3(is_rotation_equivariant=True, num_layers=2),
 }
 
 
