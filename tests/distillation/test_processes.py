@@ -223,7 +223,8 @@ def test_a_signal_to_one_process_stops_all_at_one_step(
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_dies_ends_the_other(folder: Path, rank: int) -> None:
-    group = forked.ganc_group(2, folder, *arguments("run", *ENDLESS, "--save-every", "2"))
+    words = arguments("run", *ENDLESS, "--save-every", "2")
+    group = forked.ganc_group(2, folder, *words, change=forked.hear_quickly)
     wait_for_step(folder / "run", 3)
     group.processes[rank].kill()
     began = time.monotonic()
