@@ -329,10 +329,17 @@ def test_eval_writes_its_report_to_stdout(
 
 
 @pytest.mark.slow
-def test_eval_reads_an_earlier_result_from_stdin(checkpoint: Path) -> None:
-    line = '$ganc eval "$CKPT" --metrics macs --json | $ganc eval "$CKPT" --metrics macs --json'
-    done = shell(f"{line} --against -", CKPT=str(checkpoint))
-    assert json.loads(done.stdout)["against"]["values"][0]["difference"] == 0
+def test_eval_reads_an_earlier_result_from_stdin(
+    ganc: Ganc, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("eval", checkpoint, "--metrics", "macs", "--json")
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as pipe:
+        pipe.write(ganc(*words).out)
+    with os.fdopen(reader) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        done = ganc(*words, "--against", "-")
+    assert json.loads(done.out)["against"]["values"][0]["difference"] == 0
 
 
 def test_what_is_no_earlier_result_is_named(

@@ -1,5 +1,6 @@
 """How a run is computed changes its speed and its memory, and its losses by rounding alone."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -194,7 +195,10 @@ class _Stages(torch.nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo's own
-def test_compiled_networks_give_the_same_losses(student: Model, teacher: Model) -> None:
+def test_compiled_networks_give_the_same_losses(
+    student: Model, teacher: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inductor's C++ takes a minute for the teacher: it makes the feature network alone."""
     torch.manual_seed(0)
     distance = PerceptualDistance(
         "tiny", sha256="", stages=_Stages(), channel_weights=[torch.full((8,), 1 / 8)] * 2,
@@ -204,7 +208,9 @@ def test_compiled_networks_give_the_same_losses(student: Model, teacher: Model) 
     found = []
     for compiles in (False, True):
         execution = Execution(CPU, compiles=compiles)
-        trainer = make_trainer(student, teacher, recipe, execution)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+            trainer = make_trainer(student, teacher, recipe, execution)
         trainer.perceptual = execution.compiled(distance)
         found.append([trainer.step(step, real_images()) for step in range(2)])
     plain, compiled = found

@@ -124,14 +124,14 @@ CASES = {
 def test_two_processes_have_the_losses_of_one(tmp_path: Path, name: str) -> None:
     case = CASES[name]
     write_models(tmp_path, case.teacher())
-    options: tuple[object, ...] = (*case.options, "--batch", "8", "--steps", "20")
+    options: tuple[object, ...] = (*case.options, "--batch", "8", "--steps", "10")
     if case.has_data:
         options += ("--data", write_images(tmp_path / "data.zip", 30, labels="label" in name))
     alone = forked.ganc_group(1, tmp_path, *arguments("one", *options))
     first, second = together(2, tmp_path, *arguments("two", *options))
     successful(alone)
     assert_same(tmp_path, "one", "two")
-    assert json.loads(first.out)["steps"] == 20
+    assert json.loads(first.out)["steps"] == 10
     assert (first.err, second.out, second.err) == ("", "", "")
 
 
