@@ -140,9 +140,9 @@ def check_line(err: str, start: str, port: int) -> None:
 @pytest.mark.slow
 def test_who_does_not_come_is_named_in_time(tmp_path: Path) -> None:
     store = forked.new_store()
-    process = start_alone(tmp_path, 0, store.port, 2)
+    process = start_alone(tmp_path, 0, store.port, 1)
     assert forked.exit_code(process) == 4
-    start = "error: rank 0: no connection to the other processes: rank 1 of 2 did not join within 2"
+    start = "error: rank 0: no connection to the other processes: rank 1 of 2 did not join within 1"
     check_line((tmp_path / "err").read_text(), start, store.port)
     assert (tmp_path / "out").read_text() == ""
 
@@ -150,7 +150,7 @@ def test_who_does_not_come_is_named_in_time(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_place_that_does_not_answer_is_not_waited_for(tmp_path: Path) -> None:
     port = closed_port()
-    process = start_alone(tmp_path, 1, port, 2)
+    process = start_alone(tmp_path, 1, port, 1)
     assert forked.exit_code(process) == 4
     start = "error: rank 1: no connection to the other processes: "
     check_line((tmp_path / "err").read_text(), start, port)
