@@ -25,17 +25,21 @@ from tests.conftest import Outcome, make_model
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ENDLESS = ("score", "model.safetensors", "--method", "activation", "--samples", "1000000")
 
-# `ganc`, but that the first process fails in the middle.
+# A command of `ganc` that fails in one process while the other waits for it.
 FAILING = """
-import os
-import ganc.launch, ganc.scoring.scorer
-from ganc import cli, errors
+import os, sys
+from ganc import cli, collectives, errors, launch
 
-def fail(*arguments):
-    raise errors.DataError("photo.png is broken", "mend it")
+def fail():
+    with launch.process_group():
+        if os.environ["RANK"] == "0":
+            raise errors.DataError("photo.png is broken", "mend it")
+        collectives.barrier()
 
-if os.environ["RANK"] == "0":
-    ganc.scoring.scorer.run = fail
+cli.app.registered_commands.clear()
+cli.app.command("fail")(fail)
+cli.app.command("other")(fail)
+sys.argv = ["ganc", "fail"]
 cli.main()
 """
 
@@ -47,10 +51,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_torchrun_names_the_first_to_fail(folder: Path) -> None:
-    (folder / "failing.py").write_text(FAILING)
+def test_torchrun_names_the_first_to_fail(tmp_path: Path) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
     done = subprocess.run(
-        [*TORCHRUN, "failing.py", *ENDLESS], cwd=folder, capture_output=True, text=True, timeout=100
+        [*TORCHRUN, "failing.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100
     )
     assert done.returncode != 0
     assert done.stdout == ""
