@@ -27,12 +27,20 @@ ENDLESS = ("score", "model.safetensors", "--method", "activation", "--samples", 
 
 # A command of `ganc` that fails in one process while the other waits for it.
 FAILING = """
-import os, sys
+import os, signal, sys
+from datetime import timedelta
 from ganc import cli, collectives, errors, launch
+
+rank, how = os.environ["RANK"], sys.argv[1]
+if how == "kill":
+    launch.GRACE = timedelta(seconds=1)
+open(rank, "w").write(str(os.getpid()))
 
 def fail():
     with launch.process_group():
-        if os.environ["RANK"] == "0":
+        if rank == "0" and how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if rank == "0":
             raise errors.DataError("photo.png is broken", "mend it")
         collectives.barrier()
 
@@ -51,16 +59,26 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_torchrun_names_the_first_to_fail(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "code"), [("raise", 3), ("kill", -9)])
+def test_torchrun_names_the_first_to_fail(tmp_path: Path, how: str, code: int) -> None:
     (tmp_path / "failing.py").write_text(FAILING)
     done = subprocess.run(
-        [*TORCHRUN, "failing.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100
+        [*TORCHRUN, "failing.py", how], cwd=tmp_path, capture_output=True, text=True, timeout=100
     )
-    assert done.returncode != 0
+    assert done.returncode == 1  # torchrun's own
     assert done.stdout == ""
     lines = [x for x in done.stderr.splitlines() if x.startswith(("error: ", "hint: "))]
-    assert lines == ["error: rank 0: photo.png is broken", "hint: mend it"]
-    assert done.stderr.count("exitcode  : 3 ") == 1
+    if how == "raise":
+        assert lines == ["error: rank 0: photo.png is broken", "hint: mend it"]
+    else:
+        (line,) = [line for line in lines if line.startswith("error: ")]
+        assert line.startswith(("error: rank 1: terminated", "error: rank 1: the connection"))
+    failed, waiting = (int((tmp_path / rank).read_text()) for rank in "01")
+    report = done.stderr[done.stderr.index("Root Cause") :]
+    assert f"exitcode  : {code} (pid: {failed})" in report
+    for pid in (failed, waiting):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
 
 def fail(place: str, is_killed: bool) -> None:
@@ -99,7 +117,7 @@ def test_what_one_has_to_say_carries_its_rank(folder: Path, place: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["start", "middle"])
 def test_a_killed_process_ends_the_others(folder: Path, place: str) -> None:
-    # That torchrun ends who waits and names who was killed: tests/distillation/test_processes.py.
+    # That torchrun ends who waits and names who was killed: above.
     first, second = failing(folder, place, is_killed=True)
     assert second == (-signal.SIGKILL, "", "")
     assert (first.code, first.out) == (143, "")

@@ -285,18 +285,6 @@ def test_a_signal_to_torchrun_stops_and_saves(folder: Path) -> None:
     assert_stopped_and_saved(folder, "run")
 
 
-def test_torchrun_names_the_process_that_died(folder: Path) -> None:
-    process = torchrun(folder, *arguments("run", *ENDLESS))
-    wait_for_step(folder / "run", 3)
-    workers = children(process.pid)
-    os.kill(workers[1], signal.SIGKILL)
-    _, err = process.communicate(timeout=forked.LIMIT_SEC)
-    assert process.returncode == 1
-    assert not any(map(is_running, workers))
-    assert f"(pid: {workers[1]})" in err  # torchrun's report: the cause is the one that was killed
-    assert err.count("error: rank ") == 1
-
-
 def compare_features(folder: Path, rank: int, world: int) -> None:
     """Write what one process finds on its share of the batch: loss and gradient."""
     store = f"file://{folder / 'store'}"
