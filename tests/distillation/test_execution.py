@@ -198,7 +198,9 @@ class _Stages(torch.nn.Module):
 def test_compiled_networks_give_the_same_losses(
     student: Model, teacher: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Inductor's C++ takes a minute for the teacher: it makes the feature network alone."""
+    """Of graphs with their gradients, run as they are: the C++ of inductor would take a minute."""
+    traced = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", traced)
     torch.manual_seed(0)
     distance = PerceptualDistance(
         "tiny", sha256="", stages=_Stages(), channel_weights=[torch.full((8,), 1 / 8)] * 2,
@@ -208,9 +210,7 @@ def test_compiled_networks_give_the_same_losses(
     found = []
     for compiles in (False, True):
         execution = Execution(CPU, compiles=compiles)
-        with monkeypatch.context() as patch:
-            patch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-            trainer = make_trainer(student, teacher, recipe, execution)
+        trainer = make_trainer(student, teacher, recipe, execution)
         trainer.perceptual = execution.compiled(distance)
         found.append([trainer.step(step, real_images()) for step in range(2)])
     plain, compiled = found
