@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,17 +18,19 @@ import pytest  # noqa: F401  (every child looks at the main module, which import
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional
+from PIL import Image
 
 import ganc.commands.distill
 import ganc.distillation.distill
 import ganc.evaluation.evaluate
 import ganc.scoring.score  # noqa: F401  (as above: in the server, not in every child)
-from ganc import cli
+from ganc import cli, launch
 from tests.conftest import Outcome
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([__name__])
 LIMIT_SEC = 120
+Image.preinit()  # or every child loads the formats of images by itself
 
 
 def start(target: Callable[..., object], *arguments: Any) -> BaseProcess:
@@ -93,14 +96,20 @@ class Group(NamedTuple):
         ]
 
 
-def ganc_group(world: int, folder: Path, *arguments: object) -> Group:
-    """Start ``ganc ARGUMENTS`` as ``world`` processes in a folder."""
+def ganc_group(
+    world: int, folder: Path, *arguments: object, change: Callable[[], None] | None = None
+) -> Group:
+    """Start ``ganc ARGUMENTS`` as ``world`` processes in a folder.
+
+    Args:
+        change: A function of a test module that each process calls first.
+    """
     store = new_store()
     words = [str(argument) for argument in arguments]
     written = folder / f"said-{store.port}"
     written.mkdir()
     environments = [environment(rank, world, store.port) for rank in range(world)]
-    processes = [start(_ganc, folder, written, words, env) for env in environments]
+    processes = [start(_ganc, folder, written, words, env, change) for env in environments]
     return Group(processes, written, store)
 
 
@@ -132,14 +141,27 @@ def _member(variables: dict[str, str], target: Callable[..., object], *arguments
     target(*arguments)
 
 
-def _ganc(folder: Path, written: Path, words: list[str], variables: dict[str, str]) -> None:
+def _ganc(
+    folder: Path,
+    written: Path,
+    words: list[str],
+    variables: dict[str, str],
+    change: Callable[[], None] | None,
+) -> None:
     os.environ.update(variables)
     os.chdir(folder)
     rank = variables["RANK"]
     _speak_into(written / f"{rank}.out", written / f"{rank}.err")
     if rank != "0":
         sys.addaudithook(lambda event, values: _refuse_writing(folder, event, values))
+    if change is not None:
+        change()
     sys.exit(cli.run(words))
+
+
+def hear_quickly() -> None:
+    """Wait a second, and not ten, to hear why others failed; for one of them that is dead."""
+    launch.GRACE = timedelta(seconds=1)
 
 
 def _refuse_writing(folder: Path, event: str, values: tuple[Any, ...]) -> None:

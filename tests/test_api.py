@@ -6,6 +6,7 @@ import pkgutil
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 import ganc
 from ganc.checkpoints.header import read_header
 from ganc.models.model import Model
+from ganc.pruning.plan import prune
 from ganc.showcase.settings import DemoSettings
 from tests.conftest import GOLDEN, Outcome, make_model
 
@@ -117,7 +119,14 @@ def test_walk_through(model: Model, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("packaged_weights", "hasty")
-def test_demo_in_small(ganc: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_demo_in_small(
+    ganc: Callable[..., Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit_to_fewer(*arguments: Any, **settings: Any) -> Model:
+        fewer = {"refit_samples": 64} if "refit" in settings else {}  # of 1024
+        return prune(*arguments, **settings, **fewer)
+
+    monkeypatch.setattr("ganc.showcase.pipeline.prune", fit_to_fewer)
     folder = tmp_path / "demo"
     small = ("--score-samples", 5, "--refit-steps", 2, "--steps", 2, "--eval-samples", 8)
     outcome = ganc("demo", "-o", folder, *small, "--json", "--device", "cpu")

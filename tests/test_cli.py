@@ -4,21 +4,22 @@ import errno
 import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer import Abort
 
-from ganc import files
+from ganc import cli, files
 from ganc.checkpoints.store import load, save
 from ganc.cli import explain
 from ganc.errors import EXIT_COMPUTATION, EXIT_INPUT, EXIT_INTERRUPTED, InputError, OutputError
 from ganc.files import check_output
 from ganc.models.model import Model
+from tests import forked
 from tests.conftest import GOLDEN, Outcome, make_model
 
 Ganc = Callable[..., Outcome]
@@ -287,18 +288,31 @@ def test_full_disk_leaves_nothing_behind(
 
 @pytest.mark.slow
 def test_pipes(tmp_path: Path, checkpoint: Path) -> None:
-    ganc_ = f"{sys.executable} -m ganc"
-    line = (
-        f"{ganc_} import {ROSINALITY} -o - -q | tee own | {ganc_} score - --method random -o - -q"
-        f" > scores.bin && cat own | {ganc_} prune - --scores scores.bin --prune-ratio 0.7 -o - -q"
-        f" | {ganc_} info - --json"
-    )
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-ec", line], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["params"] == 27132
-    assert done.stderr == ""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def start(source: Path, target: Path, *words: object) -> BaseProcess:
+        return forked.start(be_ganc_between, source, target, [*map(str, words)])
+
+    own, scores = tmp_path / "own", tmp_path / "scores.bin"
+    none = Path(os.devnull)
+    assert forked.exit_code(start(none, own, "import", ROSINALITY, "-o", "-", "-q")) == 0
+    words = ("score", "-", "--method", "random", "-o", "-", "-q")
+    assert forked.exit_code(start(own, scores, *words)) == 0
+    words = ("prune", "-", "--scores", str(scores), "--prune-ratio", "0.7", "-o", "-", "-q")
+    ends = start(own, pipe, *words), start(pipe, shown := tmp_path / "shown", "info", "-", "--json")
+    assert [forked.exit_code(process) for process in ends] == [0, 0]
+    assert json.loads(shown.read_text())["params"] == 27132
+    assert (tmp_path / "said").read_text() == ""
+
+
+def be_ganc_between(source: Path, target: Path, words: list[str]) -> None:
+    """Be ``ganc WORDS <source >target 2>>said``."""
+    sys.stdin = os.fdopen(os.open(source, os.O_RDONLY))
+    os.dup2(os.open(target, os.O_WRONLY | os.O_CREAT), 1)
+    os.dup2(os.open(target.parent / "said", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    sys.argv = ["ganc", *words]
+    cli.main()
 
 
 def test_what_never_ends_is_refused(

@@ -1,6 +1,8 @@
 """Several processes: how they meet, who reports a failure, and that nobody waits for ever."""
 
+import functools
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -8,38 +10,44 @@ import time
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 
 from ganc import cli, collectives, launch
 from ganc.checkpoints.store import save
-from ganc.errors import InputError, UsageError
+from ganc.errors import DataError, InputError, UsageError
+from ganc.scoring import scorer
 from tests import forked
-from tests.conftest import make_model
+from tests.conftest import Outcome, make_model
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 ENDLESS = ("score", "model.safetensors", "--method", "activation", "--samples", "1000000")
 
-# `ganc`, but that something happens to one process: argv is its rank, the place, and what happens.
+# A command of `ganc` that fails in one process while the other waits for it.
 FAILING = """
-import os, signal, sys, time
-import ganc.launch, ganc.scoring.scorer
-from ganc import cli, errors
+import os, signal, sys
+from datetime import timedelta
+from ganc import cli, collectives, errors, launch
 
-rank, place, what = sys.argv[1:4]
-sys.argv = ["ganc", *sys.argv[4:]]
+rank, how = os.environ["RANK"], sys.argv[1]
+if how == "kill":
+    launch.GRACE = timedelta(seconds=1)
+open(rank, "w").write(str(os.getpid()))
 
-def fail(*arguments):
-    if what == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    raise errors.DataError("photo.png is broken", "mend it")
+def fail():
+    with launch.process_group():
+        if rank == "0" and how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if rank == "0":
+            raise errors.DataError("photo.png is broken", "mend it")
+        collectives.barrier()
 
-if os.environ["RANK"] == rank:
-    if place == "start":
-        ganc.launch._join = fail
-    else:
-        ganc.scoring.scorer.run = fail
+cli.app.registered_commands.clear()
+cli.app.command("fail")(fail)
+cli.app.command("other")(fail)
+sys.argv = ["ganc", "fail"]
 cli.main()
 """
 
@@ -47,41 +55,74 @@ cli.main()
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     save(make_model(), tmp_path / "model.safetensors")
-    (tmp_path / "failing.py").write_text(FAILING)
     return tmp_path
 
 
-def run_two(folder: Path, *arguments: str) -> tuple[int, list[str], str]:
-    """Run two processes; return torchrun's code, the lines of errors and hints, and its report."""
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "code"), [("raise", 3), ("kill", -9)])
+def test_torchrun_names_the_first_to_fail(tmp_path: Path, how: str, code: int) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
     done = subprocess.run(
-        [*TORCHRUN, *arguments], cwd=folder, capture_output=True, text=True, timeout=100
+        [*TORCHRUN, "failing.py", how], cwd=tmp_path, capture_output=True, text=True, timeout=100
     )
+    assert done.returncode == 1  # torchrun's own
     assert done.stdout == ""
-    lines = done.stderr.splitlines()
-    return done.returncode, [x for x in lines if x.startswith(("error: ", "hint: "))], done.stderr
+    lines = [x for x in done.stderr.splitlines() if x.startswith(("error: ", "hint: "))]
+    if how == "raise":
+        assert lines == ["error: rank 0: photo.png is broken", "hint: mend it"]
+    else:
+        (line,) = [line for line in lines if line.startswith("error: ")]
+        assert line.startswith(("error: rank 1: terminated", "error: rank 1: the connection"))
+    failed, waiting = (int((tmp_path / rank).read_text()) for rank in "01")
+    report = done.stderr[done.stderr.index("Root Cause") :]
+    assert f"exitcode  : {code} (pid: {failed})" in report
+    for pid in (failed, waiting):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def fail(place: str, is_killed: bool) -> None:
+    """Let the second process fail at the start, or in the middle of ``ganc score``."""
+    forked.hear_quickly()
+
+    def fail(*arguments: object) -> NoReturn:
+        if is_killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise DataError("photo.png is broken", "mend it")
+
+    if os.environ["RANK"] == "1":
+        module = launch if place == "start" else scorer
+        setattr(module, "_join" if place == "start" else "run", fail)
+
+
+def failing(folder: Path, place: str, *, is_killed: bool) -> list[Outcome]:
+    """Run two processes of which the second fails; the first is ended after it."""
+    change = functools.partial(fail, place, is_killed)
+    group = forked.ganc_group(2, folder, *ENDLESS, change=change)
+    group.store.wait(["ganc/here/0"], timedelta(seconds=60))
+    forked.exit_code(group.processes[1])
+    group.processes[0].terminate()  # as torchrun does
+    return group.wait()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rank", "place"), [("1", "start"), ("0", "middle")])
-def test_what_one_has_to_say_carries_its_rank(folder: Path, rank: str, place: str) -> None:
-    found, lines, report = run_two(folder, "failing.py", rank, place, "raise", *ENDLESS)
-    assert found != 0
-    assert lines == [f"error: rank {rank}: photo.png is broken", "hint: mend it"]
-    assert report.count("exitcode  : 3 ") == 1
+@pytest.mark.parametrize("place", ["start", "middle"])
+def test_what_one_has_to_say_carries_its_rank(folder: Path, place: str) -> None:
+    first, second = failing(folder, place, is_killed=False)
+    assert second == (3, "", "error: rank 1: photo.png is broken\nhint: mend it\n")
+    assert first.code == 143
+    assert "error:" not in first.err  # it only follows
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["start", "middle"])
 def test_a_killed_process_ends_the_others(folder: Path, place: str) -> None:
-    found, lines, report = run_two(folder, "failing.py", "1", place, "kill", *ENDLESS)
-    assert found != 0
-    told = [line for line in lines if line.startswith("error: ")]
-    # At the start torchrun may end the other before it has learnt to speak.
-    assert len(told) == 1 or (place == "start" and not told)
-    for line in told:
-        assert line.startswith(("error: rank 0: terminated", "error: rank 0: the connection"))
-    assert "exitcode  : -9 " in report
-    assert "exitcode  : 0 " not in report
+    # That torchrun ends who waits and names who was killed: above.
+    first, second = failing(folder, place, is_killed=True)
+    assert second == (-signal.SIGKILL, "", "")
+    assert (first.code, first.out) == (143, "")
+    (line,) = [line for line in first.err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: rank 0: terminated")
 
 
 def closed_port() -> int:
@@ -94,7 +135,7 @@ def closed_port() -> int:
 def meet(folder: Path, variables: dict[str, str], seconds: float) -> None:
     """Be a command that meets the other processes of a launch."""
     os.environ.update(variables)
-    launch.GRACE = timedelta(seconds=1)
+    forked.hear_quickly()
 
     def meet() -> None:
         with launch.process_group(timeout=timedelta(seconds=seconds)):
@@ -121,9 +162,9 @@ def check_line(err: str, start: str, port: int) -> None:
 @pytest.mark.slow
 def test_who_does_not_come_is_named_in_time(tmp_path: Path) -> None:
     store = forked.new_store()
-    process = start_alone(tmp_path, 0, store.port, 2)
+    process = start_alone(tmp_path, 0, store.port, 1)
     assert forked.exit_code(process) == 4
-    start = "error: rank 0: no connection to the other processes: rank 1 of 2 did not join within 2"
+    start = "error: rank 0: no connection to the other processes: rank 1 of 2 did not join within 1"
     check_line((tmp_path / "err").read_text(), start, store.port)
     assert (tmp_path / "out").read_text() == ""
 
@@ -131,7 +172,7 @@ def test_who_does_not_come_is_named_in_time(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_place_that_does_not_answer_is_not_waited_for(tmp_path: Path) -> None:
     port = closed_port()
-    process = start_alone(tmp_path, 1, port, 2)
+    process = start_alone(tmp_path, 1, port, 1)
     assert forked.exit_code(process) == 4
     start = "error: rank 1: no connection to the other processes: "
     check_line((tmp_path / "err").read_text(), start, port)

@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
@@ -173,9 +174,9 @@ def test_requirement_and_a_report_larger_than_the_pipe(
     [(("info", "nowhere"), 3, b"nowhere does not exist"), (("inf",), 2, b"inf")],
 )
 def test_errors_keep_their_code_without_a_reader(
-    arguments: tuple[str, ...], code: int, finding: bytes
+    tmp_path: Path, arguments: tuple[str, ...], code: int, finding: bytes
 ) -> None:
-    got, err = leave_at_once(*arguments)
+    got, err = leave_a_fork(tmp_path, 0, *arguments, capacity=SMALL_PIPE)
     assert got == code
     assert finding in err
 
@@ -249,23 +250,6 @@ def test_closed_stdin_is_named() -> None:
     assert done.stderr.startswith("error: stdin is closed\n")
 
 
-@pytest.mark.parametrize("arguments", ["info FILE --json", "import FILE -o - -q"])
-def test_what_the_shell_gives_as_a_pipe_is_read_once(
-    ganc: Ganc, checkpoint: Path, arguments: str
-) -> None:
-    line = arguments.replace("FILE", '<(cat "$CKPT")')
-    done = subprocess.run(
-        ["bash", "-c", f"$ganc {line}"], capture_output=True,
-        env={**os.environ, "ganc": " ".join(PROGRAM), "CKPT": str(checkpoint)},
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, b"")
-    if "import" in arguments:
-        assert done.stdout == checkpoint.read_bytes()
-    else:
-        plain = json.loads(ganc("info", checkpoint, "--json").out)
-        assert json.loads(done.stdout)["params"] == plain["params"]
-
-
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no /dev/zero")
 def test_a_device_is_no_checkpoint(ganc: Ganc, tmp_path: Path) -> None:
     (tmp_path / "endless").symlink_to("/dev/zero")
@@ -294,6 +278,29 @@ def piped(capsysbinary: pytest.CaptureFixture[bytes]) -> Callable[..., bytes]:
         return capsysbinary.readouterr().out
 
     return run
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write to a pipe and close it."""
+    with os.fdopen(descriptor, "wb") as pipe:
+        pipe.write(content)
+
+
+@pytest.mark.parametrize("arguments", ["info FILE --json", "import FILE -o - -q"])
+def test_what_the_shell_gives_as_a_pipe_is_read_once(
+    piped: Callable[..., bytes], checkpoint: Path, arguments: str
+) -> None:
+    content = checkpoint.read_bytes()
+    reader, writer = os.pipe()
+    with ThreadPoolExecutor() as pool:
+        pool.submit(write_all, writer, content)
+        found = piped(*arguments.replace("FILE", f"/dev/fd/{reader}").split())  # bash: <(cat …)
+    os.close(reader)
+    if "import" in arguments:
+        assert found == content
+    else:
+        plain = json.loads(piped("info", checkpoint, "--json"))
+        assert json.loads(found)["params"] == plain["params"]
 
 
 @pytest.fixture
@@ -329,10 +336,17 @@ def test_eval_writes_its_report_to_stdout(
 
 
 @pytest.mark.slow
-def test_eval_reads_an_earlier_result_from_stdin(checkpoint: Path) -> None:
-    line = '$ganc eval "$CKPT" --metrics macs --json | $ganc eval "$CKPT" --metrics macs --json'
-    done = shell(f"{line} --against -", CKPT=str(checkpoint))
-    assert json.loads(done.stdout)["against"]["values"][0]["difference"] == 0
+def test_eval_reads_an_earlier_result_from_stdin(
+    ganc: Ganc, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("eval", checkpoint, "--metrics", "macs", "--json")
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as pipe:
+        pipe.write(ganc(*words).out)
+    with os.fdopen(reader) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        done = ganc(*words, "--against", "-")
+    assert json.loads(done.out)["against"]["values"][0]["difference"] == 0
 
 
 def test_what_is_no_earlier_result_is_named(

@@ -123,15 +123,17 @@ def _check_finite(model: Model, where: str) -> None:
 
 def _own(model: Model, settings: Mapping[str, Any]) -> _Opened:
     """Return one of our files, of which every entry may be set that its tensors allow."""
-    entries = _entries(model)
+    settable = set(_entries(model))
+    if not settings:
+        return _Opened(model, settable, {}, "")
     networks = {
         name: build_network(
             network.architecture, name, changed(network.config, settings), network.state_dict()
         )
         for name, network in model.networks()
     }  # fmt: skip
-    own = Model(**networks, provenance=model.provenance) if settings else model
-    return _Opened(own, set(entries), {}, "")
+    own = Model(**networks, provenance=model.provenance)
+    return _Opened(own, settable, {}, "")
 
 
 def _entries(model: Model) -> dict[str, Any]:

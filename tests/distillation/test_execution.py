@@ -1,5 +1,6 @@
 """How a run is computed changes its speed and its memory, and its losses by rounding alone."""
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -194,7 +195,12 @@ class _Stages(torch.nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # dynamo's own
-def test_compiled_networks_give_the_same_losses(student: Model, teacher: Model) -> None:
+def test_compiled_networks_give_the_same_losses(
+    student: Model, teacher: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of graphs with their gradients, run as they are: the C++ of inductor would take a minute."""
+    traced = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", traced)
     torch.manual_seed(0)
     distance = PerceptualDistance(
         "tiny", sha256="", stages=_Stages(), channel_weights=[torch.full((8,), 1 / 8)] * 2,

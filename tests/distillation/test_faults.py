@@ -1,9 +1,12 @@
 """Every way a run can be hurt, and that it goes on as if nothing had happened."""
 
+import contextlib
 import dataclasses
 import errno
 import functools
+import itertools
 import json
+import math
 import os
 import random
 import re
@@ -103,105 +106,182 @@ def is_change(event: str, values: tuple[Any, ...]) -> bool:
     return event in others or is_growth(event, values)
 
 
-def interrupt_at(call: int, counts: Callable[..., bool], interrupt: Callable[[], None]) -> None:
-    """Interrupt the forked process before its ``call``-th call that counts, and at all later ones.
+class Calls:
+    """The calls that count, of the process that makes one: it is to be forked for this.
 
-    Syncing a file counts always. The one whose turn it is loses half of itself: it was never
-    promised to reach the disk.
+    Syncing a file counts always.
+
+    Attributes:
+        made: How many there have been.
     """
-    made, fsync = 0, os.fsync
 
-    def count(event: str, values: tuple[Any, ...]) -> None:
-        nonlocal made
-        if event == "os.fsync" or counts(event, values):
-            made += 1
-            if made > call:
-                interrupt()
+    def __init__(
+        self, counts: Callable[..., bool], before: Callable[[int, int | None], None]
+    ) -> None:
+        """Call ``before`` with the number of the call, from 0, and the file that is synced."""
+        self.made, self._counts, self._before = 0, counts, before
+        self._is_busy, self._fsync = False, os.fsync
+        os.fsync = self._counted_fsync
+        sys.addaudithook(self._audit)  # for good
 
-    def counted_fsync(descriptor: int) -> None:
-        if made == call and stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
-        count("os.fsync", ())
-        fsync(descriptor)
+    def _audit(self, event: str, values: tuple[Any, ...]) -> None:
+        if not self._is_busy and self._counts(event, values):
+            self._count(None)
 
-    sys.addaudithook(count)  # for good: this process is the child's
-    os.fsync = counted_fsync
+    def _counted_fsync(self, descriptor: int) -> None:
+        self._count(descriptor)
+        self._fsync(descriptor)
+
+    def _count(self, descriptor: int | None) -> None:
+        call, self.made, self._is_busy = self.made, self.made + 1, True
+        try:
+            self._before(call, descriptor)
+        finally:
+            self._is_busy = False
+
+
+def cut_in_half(path: Path | int) -> None:
+    """Lose half of a file that is about to be synced: it was never promised to reach the disk."""
+    os.truncate(path, os.stat(path).st_size // 2)
 
 
 ONE_STEP = {"steps": 1, "save_every": 1, "sample_every": 1, "log_every": 1, "keep_last": 1}
 
 
-def die_at(folder: Path, call: int) -> None:
-    interrupt_at(call, is_change, lambda: os.kill(os.getpid(), signal.SIGKILL))
+def copy_at_every_call(folder: Path) -> None:
+    """Train; keep as ``at-<call>`` what the run's files would be if the process died there."""
+    run = folder / "run"
+
+    def keep(call: int, descriptor: int | None) -> None:
+        if not run.exists():
+            return
+        shutil.copytree(run, kept := folder / f"at-{call}")
+        synced = None if descriptor is None else os.fstat(descriptor)
+        for path in run.rglob("*") if synced and stat.S_ISREG(synced.st_mode) else ():
+            if os.path.samestat(path.stat(), synced):
+                cut_in_half(kept / path.relative_to(run))
+
+    calls = Calls(is_change, keep)
     train_on(folder, "run", **ONE_STEP)
+    (folder / "calls").write_text(str(calls.made))
+
+
+def die_at(folder: Path, last: int) -> None:
+    """Train, and die before a call."""
+
+    def die(call: int, descriptor: int | None) -> None:
+        if call == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Calls(is_change, die)
+    train_on(folder, "run", **ONE_STEP)
+
+
+def state(run: Path) -> dict[str, bytes]:
+    """Return what a run's files hold, under names without their random part."""
+    return {
+        re.sub(r"-\w{8}\.tmp$", "", str(path.relative_to(run))): (
+            path.read_bytes() if path.is_file() else b""
+        )
+        for path in run.rglob("*")
+    }
 
 
 @pytest.mark.slow
 def test_death_before_any_system_call_loses_nothing(folder: Path) -> None:
+    """A process that is killed leaves its files as they are: a copy of them is as good."""
     train_on(folder, "whole", **ONE_STEP)
-    expected, call = content(folder / "whole"), 0
-    while forked.exit_code(forked.start(die_at, folder, call)) == -signal.SIGKILL:
-        train_on(folder, "run", **ONE_STEP)
-        assert_whole(folder / "run", expected)
-        shutil.rmtree(folder / "run")
-        call += 1
-    assert_whole(folder / "run", expected)  # that one came through
-    assert call > 60
-
-
-def said(folder: Path) -> int:
-    return os.open(folder / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-
-
-def fill_disk_at(folder: Path, call: int) -> None:
-    """Train until the disk is full: nothing can be made, opened for writing or synced any more."""
-
-    def fail() -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    descriptor = said(folder)
-    interrupt_at(call, is_growth, fail)
-    tell(descriptor, lambda: train_on(folder, "run", **ONE_STEP))
-
-
-def limit_files(folder: Path, limit: int) -> None:
-    """Train where no file may be larger than ``limit`` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def train() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-        try:
+    expected, run = content(folder / "whole"), folder / "run"
+    assert forked.exit_code(forked.start(copy_at_every_call, folder)) == 0
+    assert_whole(run, expected)
+    shutil.rmtree(run)
+    copies = [folder / f"at-{call}" for call in range(int((folder / "calls").read_text()))]
+    assert len(copies) > 60
+    assert [path.exists() for path in copies].count(False) < 3  # before there was a folder
+    middle = len(copies) // 2
+    dead = forked.exit_code(forked.start(die_at, folder, middle))
+    assert dead == -signal.SIGKILL
+    assert names(run) == names(copies[middle])
+    before: dict[str, bytes] = {}
+    for copy in filter(Path.exists, copies):
+        if (now := state(copy)) != before:
+            shutil.rmtree(run, ignore_errors=True)
+            copy.rename(run)
             train_on(folder, "run", **ONE_STEP)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-    tell(said(folder), train)
+            assert_whole(run, expected)
+        before = now
 
 
-def tell(descriptor: int, train: Callable[[], None]) -> None:
-    """Train; write a failure's line to an open file, and make its exit code the process's."""
+def names(run: Path) -> set[str]:
+    """Return which files a run has; that of the events has its time and process in its name."""
+    return {name.partition("tfevents")[0] for name in state(run)}
+
+
+def fill_disk_at_every_call(folder: Path) -> None:
+    """Train where the disk is full from a call on, then where it is not; so for each call."""
+    expected, run = content(folder / "whole"), folder / "run"
+    full_from: float = math.inf
+
+    def fail(call: int, descriptor: int | None) -> None:
+        if call == full_from and descriptor and stat.S_ISREG(os.fstat(descriptor).st_mode):
+            cut_in_half(descriptor)
+        if call >= full_from:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    calls, before = Calls(is_growth, fail), {"": b""}
+    for call in itertools.count():
+        calls.made, full_from = 0, call
+        error = failure(folder)
+        full_from = math.inf
+        if error is None:
+            break
+        assert (error.exit_code, error.message.rpartition(": ")[2]) == (
+            3, "no space left on the device, nothing was written",
+        )  # fmt: skip
+        if (now := timeless(run)) != before:
+            train_on(folder, "run", **ONE_STEP)
+            assert_whole(run, expected)
+        before = now
+        shutil.rmtree(run, ignore_errors=True)
+    assert_whole(run, expected)  # that one came through
+    assert call > 30
+
+
+def failure(folder: Path) -> GancError | None:
+    """Train; return why that failed."""
     try:
-        train()
+        train_on(folder, "run", **ONE_STEP)
     except GancError as error:
-        os.write(descriptor, error.message.encode())
-        sys.exit(error.exit_code)
+        return error
+    return None
+
+
+def timeless(run: Path) -> dict[str, bytes]:
+    """Return what a run's files hold but for what the clock says, and hashes of that."""
+    found = {}
+    for name, held in state(run).items():
+        if "tfevents" in name:
+            found["tfevents"] = str(len(held)).encode()
+        else:
+            found[name] = re.sub(rb"[0-9a-f.]+", b"", held) if ".json" in name else held
+    return found
 
 
 @pytest.mark.slow
 def test_a_full_disk_at_any_call_loses_nothing(folder: Path) -> None:
     train_on(folder, "whole", **ONE_STEP)
-    expected, call = content(folder / "whole"), 0
-    while code := forked.exit_code(forked.start(fill_disk_at, folder, call)):
-        message = (folder / "said").read_text()
-        assert (code, message.rpartition(": ")[2]) == (
-            3, "no space left on the device, nothing was written",
-        )  # fmt: skip
-        train_on(folder, "run", **ONE_STEP)
-        assert_whole(folder / "run", expected)
-        shutil.rmtree(folder / "run")
-        call += 1
-    assert_whole(folder / "run", expected)
-    assert call > 30
+    assert forked.exit_code(forked.start(fill_disk_at_every_call, folder)) == 0
+
+
+@contextlib.contextmanager
+def files_limited(limit: int) -> Iterator[None]:
+    """Let no file become larger than ``limit`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.slow
@@ -210,15 +290,18 @@ def test_a_file_that_is_cut_short_loses_nothing(folder: Path) -> None:
     expected = content(folder / "whole")
     sizes = {path.stat().st_size for path in (folder / "whole").rglob("*") if path.is_file()}
     for size in sorted(sizes - {0}):
-        assert forked.exit_code(forked.start(limit_files, folder, size - 1)) == 3, size
-        assert (folder / "said").read_text().endswith("cannot be written: File too large")
+        with files_limited(size - 1):
+            error = failure(folder)
+        assert error is not None, size
+        assert error.exit_code == 3
+        assert error.message.endswith("cannot be written: File too large")
         train_on(folder, "run", **ONE_STEP)
         assert_whole(folder / "run", expected)
         shutil.rmtree(folder / "run")
     assert len(sizes) > 6
 
 
-LONG = {"steps": 72, "save_every": 2, "sample_every": 7, "log_every": 2, "keep_last": 2}
+LONG = {"steps": 48, "save_every": 2, "sample_every": 7, "log_every": 2, "keep_last": 2}
 
 
 def slow_sync() -> None:
@@ -251,13 +334,14 @@ def die_after(folder: Path, seconds: float) -> None:
 
 
 @pytest.mark.slow
-def test_death_at_12_random_moments_loses_nothing(folder: Path) -> None:
+def test_death_at_8_random_moments_loses_nothing(folder: Path) -> None:
     assert forked.exit_code(forked.start(train_whole, folder)) == 0
     first, last = json.loads((folder / "clock").read_text())
-    latest = first + 5 * (last - first) / LONG["steps"]
+    latest = 2 * first + 7 * (last - first) / LONG["steps"]
     moments, steps = random.Random(0), []
-    for _ in range(12):
-        process = forked.start(die_after, folder, moments.uniform(0, latest))
+    for eighth in range(8):  # the first while it starts
+        seconds = latest * (eighth + moments.random()) / 8
+        process = forked.start(die_after, folder, seconds)
         assert forked.exit_code(process) == -signal.SIGPROF
         steps.append(max(run_folder.steps(folder / "run"), default=-1))
     assert steps == sorted(steps)
