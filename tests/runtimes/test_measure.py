@@ -37,9 +37,14 @@ def test_a_generator_gives_its_images(runtime: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["torch", "onnx"])
-def test_a_layer_gives_its_features(runtime: str, layer: nn.Module) -> None:
+@pytest.mark.parametrize("runtime", ["torch", "compile", "onnx"])
+def test_a_layer_gives_its_features(
+    runtime: str, layer: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if runtime == "compile":  # without vector instructions, which it would compile tests for
+        monkeypatch.setattr("torch._inductor.config.cpp.vec_isa_ok", False)
     x = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(0))
+    layer = nn.Sequential(layer, nn.LeakyReLU(0.2))  # what a compiler writes code for
     program = fixed(layer, {"input": x})
     found = prepare(program, runtime).run({"input": x})
     torch.testing.assert_close(found, layer(x), atol=1e-5, rtol=0)
