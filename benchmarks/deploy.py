@@ -2,8 +2,10 @@
 
 The same generators (random weights, every group pruned alike) in PyTorch, through torch.compile, in
 ONNX Runtime and in OpenVINO: milliseconds at batch 1 and 8, bytes, and what the precision costs the
-images, beside what pruning (and training) cost them. One line per runtime and precision, written at
-once: the same command goes on where it was cut short. A Markdown table of all of them ends it.
+images, beside what pruning (and training) cost them. All sides of a generator take turns, several
+rounds of a second each, because machines that others use as well are slower for minutes; medians
+over the rounds. A generator's figures are written at once: the same command goes on with the next
+one where it was cut short. A Markdown table of all of them ends it.
 
     OMP_NUM_THREADS=2 python benchmarks/deploy.py --figures deploy.json
     python benchmarks/deploy.py --figures deploy.json --models sngan-128 --runtimes onnx
@@ -14,6 +16,7 @@ once: the same command goes on where it was cut short. A Markdown table of all o
 
 import argparse
 import json
+import statistics
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -36,6 +39,7 @@ from ganc.runtimes.runtime import Executable, FileRuntime, Runtime
 BATCHES = (1, 8)
 SPEEDUP = 10.9
 COMPARED = (range(4), range(4, 8))
+ROUNDS = 3
 
 MODELS: dict[str, Callable[[], ImageGenerator]] = {
     "stylegan2-256": lambda: stylegan2.Generator(512, 0, 512, 256, 3),
@@ -88,17 +92,47 @@ def to_teacher(graph: Graph, teacher: ImageGenerator | None) -> dict[str, float]
     return {"to_teacher": _perceptual(*(torch.cat(side) for side in zip(*pairs, strict=True)))}
 
 
+class Side(NamedTuple):
+    """A generator in a runtime and a precision; ``what`` is known before it runs."""
+
+    what: dict[str, Any]
+    executable: Executable
+
+
+def prepared(graph: Graph, settings: argparse.Namespace, folder: Path) -> list[Side]:
+    """Bring a generator into every runtime and precision."""
+    sides = []
+    for name in settings.runtimes:
+        runtime = RUNTIMES[name]
+        for dtype in runtime.precisions:
+            if settings.dtypes and dtype not in settings.dtypes:
+                continue
+            runtime.check(dtype)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # exporters speak of their own internals
+                executable, size = _loaded(graph, runtime, dtype, folder)
+            what = {"runtime_name": name, "dtype": dtype, "bytes": size}
+            sides.append(Side(what | vars(executable.conditions), executable))
+    return sides
+
+
 @torch.no_grad()
-def row(graph: Graph, runtime: Runtime, dtype: str, runs: dict[str, Any]) -> dict[str, Any]:
-    """Measure a generator in a runtime and a precision."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # exporters speak of their own internals
-        executable, size = _loaded(graph, runtime, dtype, Path(folder))
-        found: dict[str, Any] = vars(executable.conditions) | {"bytes": size}
+def rows(graph: Graph, sides: list[Side], runs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Measure all sides in turns; yield the figures of each."""
+    times: dict[tuple[int, int], list[float]] = {}
+    inputs = {batch: graph.draw(range(batch)) for batch in BATCHES}
+    for _ in range(ROUNDS):
+        for number, side in enumerate(sides):
+            for batch in BATCHES:
+                timing = measure(side.executable, inputs[batch], **runs)
+                times.setdefault((number, batch), []).append(timing.median_ms)
+    for number, side in enumerate(sides):
+        found = dict(side.what)
         for batch in BATCHES:
-            timing = measure(executable, graph.draw(range(batch)), **runs)
-            found |= {f"batch{batch}_ms": timing.median_ms, f"batch{batch}_p90_ms": timing.p90_ms}
-        return found | _errors(graph, executable)
+            own = times[number, batch]
+            found[f"batch{batch}_ms"] = statistics.median(own)
+            found |= {f"batch{batch}_least_ms": min(own), f"batch{batch}_most_ms": max(own)}
+        yield found | _errors(graph, side.executable)
 
 
 def _loaded(
@@ -107,8 +141,9 @@ def _loaded(
     """Return a program in its runtime, and the bytes of its file where it has one."""
     if not isinstance(runtime, FileRuntime):
         return runtime.prepare(graph, dtype), None
-    path = runtime.make(graph, folder, dtype)
-    size = sum(file.stat().st_size for file in folder.glob(f"{path.stem}.*"))
+    own = Path(tempfile.mkdtemp(dir=folder))
+    path = runtime.make(graph, own, dtype)
+    size = sum(file.stat().st_size for file in own.glob(f"{path.stem}.*"))
     return runtime.open(path, dtype), size
 
 
@@ -131,16 +166,16 @@ def _perceptual(images: torch.Tensor, others: torch.Tensor) -> float:
     return distance(images.clamp(-1, 1), others.clamp(-1, 1)).mean().item()
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(measured: list[dict[str, Any]]) -> str:
     """Return a Markdown table: beside PyTorch's float32, and beside the distance to the teacher."""
     lines = [
         "| generator | runtime | computed in | batch 1, ms | | batch 8, ms | | MB | largest error"
         " | perceptual | of the distance to the teacher |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for found in rows:
+    for found in measured:
         first = {"model": found["model"], "runtime_name": "torch", "dtype": "fp32"}.items()
-        whole = next((other for other in rows if first <= other.items()), None)
+        whole = next((other for other in measured if first <= other.items()), None)
         cells = [found["model"], found["runtime_name"], found["precision"]]
         for batch in BATCHES:
             took = found[f"batch{batch}_ms"]
@@ -158,11 +193,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def is_there(path: Path | None, **what: str) -> bool:
-    """Tell whether an earlier run has measured something."""
+def is_there(path: Path | None, model: str) -> bool:
+    """Tell whether an earlier run has measured a generator."""
     if path is None or not path.exists():
         return False
-    return any(what.items() <= found.items() for found in json.loads(path.read_text()))
+    return any(found["model"] == model for found in json.loads(path.read_text()))
 
 
 def main() -> None:
@@ -176,24 +211,18 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", help="default: all that a runtime has")
     parser.add_argument("--tiny", action="store_true", help="tiny models, few runs: to try it")
     settings = parser.parse_args()
-    runs = {"enough_sec": 0.0} if settings.tiny else {"enough_sec": 5.0}
-    rows = []
+    runs = {"enough_sec": 0.0 if settings.tiny else 1.0}
+    shown = []
     for model, student, teacher in deployed(settings):
+        if is_there(settings.figures, model):
+            continue
         graph = graph_of(student)
-        beside = to_teacher(graph, teacher) | {"macs": student.macs()}
-        for name in settings.runtimes:
-            for dtype in RUNTIMES[name].precisions:
-                what = {"model": model, "runtime_name": name, "dtype": dtype}
-                if (settings.dtypes and dtype not in settings.dtypes) or is_there(
-                    settings.figures, **what
-                ):
-                    continue
-                RUNTIMES[name].check(dtype)
-                found = what | beside | row(graph, RUNTIMES[name], dtype, runs)
-                figures.record(settings.figures, "deploy", **found)
-                print(json.dumps(found), flush=True)
-                rows.append(found)
-    print(table(json.loads(settings.figures.read_text()) if settings.figures else rows))
+        beside = {"model": model, "macs": student.macs()} | to_teacher(graph, teacher)
+        with tempfile.TemporaryDirectory() as folder:
+            for found in rows(graph, prepared(graph, settings, Path(folder)), runs):
+                shown.append(beside | found)
+                figures.record(settings.figures, "deploy", **shown[-1])
+    print(table(json.loads(settings.figures.read_text()) if settings.figures else shown))
 
 
 if __name__ == "__main__":
