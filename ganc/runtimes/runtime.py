@@ -6,8 +6,9 @@ A precision is a name in ``Runtime.precisions``; what a runtime then really comp
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ import torch
 
 from ganc.devices import device_name
 from ganc.errors import unknown_name
-from ganc.runtimes.program import Program, Runner
+from ganc.runtimes.program import NamedInputs, Program, Runner
 
 CPU = torch.device("cpu")
 
@@ -45,11 +46,18 @@ class Executable:
         run: From inputs on ``device`` to what the program returns, there too; no gradient.
         conditions: How it is run.
         device: Where it runs.
+        bind: From inputs to a call that computes them again and again, without copies of what goes
+            in and new memory for what comes out; None where ``run`` makes neither.
     """
 
     run: Runner
     conditions: Conditions
     device: torch.device = field(default=CPU)
+    bind: Callable[[NamedInputs], Callable[[], object]] | None = None
+
+    def repeated(self, inputs: NamedInputs) -> Callable[[], object]:
+        """Return a call that computes and returns nothing of use, for the time that it takes."""
+        return partial(self.run, inputs) if self.bind is None else self.bind(inputs)
 
 
 @dataclass(frozen=True)

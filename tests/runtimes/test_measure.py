@@ -50,6 +50,18 @@ def test_a_layer_gives_its_features(
     torch.testing.assert_close(found, layer(x), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_a_repeated_call_changes_nothing(runtime: str, layer: nn.Module) -> None:
+    x = torch.randn(1, 3, 64, 64)
+    executable = prepare(fixed(layer, {"input": x}), runtime)
+    call = executable.repeated({"input": x})
+    before = layer(x)
+    call()
+    call()
+    torch.testing.assert_close(executable.run({"input": x}), before, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(("built", "said"), [(False, ""), (True, ", compiled passes")])
 def test_a_time_says_whether_passes_are_compiled(
     built: bool, said: str, monkeypatch: pytest.MonkeyPatch
