@@ -8,7 +8,7 @@ over the rounds. A generator's figures are written at once: the same command goe
 one where it was cut short. A Markdown table of all of them ends it.
 
     OMP_NUM_THREADS=2 python benchmarks/deploy.py --figures deploy.json
-    python benchmarks/deploy.py --figures deploy.json --models sngan-128 --runtimes onnx
+    python benchmarks/deploy.py --figures onnx.json --models sngan-128 --runtimes onnx
     python benchmarks/deploy.py --figures deploy.json --checkpoints student.safetensors \
         --teacher teacher.safetensors
     python benchmarks/deploy.py --figures tiny.json --tiny
